@@ -1,0 +1,33 @@
+"""Compiled recurrent networks on the CPU, forward and BPTT, on NumPy arrays."""
+
+from . import functional, losses, ops, optim
+from .backends import available_backends, get_backend, use_backend
+from .cells import Cell, CellError, cell
+from .engine.threads import get_num_threads, set_num_threads
+from .layers import Embedding, Linear
+from .model import Model
+from .recurrent import GRU, LSTM, RNN, Recurrent
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Cell",
+    "CellError",
+    "Embedding",
+    "Linear",
+    "Model",
+    "Recurrent",
+    "available_backends",
+    "cell",
+    "functional",
+    "get_backend",
+    "get_num_threads",
+    "losses",
+    "ops",
+    "optim",
+    "set_num_threads",
+    "use_backend",
+]

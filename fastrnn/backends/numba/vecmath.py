@@ -1,0 +1,171 @@
+"""Elementary functions of SIMD vectors, accurate to a few units in the last place over the whole range.
+
+The exponential reduces its argument to ``|r| <= log(2)/2`` (Cody & Waite 1980, ch. 6) and approximates there;
+the polynomials and rational functions are those of S. L. Moshier's Cephes library (*Methods and Programs for
+Mathematical Functions*, 1989). NaN stays NaN, infinities give the limits.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from numba.core import types
+from numba.extending import overload, register_jitable
+
+from .simd import Vec, less, magnitude, power_of_two, with_sign
+
+LOG2_E = math.log2(math.e)
+# Adding and subtracting 1.5 * 2**(mantissa bits) rounds to the nearest whole number.
+ROUND_32, ROUND_64 = 1.5 * 2.0**23, 1.5 * 2.0**52
+# log(2) in two parts, the first short enough that its product with a whole number is exact.
+LN2_HIGH_32, LN2_LOW_32 = 0.693359375, -2.12194440e-4
+LN2_HIGH_64, LN2_LOW_64 = 6.93145751953125e-1, 1.42860682030941723212e-6
+
+
+def exp(a: Any) -> Any:
+    """Exponential."""
+    return a.call("exp")
+
+
+def tanh(a: Any) -> Any:
+    """Hyperbolic tangent."""
+    return a.call("tanh")
+
+
+def sigmoid(a: Any) -> Any:
+    """Logistic function."""
+    return a.call("sigmoid")
+
+
+def relu(a: Any) -> Any:
+    """Positive part."""
+    return a.call("relu")
+
+
+def positive(a: Any) -> Any:
+    """1 where positive, else 0."""
+    return a.call("positive")
+
+
+def softplus(a: Any) -> Any:
+    """``log(1 + exp(a))``."""
+    return a.call("softplus")
+
+
+@register_jitable
+def _scale(p: Any, n: Any, half: Any) -> Any:
+    """``p * 2**n``; in two steps, so that the result may be subnormal or overflow."""
+    return p * power_of_two(half) * power_of_two(n - half)
+
+
+def _exp32(a: Any) -> Any:
+    a = less(a, -104.0, -104.0, a)
+    a = less(89.0 - a, 0.0, 89.0, a)
+    n = (a * LOG2_E + ROUND_32) - ROUND_32
+    r = a - n * LN2_HIGH_32 - n * LN2_LOW_32
+    p = 1.9875691500e-4 * r + 1.3981999507e-3
+    p = p * r + 8.3334519073e-3
+    p = p * r + 4.1665795894e-2
+    p = p * r + 1.6666665459e-1
+    p = p * r + 5.0000001201e-1
+    p = (p * (r * r) + r) + 1.0
+    return _scale(p, n, (n * 0.5 + ROUND_32) - ROUND_32)
+
+
+def _exp64(a: Any) -> Any:
+    a = less(a, -746.0, -746.0, a)
+    a = less(710.0 - a, 0.0, 710.0, a)
+    n = (a * LOG2_E + ROUND_64) - ROUND_64
+    r = a - n * LN2_HIGH_64 - n * LN2_LOW_64
+    s = r * r
+    p = r * ((1.26177193074810590878e-4 * s + 3.02994407707441961300e-2) * s + 9.99999999999999999910e-1)
+    q = 3.00198505138664455042e-6 * s + 2.52448340349684104192e-3
+    q = (q * s + 2.27265548208155028766e-1) * s + 2.0
+    p = 1.0 + 2.0 * (p / (q - p))
+    return _scale(p, n, (n * 0.5 + ROUND_64) - ROUND_64)
+
+
+
+def _tanh32(a: Any) -> Any:
+    m = magnitude(a)
+    s = m * m
+    p = -5.70498872745e-3 * s + 2.06390887954e-2
+    p = p * s - 5.37397155531e-2
+    p = p * s + 1.33314422036e-1
+    p = p * s - 3.33332819422e-1
+    near = (p * s) * m + m
+    far = 1.0 - 2.0 / (exp(m + m) + 1.0)
+    return with_sign(less(m, 0.625, near, far), a)
+
+
+def _tanh64(a: Any) -> Any:
+    m = magnitude(a)
+    s = m * m
+    p = (-9.64399179425052238628e-1 * s - 9.92877231001918586564e1) * s - 1.61468768441708447952e3
+    q = ((s + 1.12811678491632931402e2) * s + 2.23548839060100448583e3) * s + 4.84406305325125486048e3
+    near = (s * (p / q)) * m + m
+    far = 1.0 - 2.0 / (exp(m + m) + 1.0)
+    return with_sign(less(m, 0.625, near, far), a)
+
+
+
+def _sigmoid(a: Any) -> Any:
+    e = exp(-magnitude(a))
+    return less(a, 0.0, e, 1.0) / (1.0 + e)
+
+
+
+def _relu(a: Any) -> Any:
+    return less(a, 0.0, 0.0, a)
+
+
+
+def _positive(a: Any) -> Any:
+    return less(-a, 0.0, 1.0, 0.0)
+
+
+
+def _softplus(terms: int) -> Any:
+    # log(1 + e) = 2 artanh(s) with s = e / (2 + e), as a series (Abramowitz & Stegun 1964, 4.1.27); with e from
+    # 0 to 1, s is at most 1/3 and each term adds almost a decimal digit.
+    coefficients = tuple(2.0 / (2 * k + 1) for k in range(terms))[::-1]
+
+    def softplus(a: Any) -> Any:
+        e = exp(-magnitude(a))
+        s = e / (2.0 + e)
+        s2 = s * s
+        p = 0.0 * s2
+        for c in coefficients:
+            p = p * s2 + c
+        return relu(a) + s * p
+
+    return softplus
+
+
+# Of each function the version for float32 and the one for float64.
+FUNCTIONS: dict[str, tuple[Any, Any]] = {
+    "exp": (_exp32, _exp64),
+    "tanh": (_tanh32, _tanh64),
+    "sigmoid": (_sigmoid, _sigmoid),
+    "relu": (_relu, _relu),
+    "positive": (_positive, _positive),
+    "softplus": (_softplus(8), _softplus(17)),
+}
+
+
+def _by_dtype(name: str) -> Any:
+    single, double = FUNCTIONS[name]
+
+    def choose(a: Any) -> Any:
+        if isinstance(a, Vec):
+            return single if a.dtype == types.float32 else double
+        return None
+
+    return choose
+
+
+# A call of its own for the exponential: most others are made of it, and compile faster.
+overload(exp, inline="never")(_by_dtype("exp"))
+for _function in (tanh, sigmoid, relu, positive, softplus):
+    overload(_function)(_by_dtype(_function.__name__))

@@ -1,0 +1,70 @@
+"""The cells that come with the library, each written as its paper writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from .cell import Cell, cell
+from .expr import relu, sigmoid, tanh
+
+NONLINEARITIES: dict[str, Callable[[Any], Any]] = {
+    "tanh": tanh,
+    "relu": relu,
+    "sigmoid": sigmoid,
+    "identity": lambda a: a,
+}
+
+
+@cache
+def rnn(nonlinearity: str = "tanh") -> Cell:
+    """Elman's simple recurrent network (Elman 1990; Goodfellow et al. 2016, eq. 10.8-10.9).
+
+    ``h' = f(x + U h)`` with `nonlinearity` f one of ``tanh relu sigmoid identity``.
+    """
+    if nonlinearity not in NONLINEARITIES:
+        known = ", ".join(NONLINEARITIES)
+        raise ValueError(f"nonlinearity: expected one of {known}, got {nonlinearity!r}")
+    f = NONLINEARITIES[nonlinearity]
+
+    @cell(gates="h", name=f"rnn_{nonlinearity}")
+    def elman(x: Any, U: Any, h: Any) -> Any:
+        return f(x.h + U.h @ h)
+
+    return elman
+
+
+@cell(gates="i f g o")
+def lstm(x: Any, U: Any, h: Any, c: Any) -> Any:
+    """Long short-term memory with forget gate (Hochreiter & Schmidhuber 1997; Gers et al. 2000)."""
+    i, f = sigmoid(x.i + U.i @ h), sigmoid(x.f + U.f @ h)
+    g, o = tanh(x.g + U.g @ h), sigmoid(x.o + U.o @ h)
+    c = f * c + i * g
+    return o * tanh(c), c
+
+
+@cell(gates="r z n")
+def gru_reset_after(x: Any, U: Any, h: Any) -> Any:
+    """Gated recurrent unit, reset gate after the product (Cho et al. 2014 v3; cuDNN and PyTorch)."""
+    r, z = sigmoid(x.r + U.r @ h), sigmoid(x.z + U.z @ h)
+    n = tanh(x.n + r * (U.n @ h))
+    return (1 - z) * n + z * h
+
+
+@cell(gates="r z n")
+def gru_reset_before(x: Any, U: Any, h: Any) -> Any:
+    """Gated recurrent unit, reset gate before the product (Cho et al. 2014, eq. 5-8)."""
+    r, z = sigmoid(x.r + U.r @ h), sigmoid(x.z + U.z @ h)
+    n = tanh(x.n + U.n @ (r * h))
+    return (1 - z) * n + z * h
+
+
+def gru(reset_after: bool = True) -> Cell:
+    """The gated recurrent unit in the form that `reset_after` names."""
+    return gru_reset_after if reset_after else gru_reset_before
+
+
+def built_in() -> list[Cell]:
+    """Every cell that comes with the library."""
+    return [*(rnn(f) for f in NONLINEARITIES), lstm, gru_reset_after, gru_reset_before]

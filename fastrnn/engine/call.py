@@ -1,0 +1,128 @@
+"""What the engine hands to a backend and gets back: the contract that every backend satisfies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .plan import Plan
+
+Array = NDArray[Any]
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """One layer and direction over one batch; every floating array has the dtype `dtype`.
+
+    plan : the cell
+    x : (T, N, D), any strides; zeros past each sequence's end
+    state : for each state (N, H), before the first step
+    params : ``Wx`` (D, G*H) and ``Wh`` (H, P*H), of any strides, P may be 0; the biases and per-unit parameters
+        that were given
+    lengths : (N,) int64, or None when every sequence has T steps
+    reverse : whether time runs from each sequence's last step to its first
+    threads : how many threads the call may take, forward and backward
+
+    A step past a sequence's end holds the state and passes the state's gradient through.
+    """
+
+    plan: Plan
+    x: Array
+    state: tuple[Array, ...]
+    params: Mapping[str, Array]
+    lengths: Array | None
+    reverse: bool
+    threads: int
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.x.dtype
+
+    @property
+    def Wx(self) -> Array:
+        return self.params["Wx"]
+
+    @property
+    def Wh(self) -> Array:
+        return self.params["Wh"]
+
+    @property
+    def units(self) -> Array:
+        """(len(plan.unit_rows), H), C-contiguous: biases, then per-unit parameters."""
+        plan, H = self.plan, self.Wh.shape[0]
+        rows = np.zeros((len(plan.unit_rows), H), self.dtype)
+        blocks = {b: self.params[b].reshape(-1, H) for b in ("bx", "bh") if b in self.params}
+        for row, source in zip(rows, plan.unit_rows, strict=True):
+            if source.name:
+                row[:] = self.params[source.name]
+            if source.gate is not None and "bx" in blocks:
+                row += blocks["bx"][source.gate]
+            if "bh" in blocks:
+                for m in source.matrices:
+                    row += blocks["bh"][m]
+        return rows
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """T, N, D, H."""
+        return (*self.x.shape, self.Wh.shape[0])
+
+    def own_step(self, s: int) -> Array | int:
+        """Index of the `s`-th step of the loop in each sequence's own count; below 0 or past its length if idle."""
+        if self.reverse and self.lengths is not None:
+            own: Array = s - (self.x.shape[0] - self.lengths)
+            return own
+        return s
+
+
+class Result(NamedTuple):
+    """What a forward pass gives.
+
+    y : (T, N, H) in time order, the first state after every step
+    last : for each state (N, H), after each sequence's last step
+    saved : the backend's own, for its backward pass; None if nothing was to be kept
+    """
+
+    y: Array
+    last: tuple[Array, ...]
+    saved: Any
+
+
+class Gradients(NamedTuple):
+    """What a backward pass gives.
+
+    dx : (T, N, D)
+    dstate : for each state (N, H)
+    dWx, dWh : like the weights
+    dslots : (plan.n_da, H), every slot of ``da`` summed over steps and sequences
+    """
+
+    dx: Array
+    dstate: tuple[Array, ...]
+    dWx: Array
+    dWh: Array
+    dslots: Array
+
+
+class Backend(Protocol):
+    """A way to run plans."""
+
+    name: str
+
+    def supports(self, plan: Plan) -> bool:
+        """Whether this backend can run `plan`."""
+
+    def forward(self, call: Call, keep: bool) -> Result:
+        """Run every step of `call`; keep what `backward` needs if `keep`."""
+
+    def backward(
+        self, call: Call, saved: Any, dy: Array | None, dlast: tuple[Array, ...], truncate: int | None
+    ) -> Gradients:
+        """Gradients of a loss with ``dL/dy = dy`` (T, N, H) and ``dL/dlast = dlast``.
+
+        With `truncate` no gradient passes from a sequence's step number ``k*truncate`` to the step before.
+        """

@@ -1,0 +1,90 @@
+"""Forward and backward of one layer and direction: what is the same for every cell and backend.
+
+Arrays arrive here checked, time-major, of one dtype; see :mod:`fastrnn.functional` for the public face.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..backends.registry import backend_for
+from ..cells.cell import Cell
+from .call import Array, Backend, Call
+from .plan import make_plan
+from .threads import threads_for
+
+
+@dataclass(frozen=True, eq=False)
+class Cache:
+    """What a forward pass keeps for its backward pass. It refers to the arrays of the call: leave them
+    unchanged until the backward pass is done."""
+
+    call: Call
+    backend: Backend
+    saved: Any
+    params: Mapping[str, tuple[int, ...]]
+    blocks: list[int] | None
+    batch_first: bool
+
+    @property
+    def cell(self) -> Cell:
+        return self.call.plan.cell
+
+
+def forward(
+    cell: Cell,
+    x: Array,
+    state: tuple[Array, ...],
+    params: Mapping[str, Array],
+    lengths: Array | None,
+    reverse: bool,
+    keep: bool,
+) -> tuple[Array, tuple[Array, ...], Call, Backend, Any]:
+    """Outputs (T, N, H), last states, and what a backward pass needs."""
+    plan = make_plan(cell)
+    if "Wh" not in params:
+        H = params["Wx"].shape[1] // plan.n_gates
+        params = {**params, "Wh": np.empty((H, 0), x.dtype)}
+    # Whatever stands in the padding, NaN included, must not reach a sum over the batch.
+    x = _without_padding(x, lengths)
+    call = Call(plan, x, state, params, lengths, reverse, threads_for(plan, x.shape, params["Wh"].shape[0]))
+    backend = backend_for(plan)
+    y, last, saved = backend.forward(call, keep)
+    y = _without_padding(y, lengths)
+    if keep:
+        y.flags.writeable = False
+    return y, last, call, backend, saved
+
+
+def backward(
+    cache: Cache, dy: Array | None, dlast: tuple[Array, ...], truncate: int | None
+) -> tuple[Array, tuple[Array, ...], dict[str, Array]]:
+    """Gradients of the input, of the initial states, and of the parameters that were given."""
+    plan = cache.call.plan
+    H = cache.call.Wh.shape[0]
+    if dy is not None:
+        dy = _without_padding(dy, cache.call.lengths)
+    dx, dstate, dWx, dWh, dslots = cache.backend.backward(cache.call, cache.saved, dy, dlast, truncate)
+    grads = {"Wx": dWx, "Wh": dWh}
+    if "bx" in cache.params:
+        grads["bx"] = dslots[: plan.n_gates].flatten()
+    if "bh" in cache.params:
+        dbh = np.zeros((plan.n_matrices, H), dslots.dtype)
+        for p in plan.products:
+            dbh[p.matrix] += dslots[p.slot]
+        grads["bh"] = dbh.reshape(-1)
+    # Two parameters can share a slot; their gradients are two arrays all the same.
+    grads |= {unit: dslots[slot].copy() for unit, slot in zip(plan.cell.units, plan.unit_slots, strict=True)}
+    return dx, dstate, {name: grads[name].reshape(shape) for name, shape in cache.params.items()}
+
+
+def _without_padding(array: Array, lengths: Array | None) -> Array:
+    """`array` (T, N, ...) with zeros past each sequence's end; itself if every sequence has T steps."""
+    if lengths is None:
+        return array
+    padding = np.arange(len(array))[:, None] >= lengths
+    return np.where(padding[..., None], array.dtype.type(0), array)
