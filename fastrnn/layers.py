@@ -1,0 +1,246 @@
+"""Layers: parameters beside the function that uses them, and that function's gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from .errors import FLOATS, array_like, known_keys, positive_int, rows_array
+
+Array = NDArray[Any]
+
+
+def float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """`dtype`, if it is float32 or float64."""
+    try:
+        result = np.dtype(dtype)
+    except TypeError as error:
+        raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}") from error
+    if result not in FLOATS:
+        raise TypeError(f"dtype: expected float32 or float64, got {result}")
+    return result
+
+
+def uniform(rng: np.random.Generator, shape: tuple[int, ...], size: int, dtype: np.dtype[Any]) -> Array:
+    """Uniform in ``±1/sqrt(size)``, PyTorch's initial values."""
+    bound = 1.0 / math.sqrt(size)
+    return rng.uniform(-bound, bound, shape).astype(dtype)
+
+
+class Layer:
+    """Parameters, their gradients, and their exchange with PyTorch.
+
+    Attributes
+    ----------
+    params : dict of str to array
+        Updated in place by an optimizer.
+    grads : dict of str to array
+        Sums of the gradients of every ``backward`` since :meth:`zero_grad`; same keys and shapes.
+    """
+
+    def __init__(self, params: dict[str, Array]) -> None:
+        self.params = params
+        self.grads = {name: np.zeros_like(value) for name, value in params.items()}
+        self._cache: Any = None
+
+    def zero_grad(self) -> None:
+        """Set every gradient to zero."""
+        for grad in self.grads.values():
+            grad.fill(0)
+
+    def torch_name(self, name: str) -> tuple[str, bool]:
+        """PyTorch's name of parameter `name`, and whether its layout is the transpose."""
+        raise NotImplementedError
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments, as JSON can hold them."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Array]:
+        """Copies of the parameters under PyTorch's names and in its layouts."""
+        result = {}
+        for name, value in self.params.items():
+            theirs, transposed = self.torch_name(name)
+            result[theirs] = np.array(value.T if transposed else value, order="C")
+        return result
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Copy parameters from `state_dict`, which has PyTorch's names and layouts.
+
+        Parameters
+        ----------
+        state_dict : mapping of str to array-like
+            NumPy arrays or CPU tensors, floating-point, converted to the layer's dtype.
+
+        Raises
+        ------
+        TypeError
+            If a value is not floating-point.
+        ValueError
+            If a name is missing or unknown, or a shape differs. Nothing is copied then.
+        """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"state_dict: expected a mapping, got {type(state_dict).__name__}")
+        known_keys("state_dict", state_dict, [self.torch_name(name)[0] for name in self.params], ())
+        new = {}
+        for name, value in self.params.items():
+            theirs, transposed = self.torch_name(name)
+            array = _plain_array(state_dict[theirs])
+            if array.dtype.kind != "f":
+                raise TypeError(f"state_dict[{theirs!r}]: expected floating-point numbers, got {array.dtype}")
+            array = array.T if transposed else array
+            if array.shape != value.shape:
+                expected = value.T.shape if transposed else value.shape
+                got = array.T.shape if transposed else array.shape
+                raise ValueError(f"state_dict[{theirs!r}]: expected shape {expected}, got {got}")
+            new[name] = array
+        for name, array in new.items():
+            self.params[name][...] = array
+
+    def _kept(self) -> Any:
+        if self._cache is None:
+            raise RuntimeError(f"{type(self).__name__}.backward: call forward first, it keeps what backward needs")
+        return self._cache
+
+
+def _plain_array(value: Any) -> Array:
+    # A tensor that requires its gradient refuses conversion; its detached self does not.
+    return np.asarray(value.detach() if hasattr(value, "detach") else value)
+
+
+class Linear(Layer):
+    """Affine map ``y = x W + b`` of the last axis.
+
+    Parameters
+    ----------
+    input_size, output_size : int
+        D and O. Parameters ``W`` (D, O) and, with `bias`, ``b`` (O,).
+    bias : bool
+    dtype : {"float32", "float64"}
+    seed : int, optional
+        For the initial values, uniform in ``±1/sqrt(D)``.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        *,
+        bias: bool = True,
+        dtype: DTypeLike = "float32",
+        seed: int | None = None,
+    ) -> None:
+        self.input_size = positive_int("input_size", input_size)
+        self.output_size = positive_int("output_size", output_size)
+        self.bias, self.dtype = bool(bias), float_dtype(dtype)
+        rng = np.random.default_rng(seed)
+        params = {"W": uniform(rng, (self.input_size, self.output_size), self.input_size, self.dtype)}
+        if self.bias:
+            params["b"] = uniform(rng, (self.output_size,), self.input_size, self.dtype)
+        super().__init__(params)
+
+    def __call__(self, x: Array) -> Array:
+        """`x` (..., D) to (..., O)."""
+        x = rows_array("x", x, "...", self.input_size, self.dtype)
+        # One product over all rows; a stack of small ones would be slower.
+        y: Array = x.reshape(-1, self.input_size) @ self.params["W"]
+        if self.bias:
+            y += self.params["b"]
+        return y.reshape(*x.shape[:-1], self.output_size)
+
+    def forward(self, x: Array) -> Array:
+        """The same, keeping `x` itself for :meth:`backward`: leave it unchanged until then."""
+        y = self(x)
+        self._cache = x
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        """Gradient with respect to ``x``; adds those of the parameters to ``grads``."""
+        x = self._kept()
+        dy = array_like("dy", dy, (*x.shape[:-1], self.output_size), self.dtype, "the layer")
+        rows, d = x.reshape(-1, self.input_size), dy.reshape(-1, self.output_size)
+        self.grads["W"] += rows.T @ d
+        if self.bias:
+            self.grads["b"] += d.sum(axis=0)
+        dx: Array = d @ self.params["W"].T
+        return dx.reshape(x.shape)
+
+    def torch_name(self, name: str) -> tuple[str, bool]:
+        """See :meth:`Layer.torch_name`."""
+        return ("weight", True) if name == "W" else ("bias", False)
+
+    def config(self) -> dict[str, Any]:
+        """See :meth:`Layer.config`."""
+        return {
+            "input_size": self.input_size,
+            "output_size": self.output_size,
+            "bias": self.bias,
+            "dtype": self.dtype.name,
+        }
+
+
+class Embedding(Layer):
+    """A vector for every integer: rows of ``W`` (num_embeddings, embedding_size).
+
+    Parameters
+    ----------
+    num_embeddings, embedding_size : int
+    dtype : {"float32", "float64"}
+    seed : int, optional
+        For the initial values, standard normal.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_size: int,
+        *,
+        dtype: DTypeLike = "float32",
+        seed: int | None = None,
+    ) -> None:
+        self.num_embeddings = positive_int("num_embeddings", num_embeddings)
+        self.embedding_size = positive_int("embedding_size", embedding_size)
+        self.dtype = float_dtype(dtype)
+        rng = np.random.default_rng(seed)
+        shape = (self.num_embeddings, self.embedding_size)
+        super().__init__({"W": rng.standard_normal(shape).astype(self.dtype)})
+
+    def __call__(self, x: Array) -> Array:
+        """`x` integers of any shape to vectors (..., embedding_size)."""
+        x = np.asarray(x)
+        if x.dtype.kind not in "iu":
+            raise TypeError(f"x: expected integers, got dtype {x.dtype}")
+        if x.size and (x.min() < 0 or x.max() >= self.num_embeddings):
+            raise ValueError(
+                f"x: expected values from 0 to {self.num_embeddings - 1}, got {x.min()} to {x.max()}"
+            )
+        y: Array = self.params["W"][x]
+        return y
+
+    def forward(self, x: Array) -> Array:
+        """The same, keeping a copy of `x` for :meth:`backward`."""
+        y = self(x)
+        self._cache = np.array(x)
+        return y
+
+    def backward(self, dy: Array) -> None:
+        """Adds the gradient of ``W`` to ``grads``; integers have none."""
+        x = self._kept()
+        dy = array_like("dy", dy, (*x.shape, self.embedding_size), self.dtype, "the layer")
+        np.add.at(self.grads["W"], x.reshape(-1), dy.reshape(-1, self.embedding_size))
+
+    def torch_name(self, name: str) -> tuple[str, bool]:
+        """See :meth:`Layer.torch_name`."""
+        return "weight", False
+
+    def config(self) -> dict[str, Any]:
+        """See :meth:`Layer.config`."""
+        return {
+            "num_embeddings": self.num_embeddings,
+            "embedding_size": self.embedding_size,
+            "dtype": self.dtype.name,
+        }

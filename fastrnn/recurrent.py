@@ -1,0 +1,329 @@
+"""Recurrent layers: stacks of cells in one direction or both, with PyTorch's shapes and order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from . import functional
+from .cells import Cell, gru, lstm, rnn
+from .errors import array_like, positive_int, rows_array
+from .layers import Array, Layer, float_dtype, uniform
+
+State = Any
+"""An array (num_layers*directions, N, H), or a tuple of them for a cell with several states."""
+
+
+class _Kept(NamedTuple):
+    caches: list[functional.Cache]
+    masks: list[Array | None]
+
+
+class Recurrent(Layer):
+    """A stack of layers of any cell.
+
+    Parameters
+    ----------
+    cell : Cell
+    input_size, hidden_size : int
+        D and H.
+    num_layers : int
+    bias : bool
+        Whether there are ``bx`` and ``bh``, as PyTorch's ``bias_ih`` and ``bias_hh``.
+    batch_first : bool
+        Whether inputs and outputs are (N, T, ...); states never are.
+    dropout : float
+        Share of the outputs between layers that :meth:`forward` sets to zero (the others are scaled up);
+        a call without :meth:`forward` drops nothing.
+    bidirectional : bool
+        Run a second set of cells from the end; outputs are concatenated, (T, N, 2*H).
+    dtype : {"float32", "float64"}
+    seed : int, optional
+        For the initial values, uniform in ``±1/sqrt(H)``, and for dropout.
+
+    Attributes
+    ----------
+    params, grads : dict of str to array
+        ``Wx_l0`` (D, G*H), ``Wh_l0`` (H, P*H), ``bx_l0``, ``bh_l0``, per-unit parameters; ``_l1`` and so on for
+        the layers above, with ``_reverse`` appended for the second direction.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        dtype: DTypeLike = "float32",
+        seed: int | None = None,
+    ) -> None:
+        if not isinstance(cell, Cell):
+            raise TypeError(f"cell: expected a Cell (see fastrnn.cell), got {type(cell).__name__}")
+        self.cell = cell
+        self.input_size = positive_int("input_size", input_size)
+        self.hidden_size = positive_int("hidden_size", hidden_size)
+        self.num_layers = positive_int("num_layers", num_layers)
+        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+            raise ValueError(f"dropout: expected a number from 0 up to but not including 1, got {dropout!r}")
+        self.bias, self.batch_first, self.dropout = bool(bias), bool(batch_first), float(dropout)
+        self.bidirectional, self.dtype = bool(bidirectional), float_dtype(dtype)
+        self._rng = np.random.default_rng(seed)
+        super().__init__(self._initial())
+
+    @property
+    def directions(self) -> int:
+        """1, or 2 if bidirectional."""
+        return 2 if self.bidirectional else 1
+
+    def _suffixes(self) -> list[str]:
+        """Name endings of the parameters of each layer and direction, in PyTorch's order."""
+        ends = ("", "_reverse")[: self.directions]
+        return [f"_l{layer}{end}" for layer in range(self.num_layers) for end in ends]
+
+    def _initial(self) -> dict[str, Array]:
+        params = {}
+        for i, suffix in enumerate(self._suffixes()):
+            D = self.input_size if i < self.directions else self.directions * self.hidden_size
+            for name, shape in self.cell.param_shapes(D, self.hidden_size).items():
+                if self.bias or name not in ("bx", "bh"):
+                    params[name + suffix] = uniform(self._rng, shape, self.hidden_size, self.dtype)
+        return params
+
+    def __call__(self, x: Array, state: State = None, lengths: Any = None) -> tuple[Array, State]:
+        """Run the stack, keeping nothing.
+
+        Parameters
+        ----------
+        x : (T, N, D) array, or (N, T, D) if `batch_first`
+        state : array or tuple of arrays, optional
+            Initial states, (num_layers*directions, N, H) each; zeros by default.
+        lengths : (N,) integers, optional
+            Steps of each sequence; see :mod:`fastrnn.functional`.
+
+        Returns
+        -------
+        y : (T, N, directions*H) array, or (N, T, directions*H)
+        state : like the argument, after each sequence's last step
+        """
+        return self._run(x, state, lengths, None)
+
+    def forward(self, x: Array, state: State = None, lengths: Any = None) -> tuple[Array, State]:
+        """The same with dropout, keeping what :meth:`backward` needs.
+
+        Of `x`, `state` and ``params`` it keeps the arrays themselves: leave them unchanged until then.
+        """
+        kept = _Kept([], [])
+        result = self._run(x, state, lengths, kept)
+        self._cache = kept
+        return result
+
+    def _run(self, x: Array, state: State, lengths: Any, kept: _Kept | None) -> tuple[Array, State]:
+        x = rows_array("x", x, "N, T" if self.batch_first else "T, N", self.input_size, self.dtype)
+        initial = self._split_state("state", state, x.shape[0 if self.batch_first else 1])
+        last = []
+        for layer in range(self.num_layers):
+            if layer:
+                x = self._drop(x, kept)
+            outputs = []
+            for i in range(layer * self.directions, (layer + 1) * self.directions):
+                hs, end, cache = functional.cell_forward(
+                    self.cell,
+                    x,
+                    initial[i],
+                    self._params_of(self._suffixes()[i]),
+                    lengths,
+                    self.batch_first,
+                    reverse=i % self.directions == 1,
+                    keep=kept is not None,
+                )
+                outputs.append(hs)
+                last.append(end)
+                if kept is not None and cache is not None:
+                    kept.caches.append(cache)
+            x = np.concatenate(outputs, axis=2) if self.bidirectional else outputs[0]
+        return x, self._join_state(last)
+
+    def backward(
+        self, dy: Array | None, dstate: State = None, truncate: int | None = None
+    ) -> tuple[Array, State]:
+        """BPTT through the last :meth:`forward`; adds the parameters' gradients to ``grads``.
+
+        Parameters
+        ----------
+        dy : array like ``y``, optional
+            Gradient of the loss with respect to the output; None for zeros.
+        dstate : like the state, optional
+            Gradient with respect to the last states; zeros by default.
+        truncate : int, optional
+            Cut the gradient after every `truncate` steps of a sequence.
+
+        Returns
+        -------
+        dx : array like ``x``
+        dstate : like the state
+            Gradient with respect to the initial states.
+        """
+        kept: _Kept = self._kept()
+        T, N, _, H = kept.caches[0].call.sizes
+        if dy is not None:
+            outer = (N, T) if self.batch_first else (T, N)
+            dy = array_like("dy", dy, (*outer, self.directions * H), self.dtype, "the layer")
+        dlast = self._split_state("dstate", dstate, N)
+        first: list[Any] = [None] * len(dlast)
+        for layer in reversed(range(self.num_layers)):
+            parts = []
+            for d in range(self.directions):
+                i = layer * self.directions + d
+                dhs = None if dy is None else dy[..., d * H : (d + 1) * H]
+                part, first[i], grads = functional.cell_backward(dhs, kept.caches[i], dlast[i], truncate)
+                parts.append(part)
+                for name, grad in grads.items():
+                    self.grads[name + self._suffixes()[i]] += grad
+            dx = parts[0] + parts[1] if self.bidirectional else parts[0]
+            mask = kept.masks[layer - 1] if layer else None
+            dy = dx if mask is None else dx * mask
+        return dx, self._join_state(first)
+
+    def step(self, x: Array, state: State = None) -> tuple[Array, State]:
+        """One step of a stream: `x` (N, D) and the states give ``y`` (N, H) and the new states.
+
+        Raises
+        ------
+        ValueError
+            If the layer is bidirectional: a stream has no end to begin from.
+        """
+        if self.bidirectional:
+            raise ValueError("step: expected a layer with one direction, got a bidirectional one")
+        x = rows_array("x", x, "N", self.input_size, self.dtype)
+        y, state = self(x[:, None] if self.batch_first else x[None], state)
+        return (y[:, 0] if self.batch_first else y[0]), state
+
+    def _params_of(self, suffix: str) -> dict[str, Array | None]:
+        names = self.cell.param_shapes(1, 1)
+        return {name: self.params.get(name + suffix) for name in names}
+
+    def _drop(self, x: Array, kept: _Kept | None) -> Array:
+        if kept is None:
+            return x
+        mask = None
+        if self.dropout:
+            mask = (self._rng.random(x.shape) >= self.dropout).astype(x.dtype) / x.dtype.type(1 - self.dropout)
+            x = x * mask
+        kept.masks.append(mask)
+        return x
+
+    def _split_state(self, argument: str, state: State, N: int) -> list[tuple[Array, ...] | None]:
+        """The states of each layer and direction."""
+        count = self.num_layers * self.directions
+        if state is None:
+            return [None] * count
+        names = self.cell.states
+        several = len(names) > 1
+        parts: Sequence[Any] = state if several else (state,)
+        expected = f"{argument}: expected a tuple of {len(names)} arrays ({', '.join(names)})"
+        if several and not isinstance(state, tuple | list):
+            raise TypeError(f"{expected}, got {type(state).__name__}")
+        if len(parts) != len(names):
+            raise ValueError(f"{expected}, got {len(parts)}")
+        shape = (count, N, self.hidden_size)
+        arrays = [
+            array_like(f"{argument}[{k}]" if several else argument, part, shape, self.dtype, "the layer")
+            for k, part in enumerate(parts)
+        ]
+        return [tuple(a[i] for a in arrays) for i in range(count)]
+
+    def _join_state(self, states: Sequence[tuple[Array, ...]]) -> State:
+        joined = tuple(np.stack(parts) for parts in zip(*states, strict=True))
+        return joined if len(joined) > 1 else joined[0]
+
+    def torch_name(self, name: str) -> tuple[str, bool]:
+        """See :meth:`Layer.torch_name`."""
+        base, _, suffix = name.rpartition("_l")
+        theirs = {"Wx": "weight_ih", "Wh": "weight_hh", "bx": "bias_ih", "bh": "bias_hh"}.get(base, base)
+        return f"{theirs}_l{suffix}", base in ("Wx", "Wh")
+
+    def config(self) -> dict[str, Any]:
+        """See :meth:`Layer.config`; the cell by name and constants."""
+        return {"cell": self.cell.name, "constants": dict(self.cell.constants), **self._shared_config()}
+
+    def _shared_config(self) -> dict[str, Any]:
+        return {
+            "input_size": self.input_size,
+            "hidden_size": self.hidden_size,
+            "num_layers": self.num_layers,
+            "bias": self.bias,
+            "batch_first": self.batch_first,
+            "dropout": self.dropout,
+            "bidirectional": self.bidirectional,
+            "dtype": self.dtype.name,
+        }
+
+
+class RNN(Recurrent):
+    """Elman network (Elman 1990), as ``torch.nn.RNN``; parameters as :class:`Recurrent`.
+
+    Parameters
+    ----------
+    nonlinearity : {"tanh", "relu", "sigmoid", "identity"}
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        nonlinearity: str = "tanh",
+        **options: Any,
+    ) -> None:
+        self.nonlinearity = nonlinearity
+        super().__init__(rnn(nonlinearity), input_size, hidden_size, num_layers, **options)
+
+    def config(self) -> dict[str, Any]:
+        """See :meth:`Layer.config`."""
+        return {"nonlinearity": self.nonlinearity, **self._shared_config()}
+
+
+class LSTM(Recurrent):
+    """LSTM (Hochreiter & Schmidhuber 1997; Gers et al. 2000), as ``torch.nn.LSTM``; see :class:`Recurrent`."""
+
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, **options: Any) -> None:
+        super().__init__(lstm, input_size, hidden_size, num_layers, **options)
+
+    def config(self) -> dict[str, Any]:
+        """See :meth:`Layer.config`."""
+        return self._shared_config()
+
+
+class GRU(Recurrent):
+    """GRU (Cho et al. 2014), as ``torch.nn.GRU`` with `reset_after`; parameters as :class:`Recurrent`.
+
+    Parameters
+    ----------
+    reset_after : bool
+        Whether the reset gate is applied after the recurrent product (PyTorch) or before it (the paper).
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        reset_after: bool = True,
+        **options: Any,
+    ) -> None:
+        self.reset_after = bool(reset_after)
+        super().__init__(gru(self.reset_after), input_size, hidden_size, num_layers, **options)
+
+    def config(self) -> dict[str, Any]:
+        """See :meth:`Layer.config`."""
+        return {"reset_after": self.reset_after, **self._shared_config()}
