@@ -1,0 +1,76 @@
+"""What this installation is and can: versions, backends, CPU, threads, cache folder."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+
+import numpy as np
+
+from . import __version__
+from .backends import get_backend
+from .backends.registry import _BACKENDS, load_backend
+from .engine.threads import get_num_threads
+
+_PACKAGES = ("numpy", "numba", "llvmlite", "safetensors", "tqdm", "matplotlib")
+
+
+def describe() -> str:
+    """A few lines of text, fit to be pasted into the report of a problem."""
+    rows = {
+        "fastrnn": f"{__version__}, Python {platform.python_version()}, {platform.platform()}",
+        "packages": ", ".join(f"{name} {_version(name)}" for name in _PACKAGES),
+        **{f"backend {name}": _backend(name) for name in _BACKENDS},
+        "CPU": _cpu(),
+        "threads": _threads(),
+        "BLAS of NumPy": _blas(),
+        "cache folder": _cache_folder(),
+    }
+    width = max(map(len, rows))
+    return "\n".join(f"{name:{width}}  {value}" for name, value in rows.items())
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _backend(name: str) -> str:
+    try:
+        load_backend(name)
+    except ImportError as error:
+        return f"missing: {error}"
+    return "in use" if name == get_backend() else "available"
+
+
+def _cpu() -> str:
+    try:
+        from llvmlite import binding
+    except ImportError:
+        found = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
+        return f"{platform.processor() or platform.machine()}: {' '.join(found)}"
+    features = binding.get_host_cpu_features()
+    return f"{binding.get_host_cpu_name()}: {' '.join(sorted(name for name, on in features.items() if on))}"
+
+
+def _threads() -> str:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    names = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    limits = [f"{name}={os.environ[name]}" for name in names if name in os.environ]
+    return ", ".join([f"{get_num_threads()}; {usable} of {os.cpu_count()} processors usable", *limits])
+
+
+def _blas() -> str:
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    return f"{blas['name']} {blas.get('version', '')}".strip()
+
+
+def _cache_folder() -> str:
+    try:
+        from .backends.numba.store import cache_folder
+    except ImportError:
+        return "none: only Numba compiles"
+    return str(cache_folder())

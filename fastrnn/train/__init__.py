@@ -1,0 +1,1 @@
+"""The main job: a character language model trained on a text."""
