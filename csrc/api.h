@@ -1,0 +1,84 @@
+// What Python hands to the engine and what the engine asks of its surroundings. Nothing here depends on the
+// processor; every variant of the engine sees the same declarations.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fastrnn {
+
+constexpr int max_states = 2;
+
+// One layer and direction over one batch. Strides count numbers, not bytes; rows of `x` and `dy` are contiguous.
+struct Call {
+    ptrdiff_t T, N, D, H;
+    const void* x;  // (T, N, D)
+    ptrdiff_t x_time, x_row;
+    const void* state[max_states];  // (N, H) before the first step, contiguous; null for zeros
+    const void* Wx;                 // (D, G*H)
+    ptrdiff_t Wx_row, Wx_col;
+    const void* Wh;  // (H, P*H)
+    ptrdiff_t Wh_row, Wh_col;
+    const void* bx;          // (G, H) contiguous, or null
+    const void* bh;          // (P, H) contiguous, or null
+    const int64_t* lengths;  // (N), or null when every sequence has T steps
+    int reverse;
+    int threads;
+};
+
+struct ForwardCall : Call {
+    int keep;
+    void* y;  // (T, N, H), zeros past each sequence's end
+    ptrdiff_t y_time, y_row;
+    void* last[max_states];  // (N, H)
+    void* saved;             // `saved_size` numbers if `keep`
+};
+
+struct BackwardCall : Call {
+    const void* y;  // of the forward call, unchanged
+    ptrdiff_t y_time, y_row;
+    const void* saved;
+    const void* dy;  // (T, N, H), or null for zeros
+    ptrdiff_t dy_time, dy_row;
+    const void* dlast[max_states];  // (N, H), contiguous; null for zeros
+    ptrdiff_t truncate;             // 0: never
+    void* dx;                       // (T, N, D), contiguous, as all that follow
+    void* dstate[max_states];       // (N, H)
+    void* dWx;                      // (D, G*H)
+    void* dWh;                      // (H, P*H)
+    void* dslots;                   // (slots, H)
+};
+
+// The engine of one cell and number type, compiled for one instruction set.
+struct Kernel {
+    const char* cell;
+    int bytes;  // of a number
+    size_t (*saved_size)(const Call&);
+    void (*forward)(const ForwardCall&);
+    void (*backward)(const BackwardCall&);
+};
+
+struct Variant {
+    const char* name;
+    const Kernel* kernels;
+    int count;
+};
+
+// Memory that lasts until the call ends; throws std::bad_alloc. Of the calling thread: take it before `parallel`.
+class Workspace {
+  public:
+    Workspace();
+    ~Workspace();
+    Workspace(const Workspace&) = delete;
+    Workspace& operator=(const Workspace&) = delete;
+
+    template <class T> T* take(ptrdiff_t count) { return static_cast<T*>(take_bytes(count * sizeof(T))); }
+
+  private:
+    void* take_bytes(size_t bytes);
+};
+
+// Run `task(context, part)` for every part; by up to `parts` threads at once. Which thread runs a part is not fixed.
+void parallel(int parts, void (*task)(void* context, int part), void* context);
+
+}  // namespace fastrnn

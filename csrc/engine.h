@@ -1,0 +1,682 @@
+// The recurrence: forward and BPTT of one cell over a batch, with one pass over the sequences' steps each.
+//
+// A step is done block of units by block of units, and for each block in tiles of sequences: the sums of the
+// products, then the elementwise code while they are in the first-level cache. Rows of H numbers are padded to
+// whole vectors with zeros, so that no loop has a remainder. A part is a range of the batch that one thread runs.
+#pragma once
+
+#include "gemm.h"
+
+namespace fastrnn {
+namespace FASTRNN_VARIANT {
+
+constexpr int max_products = 4, max_threads = 64;
+// Steps for which packing the weights of a single sequence pays.
+constexpr ptrdiff_t worth_packing = 8;
+
+template <class T> ptrdiff_t padded(ptrdiff_t H) { return (H + width<T> - 1) / width<T> * width<T>; }
+
+template <class T> void clear(T* at, ptrdiff_t count) {
+    for (ptrdiff_t i = 0; i < count; ++i) at[i] = 0;
+}
+
+template <class T> void copy_row(T* to, const T* from, ptrdiff_t count) {
+    for (ptrdiff_t j = 0; j < count; ++j) to[j] = from[j];
+}
+
+// (rows, H) to (rows, Hp), zeros in the padding; all zeros if there is nothing to copy.
+template <class T> void pad_rows(T* to, const T* from, ptrdiff_t rows, ptrdiff_t H, ptrdiff_t Hp) {
+    if (!from) return clear(to, rows * Hp);
+    for (ptrdiff_t n = 0; n < rows; ++n) {
+        copy_row(to + n * Hp, from + n * H, H);
+        for (ptrdiff_t j = H; j < Hp; ++j) to[n * Hp + j] = 0;
+    }
+}
+
+// One state at every step: before the first step in rows of Hp, after each step indexed by time, or by step with
+// only two rows where nothing is kept.
+template <class T> struct Track {
+    T* first;
+    T* at;
+    ptrdiff_t time, row;
+    bool ring;
+
+    T* after(ptrdiff_t s, ptrdiff_t t) const { return at + (ring ? s & 1 : t) * time; }
+};
+
+// Sizes, times and states of a call.
+template <class Cell, class T> struct Run {
+    ptrdiff_t T_, N, D, H, Hp;
+    bool reverse, own_rows;  // own_rows: states are kept apart from y
+    const int64_t* lengths;
+    Track<T> state[max_states];
+    T* keep;
+    ptrdiff_t keep_time;
+    const T* units;
+
+    explicit Run(const Call& call)
+        : T_(call.T), N(call.N), D(call.D), H(call.H), Hp(padded<T>(call.H)), reverse(call.reverse),
+          own_rows(Hp != H || call.lengths), lengths(call.lengths) {}
+
+    ptrdiff_t time_of(ptrdiff_t s) const { return reverse ? T_ - 1 - s : s; }
+    const T* prev(int k, ptrdiff_t s) const {
+        return s ? state[k].after(s - 1, time_of(s - 1)) : state[k].first;
+    }
+    ptrdiff_t prev_row(int k, ptrdiff_t s) const { return s ? state[k].row : Hp; }
+    // Number of step `s` in the sequence's own count; idle unless 0 <= own < its length.
+    ptrdiff_t own(ptrdiff_t s, ptrdiff_t n) const { return reverse && lengths ? s - (T_ - lengths[n]) : s; }
+    bool idle(ptrdiff_t s, ptrdiff_t n) const {
+        if (!lengths) return false;
+        const ptrdiff_t step = own(s, n);
+        return step < 0 || step >= lengths[n];
+    }
+
+    // Numbers that the backward pass needs besides y: [first states][states][keep].
+    ptrdiff_t saved_size() const {
+        return Cell::states * N * Hp + (Cell::states - !own_rows) * T_ * N * Hp + T_ * N * Cell::keeps * Hp;
+    }
+    void place(T* saved, T* y, ptrdiff_t y_time, ptrdiff_t y_row, bool all) {
+        const ptrdiff_t rows = all ? T_ : 2;
+        for (int k = 0; k < Cell::states; ++k, saved += N * Hp) state[k].first = saved;
+        for (int k = 0; k < Cell::states; ++k) {
+            const bool shared = k == 0 && !own_rows;
+            state[k].at = shared ? y : saved;
+            state[k].time = shared ? y_time : N * Hp;
+            state[k].row = shared ? y_row : Hp;
+            state[k].ring = !shared && !all;
+            if (!shared) saved += rows * N * Hp;
+        }
+        keep = saved;
+        keep_time = all ? N * Cell::keeps * Hp : 0;
+    }
+    ptrdiff_t working_size() const {
+        return Cell::states * N * Hp + 2 * Cell::states * N * Hp + N * Cell::keeps * Hp;
+    }
+};
+
+// The biases, each row padded.
+template <class Cell, class T> const T* bias_rows(Workspace& memory, const Call& call) {
+    const ptrdiff_t H = call.H, Hp = padded<T>(H);
+    T* units = memory.take<T>(Cell::units * Hp);
+    for (int i = 0; i < Cell::units; ++i) {
+        T* row = units + i * Hp;
+        const T* x = call.bx && Cell::bias[i].gate >= 0 ? static_cast<const T*>(call.bx) + Cell::bias[i].gate * H : nullptr;
+        const T* h = call.bh && Cell::bias[i].matrix >= 0 ? static_cast<const T*>(call.bh) + Cell::bias[i].matrix * H : nullptr;
+        for (ptrdiff_t u = 0; u < Hp; u += width<T>) {
+            Vec<T> value{};
+            if (x) value += load_head(x + u, H - u);
+            if (h) value += load_head(h + u, H - u);
+            store(row + u, value);
+        }
+    }
+    return units;
+}
+
+// The first of a part's sequences: parts differ by at most one.
+FASTRNN_INLINE ptrdiff_t part_begin(ptrdiff_t N, int parts, int part) { return N * part / parts; }
+
+FASTRNN_INLINE int threads_of(const Call& call) {
+    const ptrdiff_t most = call.N < 1 ? 1 : call.N < max_threads ? call.N : max_threads;
+    return call.threads < most ? call.threads : int(most);
+}
+
+template <class F> void run_parts(int parts, F f) {
+    parallel(parts, [](void* context, int part) { (*static_cast<F*>(context))(part); }, &f);
+}
+
+// Vectors of units that a block of a stage takes, so that a tile of `rows` rows has work for every register.
+template <class Stage> int block_vectors(ptrdiff_t rows, ptrdiff_t vectors) {
+    int widest = 1;
+    for (int p = 0; p < Stage::products; ++p)
+        if (Stage::product[p].sums > widest) widest = Stage::product[p].sums;
+    if (widest > max_sums) widest = max_sums;
+    if (widest == 3) widest = 4;
+    int v = max_columns(rows < most_rows ? int(rows) : most_rows) / widest;
+    if (v > 8) v = 8;
+    if (v < 1) v = 1;
+    while (v > vectors && v > 1) v /= 2;
+    return v;
+}
+
+template <class Stage> int widest_sums() {
+    int widest = 1;
+    for (int p = 0; p < Stage::products; ++p)
+        if (Stage::product[p].sums > widest) widest = Stage::product[p].sums;
+    return widest;
+}
+
+// The sums of one tile of sequences and where they stand.
+template <class T> struct Tally {
+    static constexpr int block = 8 * width<T>;
+    T* scratch;
+    const T* at[4];
+    ptrdiff_t row[4];
+
+    static ptrdiff_t size() { return 4 * most_rows * block; }
+
+    // Adds a product to the sums `sums[0..]`.
+    void add(const Panel<T>& panel, const int* sums, ptrdiff_t u, int vectors, int rows, const T* a, ptrdiff_t a_row) {
+        const ptrdiff_t out_row = vectors * width<T>;
+        Ends<T> ends[2];
+        for (int i = 0; i < panel.sums; ++i) {
+            Ends<T>& group = ends[i / max_sums];
+            const int s = sums[i], j = i % max_sums;
+            group.begin[j] = at[s];
+            group.begin_row[j] = row[s];
+            group.out[j] = scratch + s * most_rows * block;
+            group.out_row = out_row;
+            at[s] = group.out[j];
+            row[s] = out_row;
+        }
+        multiply(panel, u, vectors, rows, a, a_row, ends);
+    }
+};
+
+// ---------------------------------------------------------------------------------------------------------------
+
+template <class Cell, class T> class Forward {
+  public:
+    explicit Forward(const ForwardCall& call) : call(call), run(call), keep(call.keep) {
+        T* saved = keep ? static_cast<T*>(call.saved) : memory.take<T>(run.working_size());
+        run.place(saved, static_cast<T*>(call.y), call.y_time, call.y_row, keep);
+        run.units = bias_rows<Cell, T>(memory, call);
+        for (int k = 0; k < Cell::states; ++k)
+            pad_rows(run.state[k].first, static_cast<const T*>(call.state[k]), run.N, run.H, run.Hp);
+        parts = threads_of(call);
+        const ptrdiff_t rows = (run.N + parts - 1) / parts;
+        // Few sequences: each step would read all of Wx for little work, so many steps are projected at once.
+        hoisted = rows < 8 && run.D > 4 && run.T_ > 1;
+        pack_panels(rows);
+        chunk = hoisted ? (gemm_depth + rows - 1) / rows : run.T_;
+        if (chunk > run.T_) chunk = run.T_;
+        part_size = Tally<T>::size() + (hoisted ? chunk * rows * Cell::gates * run.Hp : 0);
+        part_memory = memory.take<T>(part_size * parts);
+    }
+
+    void execute() {
+        run_parts(parts, [this](int part) { keep ? run_part<true>(part) : run_part<false>(part); });
+        const ptrdiff_t s = run.T_;
+        for (int k = 0; k < Cell::states; ++k)
+            for (ptrdiff_t n = 0; n < run.N; ++n)
+                copy_row(static_cast<T*>(call.last[k]) + n * run.H, run.prev(k, s) + n * run.prev_row(k, s), run.H);
+    }
+
+  private:
+    const ForwardCall& call;
+    Workspace memory;
+    Run<Cell, T> run;
+    bool keep, hoisted;
+    int parts, vectors[Cell::forward::count];
+    ptrdiff_t chunk, part_size;
+    T* part_memory;
+    Panel<T> input[Cell::forward::count], gate[Cell::gates], panel[Cell::forward::count][max_products];
+
+    void pack_panels(ptrdiff_t rows) {
+        const Matrix<T> Wx{static_cast<const T*>(call.Wx), call.Wx_row, call.Wx_col};
+        const Matrix<T> Wh{static_cast<const T*>(call.Wh), call.Wh_row, call.Wh_col};
+        const ptrdiff_t H = run.H, Hp = run.Hp, D = run.D;
+        const auto block = [H](Matrix<T> W, int m) { return Matrix<T>{W.at + m * H * W.col, W.row, W.col}; };
+        if (hoisted)
+            for (int g = 0; g < Cell::gates; ++g)
+                gate[g] = pack<T>(memory.take<T>(D * Hp), 1, 1, D, D, H, Hp, gemm_vectors, [&](int, int) { return block(Wx, g); });
+        Cell::forward::each([&](auto stage, int i) {
+            using S = decltype(stage);
+            vectors[i] = block_vectors<S>(rows, Hp / width<T>);
+            int gates = 0;
+            while (gates < S::sums && S::sum[gates].gate >= 0) ++gates;
+            if (!hoisted && gates)
+                input[i] = panel_of(Wx, D, gates, vectors[i], [&](int s) { return block(Wx, S::sum[s].gate); });
+            for (int p = 0; p < S::products; ++p) {
+                const Product& product = S::product[p];
+                panel[i][p] = panel_of(Wh, H, product.sums, vectors[i], [&](int s) { return block(Wh, product.matrix[s]); });
+            }
+        });
+    }
+
+    template <class F> Panel<T> panel_of(Matrix<T> W, ptrdiff_t depth, int sums, int v, F B) {
+        if (run.N == 1 && run.T_ < worth_packing && run.Hp == run.H && W.col == 1) return in_place<T>(sums, depth, B);
+        T* to = memory.take<T>(depth * sums * run.Hp);
+        return pack<T>(to, 1, sums, depth, depth, run.H, run.Hp, v, [&](int, int s) { return B(s); });
+    }
+
+    template <bool KEEP> void run_part(int part) {
+        const ptrdiff_t begin = part_begin(run.N, parts, part), end = part_begin(run.N, parts, part + 1);
+        Tally<T> tally{};
+        tally.scratch = part_memory + part * part_size;
+        T* projected = tally.scratch + Tally<T>::size();
+        for (ptrdiff_t s = 0; s < run.T_; ++s) {
+            if (hoisted && s % chunk == 0) project_chunk(s, begin, end, projected);
+            const T* x = nullptr;
+            if (hoisted) {
+                const ptrdiff_t low = low_time(s), t = run.time_of(s);
+                x = projected + (t - low) * (end - begin) * Cell::gates * run.Hp;
+            }
+            Cell::forward::each([&](auto stage, int i) { step<KEEP>(stage, i, s, begin, end, tally, x); });
+            if (run.own_rows) write_outputs(s, begin, end);
+        }
+    }
+
+    // Least time of the chunk that step `s` is in.
+    ptrdiff_t low_time(ptrdiff_t s) const {
+        const ptrdiff_t first = s / chunk * chunk, last = first + chunk < run.T_ ? first + chunk : run.T_;
+        return run.reverse ? run.T_ - last : first;
+    }
+
+    void project_chunk(ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end, T* to) {
+        const ptrdiff_t low = low_time(s), left = run.T_ - s, steps = left < chunk ? left : chunk, n = end - begin;
+        const ptrdiff_t row = Cell::gates * run.Hp;
+        const Rows<const T> x{static_cast<const T*>(call.x) + low * call.x_time + begin * call.x_row, call.x_time, call.x_row};
+        Cell::forward::each([&](auto stage, int) {
+            using S = decltype(stage);
+            for (int i = 0; i < S::sums; ++i) {
+                const int g = S::sum[i].gate;
+                if (g < 0) continue;
+                const T* bias = run.units + S::sum[i].unit * run.Hp;
+                // One sequence: its steps are the rows.
+                if (n == 1)
+                    project<T>({x.at, 0, call.x_time}, gate[g], bias, {to + g * run.Hp, 0, row}, 1, steps, run.Hp);
+                else
+                    project<T>(x, gate[g], bias, {to + g * run.Hp, n * row, row}, steps, n, run.Hp);
+            }
+        });
+    }
+
+    template <bool KEEP, class S>
+    void step(S, int i, ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally, const T* projected) {
+        const ptrdiff_t t = run.time_of(s), Hp = run.Hp, count = end - begin;
+        const int most = max_rows((widest_sums<S>() < max_sums ? widest_sums<S>() : max_sums) * vectors[i]);
+        const T* x = static_cast<const T*>(call.x) + t * call.x_time;
+        T* kept = run.keep + t * run.keep_time;
+        const T* prev[max_states] = {};
+        T* next[max_states] = {};
+        ptrdiff_t prev_row[max_states] = {}, next_row[max_states] = {};
+        for (int k = 0; k < Cell::states; ++k) {
+            prev[k] = run.prev(k, s);
+            prev_row[k] = run.prev_row(k, s);
+            next[k] = run.state[k].after(s, t);
+            next_row[k] = run.state[k].row;
+        }
+        each_block<T>(Hp, vectors[i], [&](ptrdiff_t u, int v) {
+            for (ptrdiff_t n = 0; n < count;) {
+                const int rows = balanced(n, count, most);
+                const ptrdiff_t first = begin + n;
+                int gates[4] = {0, 1, 2, 3};
+                for (int j = 0; j < S::sums; ++j) {
+                    const bool from_x = projected && S::sum[j].gate >= 0;
+                    tally.at[j] = from_x ? projected + (n * Cell::gates + S::sum[j].gate) * Hp + u : run.units + S::sum[j].unit * Hp + u;
+                    tally.row[j] = from_x ? Cell::gates * Hp : 0;
+                }
+                if (!projected && S::sum[0].gate >= 0)
+                    tally.add(input[i], gates, u, v, rows, x + first * call.x_row, call.x_row);
+                for (int p = 0; p < S::products; ++p) {
+                    const Product& product = S::product[p];
+                    const bool state = product.kind == Kind::prev;
+                    const ptrdiff_t a_row = state ? prev_row[product.index] : Cell::keeps * Hp;
+                    const T* a = state ? prev[product.index] : kept + product.index * Hp;
+                    tally.add(panel[i][p], product.sum, u, v, rows, a + first * a_row, a_row);
+                }
+                for (int r = 0; r < rows; ++r) {
+                    const ptrdiff_t m = first + r;
+                    const bool idle = run.idle(s, m);
+                    for (ptrdiff_t j = 0; j < v * width<T>; j += width<T>) {
+                        if (!idle) {
+                            Row<T> row;
+                            for (int a = 0; a < S::sums; ++a) row.acc[a] = tally.at[a] + r * tally.row[a] + j;
+                            for (int k = 0; k < Cell::states; ++k) {
+                                row.prev[k] = prev[k] + m * prev_row[k] + u + j;
+                                row.next[k] = next[k] + m * next_row[k] + u + j;
+                            }
+                            row.keep = kept + m * Cell::keeps * Hp + u + j;
+                            row.unit = run.units + u + j;
+                            row.Hp = Hp;
+                            S::template run<KEEP, T>(row, nullptr);
+                        } else if (i == 0) {
+                            hold(prev, prev_row, next, next_row, m, u + j);
+                            if (KEEP) clear_kept(kept + m * Cell::keeps * Hp + u + j);
+                        }
+                    }
+                }
+                n += rows;
+            }
+        });
+    }
+
+    void hold(const T* const* prev, const ptrdiff_t* prev_row, T* const* next, const ptrdiff_t* next_row, ptrdiff_t m, ptrdiff_t u) {
+        for (int k = 0; k < Cell::states; ++k)
+            store(next[k] + m * next_row[k] + u, load(prev[k] + m * prev_row[k] + u));
+    }
+
+    // What is kept goes into products with zeros: it must be finite.
+    void clear_kept(T* at) {
+        for (int k = 0; k < Cell::keeps; ++k) store(at + k * run.Hp, Vec<T>{});
+    }
+
+    void write_outputs(ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end) {
+        const ptrdiff_t t = run.time_of(s);
+        const T* from = run.state[0].after(s, t);
+        T* y = static_cast<T*>(call.y) + t * call.y_time;
+        for (ptrdiff_t n = begin; n < end; ++n)
+            for (ptrdiff_t u = 0; u < run.H; u += width<T>) {
+                const Vec<T> value = run.idle(s, n) ? Vec<T>{} : load(from + n * run.state[0].row + u);
+                store_head(y + n * call.y_row + u, value, run.H - u);
+            }
+    }
+};
+
+// ---------------------------------------------------------------------------------------------------------------
+
+template <class Cell, class T> class Backward {
+  public:
+    explicit Backward(const BackwardCall& call) : call(call), run(call) {
+        run.place(static_cast<T*>(const_cast<void*>(call.saved)), static_cast<T*>(const_cast<void*>(call.y)), call.y_time,
+                  call.y_row, true);
+        run.units = bias_rows<Cell, T>(memory, call);
+        const ptrdiff_t N = run.N, H = run.H, Hp = run.Hp;
+        for (int k = 0; k < Cell::states; ++k) {
+            carry[k] = memory.take<T>(N * Hp);
+            pad_rows(carry[k], static_cast<const T*>(call.dlast[k]), N, H, Hp);
+        }
+        parts = threads_of(call);
+        rows = (N + parts - 1) / parts;
+        chunk = rows < gemm_depth ? gemm_depth / (rows > 0 ? rows : 1) : 1;
+        if (chunk > run.T_) chunk = run.T_;
+        pack_panels();
+        da_size = rows * Cell::slots * Hp;
+        depth = chunk * rows < gemm_depth ? chunk * rows : gemm_depth;
+        part_size = Tally<T>::size() + (chunk + 1) * da_size + depth * (gemm_vectors * width<T> + run.D + sources() * Hp);
+        part_memory = memory.take<T>(part_size * parts);
+        place_sums();
+    }
+
+    void execute() {
+        run_parts(parts, [this](int part) { run_part(part); });
+        reduce();
+    }
+
+  private:
+    struct Sums {
+        T* dWx;
+        T* dWh;
+        T* dslots;
+    };
+    const BackwardCall& call;
+    Workspace memory;
+    Run<Cell, T> run;
+    int parts, vectors[Cell::backward::count];
+    ptrdiff_t rows, chunk, da_size, depth, part_size;
+    T *carry[max_states], *part_memory;
+    Panel<T> input, panel[Cell::backward::count][max_products];
+    Sums sums[max_threads];
+
+    ptrdiff_t gates() const { return Cell::gates * run.Hp; }
+    ptrdiff_t matrices() const { return Cell::matrices * run.Hp; }
+
+    void pack_panels() {
+        const ptrdiff_t H = run.H, Hp = run.Hp, D = run.D, W = width<T>;
+        const ptrdiff_t Dp = (D + W - 1) / W * W;
+        const T* Wx = static_cast<const T*>(call.Wx);
+        input = pack<T>(memory.take<T>((Cell::gates - 1) * Hp * Dp + H * Dp), Cell::gates, 1, H, Hp, D, Dp, gemm_vectors,
+                        [&](int g, int) { return Matrix<T>{Wx + g * H * call.Wx_col, call.Wx_col, call.Wx_row}; });
+        const T* Wh = static_cast<const T*>(call.Wh);
+        Cell::backward::each([&](auto stage, int i) {
+            using S = decltype(stage);
+            vectors[i] = block_vectors<S>(rows, Hp / W);
+            for (int p = 0; p < S::products; ++p) {
+                const Product& product = S::product[p];
+                panel[i][p] = pack<T>(memory.take<T>(product.sources * Hp * Hp), product.sources, 1, H, Hp, H, Hp, vectors[i],
+                                      [&](int source, int) {
+                                          const T* at = Wh + product.matrix[source] * H * call.Wh_col;
+                                          return Matrix<T>{at, call.Wh_col, call.Wh_row};
+                                      });
+            }
+        });
+    }
+
+    // Vectors that stand on the left of weight gradients; the same one may serve several uses.
+    static constexpr int source_of(int use) {
+        for (int i = 0; i < use; ++i)
+            if (Cell::use[i].kind == Cell::use[use].kind && Cell::use[i].index == Cell::use[use].index) return source_of(i);
+        int count = 0;
+        for (int i = 0; i < use; ++i) {
+            bool first = true;
+            for (int j = 0; j < i; ++j)
+                if (Cell::use[j].kind == Cell::use[i].kind && Cell::use[j].index == Cell::use[i].index) first = false;
+            count += first;
+        }
+        return count;
+    }
+    static constexpr int sources() {
+        int count = 0;
+        for (int i = 0; i < Cell::uses; ++i)
+            if (source_of(i) + 1 > count) count = source_of(i) + 1;
+        return count;
+    }
+
+    void place_sums() {
+        const bool direct = run.Hp == run.H;
+        const ptrdiff_t wx = run.D * gates(), wh = run.H * matrices(), slots = Cell::slots * run.Hp;
+        for (int part = 0; part < parts; ++part) {
+            const bool own = part || !direct;
+            sums[part] = {own ? memory.take<T>(wx) : static_cast<T*>(call.dWx), own ? memory.take<T>(wh) : static_cast<T*>(call.dWh),
+                          own ? memory.take<T>(slots) : static_cast<T*>(call.dslots)};
+        }
+    }
+
+    void run_part(int part) {
+        const ptrdiff_t begin = part_begin(run.N, parts, part), end = part_begin(run.N, parts, part + 1);
+        const Sums& total = sums[part];
+        clear(total.dWx, run.D * gates());
+        clear(total.dWh, run.H * matrices());
+        clear(total.dslots, Cell::slots * run.Hp);
+        Tally<T> tally{};
+        tally.scratch = part_memory + part * part_size;
+        T* edge = tally.scratch + Tally<T>::size();
+        T* da = edge + da_size;
+        T* packed = da + chunk * da_size;
+        const ptrdiff_t step_size = (end - begin) * Cell::slots * run.Hp;
+        const T* after = nullptr;
+        for (ptrdiff_t last = run.T_; last > 0;) {
+            const ptrdiff_t first = last > chunk ? last - chunk : 0, low = run.reverse ? run.T_ - last : first;
+            for (ptrdiff_t s = last - 1; s >= first; --s) {
+                T* here = da + (run.time_of(s) - low) * step_size;
+                Cell::backward::each([&](auto stage, int i) { step(stage, i, s, begin, end, tally, after, here); });
+                after = here;
+            }
+            add_weights(total, da, low, last - first, begin, end, packed);
+            copy_row(edge, after, step_size);
+            after = edge;
+            last = first;
+        }
+        through_products(begin, end, tally, after);
+    }
+
+    // Sums of a stage's products for one tile; they begin with what `carry` holds of a state's gradient.
+    template <class S>
+    void add_products(S, int i, ptrdiff_t u, int v, int count, ptrdiff_t n, ptrdiff_t first, const T* da, Tally<T>& tally) {
+        alignas(64) static const T zeros[8 * width<T>] = {};
+        for (int a = 0; a < S::sums; ++a) {
+            tally.at[a] = zeros;
+            tally.row[a] = 0;
+        }
+        if (i == 0)
+            for (int k = 0; k < Cell::states; ++k)
+                if (Cell::grad_sum[k] >= 0) {
+                    tally.at[Cell::grad_sum[k]] = carry[k] + first * run.Hp + u;
+                    tally.row[Cell::grad_sum[k]] = run.Hp;
+                }
+        const ptrdiff_t a_row = Cell::slots * run.Hp;
+        if (!da) return;
+        for (int p = 0; p < S::products; ++p)
+            tally.add(panel[i][p], S::product[p].sum, u, v, count, da + n * a_row + S::product[p].index * run.Hp, a_row);
+    }
+
+    template <class S>
+    void step(S stage, int i, ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally, const T* after, T* here) {
+        const ptrdiff_t t = run.time_of(s), Hp = run.Hp, count = end - begin;
+        const int most = max_rows(vectors[i]);
+        const T* kept = run.keep + t * run.keep_time;
+        const T* dy = call.dy ? static_cast<const T*>(call.dy) + t * call.dy_time : nullptr;
+        const T* prev[max_states] = {};
+        const T* next[max_states] = {};
+        ptrdiff_t prev_row[max_states] = {};
+        for (int k = 0; k < Cell::states; ++k) {
+            prev[k] = run.prev(k, s);
+            prev_row[k] = run.prev_row(k, s);
+            next[k] = run.state[k].after(s, t);
+        }
+        each_block<T>(Hp, vectors[i], [&](ptrdiff_t u, int v) {
+            for (ptrdiff_t n = 0; n < count;) {
+                const int tile_rows = balanced(n, count, most);
+                const ptrdiff_t first = begin + n;
+                add_products(stage, i, u, v, tile_rows, n, first, i == 0 ? after : here, tally);
+                for (int r = 0; r < tile_rows; ++r) {
+                    const ptrdiff_t m = first + r, own = run.own(s, m);
+                    const bool idle = run.idle(s, m);
+                    const ptrdiff_t length = run.lengths ? run.lengths[m] : run.T_;
+                    const bool cut = call.truncate > 0 && own + 1 < length && (own + 1) % call.truncate == 0;
+                    for (ptrdiff_t j = 0; j < v * width<T>; j += width<T>) {
+                        Row<T> row;
+                        for (int a = 0; a < S::sums; ++a) row.acc[a] = tally.at[a] + r * tally.row[a] + j;
+                        for (int k = 0; k < Cell::states; ++k) {
+                            row.prev[k] = prev[k] + m * prev_row[k] + u + j;
+                            row.next[k] = const_cast<T*>(next[k]) + m * run.state[k].row + u + j;
+                            row.carry[k] = carry[k] + m * Hp + u + j;
+                        }
+                        row.da = here + (n + r) * Cell::slots * Hp + u + j;
+                        if (idle) {
+                            if (i == 0) pass_through(row);
+                            continue;
+                        }
+                        row.keep = const_cast<T*>(kept) + m * Cell::keeps * Hp + u + j;
+                        row.unit = run.units + u + j;
+                        row.Hp = Hp;
+                        row.head = head_mask<T>(run.H - u - j);
+                        Vec<T> grad[max_states] = {};
+                        if (i == 0) gradients(row, cut, dy ? dy + m * call.dy_row + u + j : nullptr, run.H - u - j, grad);
+                        S::template run<true, T>(row, grad);
+                    }
+                }
+                n += tile_rows;
+            }
+        });
+    }
+
+    // Gradient of every state after the step: from the steps after it, unless cut, and from the output.
+    FASTRNN_INLINE void gradients(const Row<T>& row, bool cut, const T* dy, ptrdiff_t inside, Vec<T>* grad) {
+        for (int k = 0; k < Cell::states; ++k) {
+            const int sum = Cell::grad_sum[k];
+            grad[k] = cut ? Vec<T>{} : load(sum >= 0 ? row.acc[sum] : row.carry[k]);
+        }
+        if (dy) grad[0] += load_head(dy, inside);
+    }
+
+    // A step past a sequence's end passes the states' gradient through.
+    void pass_through(const Row<T>& row) {
+        for (int k = 0; k < Cell::states; ++k)
+            if (Cell::grad_sum[k] >= 0) store(row.carry[k], load(row.acc[Cell::grad_sum[k]]));
+        for (int m = 0; m < Cell::slots; ++m) store(row.da + m * run.Hp, Vec<T>{});
+    }
+
+    // Gradient of the states before the first step.
+    void through_products(ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally, const T* da) {
+        using S = typename std::tuple_element<0, typename Cell::backward::tuple>::type;
+        const int most = max_rows(vectors[0]);
+        each_block<T>(run.Hp, vectors[0], [&](ptrdiff_t u, int v) {
+            for (ptrdiff_t n = 0; n < end - begin;) {
+                const int count = balanced(n, end - begin, most);
+                add_products(S{}, 0, u, v, count, n, begin + n, da, tally);
+                for (int k = 0; k < Cell::states; ++k) {
+                    const int sum = Cell::grad_sum[k];
+                    for (int r = 0; r < count; ++r) {
+                        const ptrdiff_t m = begin + n + r;
+                        const T* from = sum >= 0 ? tally.at[sum] + r * tally.row[sum] : carry[k] + m * run.Hp + u;
+                        T* to = static_cast<T*>(call.dstate[k]) + m * run.H + u;
+                        for (ptrdiff_t j = 0; j < v * width<T>; j += width<T>)
+                            store_head(to + j, load(from + j), run.H - u - j);
+                    }
+                }
+                n += count;
+            }
+        });
+    }
+
+    // A chunk's part of dx, dWx, dWh and the sums over da: products over all of its steps at once.
+    void add_weights(const Sums& total, const T* da, ptrdiff_t low, ptrdiff_t steps, ptrdiff_t begin, ptrdiff_t end, T* packed) {
+        const ptrdiff_t n = end - begin, row = Cell::slots * run.Hp, D = run.D;
+        T* dx = static_cast<T*>(call.dx) + (low * run.N + begin) * D;
+        project<T>({da, n * row, row}, input, nullptr, {dx, run.N * D, D}, steps, n, D);
+        for (ptrdiff_t k = 0; k < steps * n; k += depth) {
+            const ptrdiff_t count = steps * n - k < depth ? steps * n - k : depth;
+            add_rows(total, da, low, begin, n, k, count, packed);
+        }
+    }
+
+    void add_rows(const Sums& total, const T* da, ptrdiff_t low, ptrdiff_t begin, ptrdiff_t n, ptrdiff_t k0, ptrdiff_t count, T* packed) {
+        const ptrdiff_t Hp = run.Hp, row = Cell::slots * Hp;
+        T* right = packed;
+        Left<T> left_x{right + depth * gemm_vectors * width<T>, run.D, count}, left[sources() ? sources() : 1];
+        for (int i = 0; i < sources(); ++i) left[i] = {left_x.at + depth * (run.D + i * Hp), run.H, count};
+        for (ptrdiff_t k = 0; k < count; ++k) {
+            const ptrdiff_t t = low + (k0 + k) / n, m = begin + (k0 + k) % n;
+            left_x.set_row(k, static_cast<const T*>(call.x) + t * call.x_time + m * call.x_row);
+            for (int i = 0; i < Cell::uses; ++i)
+                if (source_of(i) >= done(i)) left[source_of(i)].set_row(k, vector(Cell::use[i], t, m));
+        }
+        for (int slot = 0; slot < Cell::slots; ++slot)
+            each_block<T>(Hp, gemm_vectors, [&](ptrdiff_t u, int v) {
+                pack_right(right, da + k0 * row + slot * Hp + u, row, count, v, total.dslots + slot * Hp + u);
+                if (slot < Cell::gates) add_outer(left_x, right, v, total.dWx + slot * Hp + u, gates());
+                for (int i = 0; i < Cell::uses; ++i)
+                    if (Cell::use[i].slot == slot)
+                        add_outer(left[source_of(i)], right, v, total.dWh + Cell::use[i].matrix * Hp + u, matrices());
+            });
+    }
+
+    // Sources that the uses before `use` have.
+    static constexpr int done(int use) {
+        int count = 0;
+        for (int i = 0; i < use; ++i)
+            if (source_of(i) + 1 > count) count = source_of(i) + 1;
+        return count;
+    }
+
+    const T* vector(const Use& use, ptrdiff_t t, ptrdiff_t m) const {
+        if (use.kind == Kind::keep) return run.keep + t * run.keep_time + (m * Cell::keeps + use.index) * run.Hp;
+        const ptrdiff_t s = run.time_of(t);
+        return run.prev(use.index, s) + m * run.prev_row(use.index, s);
+    }
+
+    // A panel of da, and its sums added to `sum`.
+    static void pack_right(T* to, const T* from, ptrdiff_t row, ptrdiff_t count, int vectors, T* sum) {
+        for (int v = 0; v < vectors; ++v) {
+            Vec<T> total = load(sum + v * width<T>);
+            for (ptrdiff_t k = 0; k < count; ++k) {
+                const Vec<T> value = load(from + k * row + v * width<T>);
+                store(to + (k * vectors + v) * width<T>, value);
+                total += value;
+            }
+            store(sum + v * width<T>, total);
+        }
+    }
+
+    // The parts' sums in the order of the parts, without padding.
+    void reduce() {
+        const ptrdiff_t D = run.D, H = run.H;
+        add_parts(static_cast<T*>(call.dWx), &Sums::dWx, D * Cell::gates);
+        add_parts(static_cast<T*>(call.dWh), &Sums::dWh, H * Cell::matrices);
+        add_parts(static_cast<T*>(call.dslots), &Sums::dslots, Cell::slots);
+    }
+
+    void add_parts(T* to, T* Sums::*of, ptrdiff_t count) {
+        const ptrdiff_t H = run.H, Hp = run.Hp;
+        for (int part = 0; part < parts; ++part) {
+            const T* from = sums[part].*of;
+            if (from == to) continue;
+            for (ptrdiff_t i = 0; i < count; ++i)
+                for (ptrdiff_t j = 0; j < H; ++j) to[i * H + j] = (part ? to[i * H + j] : 0) + from[i * Hp + j];
+        }
+    }
+};
+
+}  // namespace FASTRNN_VARIANT
+}  // namespace fastrnn

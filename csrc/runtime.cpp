@@ -1,0 +1,211 @@
+// The surroundings of the engine, compiled for the baseline processor: variants, memory, threads.
+#include "runtime.h"
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <thread>
+#include <vector>
+
+#ifndef _WIN32
+#include <pthread.h>
+#endif
+
+namespace fastrnn {
+
+#define FASTRNN_DECLARE(name) namespace name { extern const Variant variant; }
+FASTRNN_VARIANTS(FASTRNN_DECLARE)
+
+namespace {
+
+bool can_run(const char* name) {
+#if defined(__x86_64__) || defined(_M_X64)
+    const auto is = [name](const char* other) { return std::strcmp(name, other) == 0; };
+    if (is("avx512"))
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+    if (is("avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+    return true;
+}
+
+}  // namespace
+
+const Variant* find_variant(const char* wanted) {
+#define FASTRNN_ADDRESS(name) &name::variant,
+    const Variant* best_first[] = {FASTRNN_VARIANTS(FASTRNN_ADDRESS)};
+    for (const Variant* variant : best_first)
+        if (can_run(variant->name) && (!wanted || std::strcmp(wanted, variant->name) == 0)) return variant;
+    return nullptr;
+}
+
+int find_kernel(const Variant* variant, const char* cell, int bytes) {
+    for (int i = 0; i < variant->count; ++i)
+        if (variant->kernels[i].bytes == bytes && std::strcmp(variant->kernels[i].cell, cell) == 0) return i;
+    return -1;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Memory of a call: one block for each thread that calls, kept for the next call unless it is large.
+
+namespace {
+
+constexpr size_t line = 64, keep_at_most = size_t(8) << 20;
+
+struct Block {
+    char* at = nullptr;
+    size_t size = 0, used = 0, wanted = 0;
+    std::vector<void*> more;
+
+    ~Block() { std::free(at); }
+};
+
+thread_local Block block;
+
+char* aligned_up(void* at) { return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(at) + line - 1) & ~uintptr_t(line - 1)); }
+
+void* allocate(size_t bytes) {
+    void* at = std::malloc(bytes + line);
+    if (!at) throw std::bad_alloc();
+    return at;
+}
+
+}  // namespace
+
+Workspace::Workspace() { block.used = block.wanted = 0; }
+
+Workspace::~Workspace() {
+    for (void* at : block.more) std::free(at);
+    block.more.clear();
+    if (block.wanted <= block.size || block.wanted > keep_at_most) return;
+    std::free(block.at);
+    block.at = static_cast<char*>(std::malloc(block.wanted + line));
+    block.size = block.at ? block.wanted : 0;
+}
+
+void* Workspace::take_bytes(size_t bytes) {
+    bytes = (bytes + line - 1) & ~(line - 1);
+    block.wanted += bytes;
+    if (block.used + bytes <= block.size) {
+        char* at = aligned_up(block.at) + block.used;
+        block.used += bytes;
+        return at;
+    }
+    block.more.reserve(block.more.size() + 1);
+    block.more.push_back(allocate(bytes));
+    return aligned_up(block.more.back());
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Threads: workers that wait for the parts of one job. A job that finds them busy is run by its caller alone, so
+// calls from several threads at once neither wait for each other nor start more threads than asked for.
+
+namespace {
+
+struct Job {
+    void (*task)(void*, int);
+    void* context;
+    int parts;
+    std::atomic<int> next{0}, done{0};
+
+    Job(int parts, void (*task)(void*, int), void* context) : task(task), context(context), parts(parts) {}
+
+    void work() {
+        for (int part; (part = next.fetch_add(1)) < parts;) {
+            task(context, part);
+            done.fetch_add(1, std::memory_order_release);
+        }
+    }
+};
+
+void relax() {
+#if defined(__x86_64__) || defined(_M_X64)
+    __builtin_ia32_pause();
+#else
+    std::this_thread::yield();
+#endif
+}
+
+// Looks at a flag before a thread gives up its processor: a few tens of microseconds, as the next call is often near.
+constexpr int spins = 2000;
+
+class Pool {
+  public:
+    void run(int parts, void (*task)(void*, int), void* context) {
+        std::unique_lock<std::mutex> mine(busy, std::try_to_lock);
+        if (!mine.owns_lock()) {
+            for (int part = 0; part < parts; ++part) task(context, part);
+            return;
+        }
+        const auto job = std::make_shared<Job>(parts, task, context);
+        {
+            std::lock_guard<std::mutex> guard(lock);
+            while (workers < parts - 1 && start_worker()) ++workers;
+            current = job;
+            generation.fetch_add(1, std::memory_order_release);
+        }
+        wake.notify_all();
+        job->work();
+        while (job->done.load(std::memory_order_acquire) < parts) relax();
+        std::lock_guard<std::mutex> guard(lock);
+        current.reset();
+    }
+
+  private:
+    std::mutex busy, lock;
+    std::condition_variable wake;
+    std::shared_ptr<Job> current;
+    std::atomic<unsigned> generation{0};
+    int workers = 0;
+
+    bool start_worker() {
+        try {
+            std::thread([this, seen = generation.load()] { serve(seen); }).detach();
+            return true;
+        } catch (const std::system_error&) {
+            return false;  // the caller does all parts that no worker takes
+        }
+    }
+
+    void serve(unsigned seen) {
+        for (;;) {
+            for (int i = 0; i < spins && generation.load(std::memory_order_acquire) == seen; ++i) relax();
+            std::shared_ptr<Job> job;
+            {
+                std::unique_lock<std::mutex> guard(lock);
+                wake.wait(guard, [&] { return generation.load() != seen; });
+                seen = generation.load();
+                job = current;
+            }
+            if (job) job->work();
+        }
+    }
+};
+
+// Never destroyed: its threads wait in it until the process ends.
+Pool* pool = nullptr;
+
+Pool& the_pool() {
+    static std::once_flag once;
+    std::call_once(once, [] {
+        pool = new Pool;
+#ifndef _WIN32
+        // A forked child has none of the threads and whatever state the locks were in: it begins anew.
+        pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });
+#endif
+    });
+    return *pool;
+}
+
+}  // namespace
+
+void parallel(int parts, void (*task)(void*, int), void* context) {
+    if (parts == 1) return task(context, 0);
+    the_pool().run(parts, task, context);
+}
+
+}  // namespace fastrnn

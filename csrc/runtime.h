@@ -1,0 +1,14 @@
+// What the binding calls: which variant runs here, and its kernels.
+#pragma once
+
+#include "api.h"
+
+namespace fastrnn {
+
+// The best variant that this processor can run; the one called `wanted`, if that is given and can run.
+const Variant* find_variant(const char* wanted);
+
+// Index of a kernel of `variant`, or -1.
+int find_kernel(const Variant* variant, const char* cell, int bytes);
+
+}  // namespace fastrnn

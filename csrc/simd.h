@@ -1,0 +1,104 @@
+// Vectors of the variant's width, on the vector types that GCC and Clang share: arithmetic is written with the
+// usual operators and works for every instruction set and number type.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fastrnn {
+namespace FASTRNN_VARIANT {
+
+constexpr int vector_bytes = FASTRNN_VECTOR_BYTES;
+constexpr int registers = FASTRNN_REGISTERS;
+
+template <class T> struct Lane;
+template <> struct Lane<float> {
+    using Int = int32_t;
+    static constexpr int mantissa = 23, bias = 127;
+    static constexpr float round = 0x1.8p23f;
+};
+template <> struct Lane<double> {
+    using Int = int64_t;
+    static constexpr int mantissa = 52, bias = 1023;
+    static constexpr double round = 0x1.8p52;
+};
+
+template <class T> constexpr int width = vector_bytes / int(sizeof(T));
+
+template <class T> struct Simd {
+    using Int = typename Lane<T>::Int;
+    typedef T Vec __attribute__((vector_size(vector_bytes)));
+    typedef T Loose __attribute__((vector_size(vector_bytes), aligned(sizeof(T)), may_alias));
+    typedef Int Ints __attribute__((vector_size(vector_bytes)));
+};
+template <class T> using Vec = typename Simd<T>::Vec;
+
+#define FASTRNN_INLINE static inline __attribute__((always_inline))
+#define FASTRNN_UNROLL _Pragma("GCC unroll 64")
+
+template <class T> FASTRNN_INLINE Vec<T> load(const T* at) {
+    return *reinterpret_cast<const typename Simd<T>::Loose*>(at);
+}
+
+template <class T> FASTRNN_INLINE void store(T* at, Vec<T> value) {
+    *reinterpret_cast<typename Simd<T>::Loose*>(at) = value;
+}
+
+template <class T> FASTRNN_INLINE Vec<T> splat(T value) { return value - Vec<T>{}; }
+
+// The first `count` numbers, zeros after them; reads nothing beyond.
+template <class T> FASTRNN_INLINE Vec<T> load_head(const T* at, ptrdiff_t count) {
+    if (count >= width<T>) return load(at);
+    Vec<T> value{};
+    for (int i = 0; i < width<T>; ++i)
+        if (i < count) value[i] = at[i];
+    return value;
+}
+
+template <class T> FASTRNN_INLINE void store_head(T* at, Vec<T> value, ptrdiff_t count) {
+    if (count >= width<T>) return store(at, value);
+    for (int i = 0; i < width<T>; ++i)
+        if (i < count) at[i] = value[i];
+}
+
+// All bits set in the first `count` places.
+template <class T> FASTRNN_INLINE typename Simd<T>::Ints head_mask(ptrdiff_t count) {
+    typename Simd<T>::Ints place{};
+    for (int i = 0; i < width<T>; ++i) place[i] = i;
+    const typename Lane<T>::Int n = count < width<T> ? count : width<T>;
+    return place < n;
+}
+
+template <class T, class V> FASTRNN_INLINE V masked(V value, typename Simd<T>::Ints mask) {
+    return (V)((typename Simd<T>::Ints)value & mask);
+}
+
+// `yes` where a < b, else `no`; NaN is not less.
+template <class V> FASTRNN_INLINE V less(V a, V b, V yes, V no) { return a < b ? yes : no; }
+
+template <class V> using NumberOf = typename std::remove_reference<decltype(V{}[0])>::type;
+
+template <class V> FASTRNN_INLINE V magnitude(V a) {
+    using Ints = typename Simd<NumberOf<V>>::Ints;
+    using Int = typename Lane<NumberOf<V>>::Int;
+    constexpr Int clear = Int(~(Int(1) << (8 * sizeof(Int) - 1)));
+    return (V)((Ints)a & clear);
+}
+
+// `a`, which has no sign, with the sign of `b`.
+template <class V> FASTRNN_INLINE V with_sign(V a, V b) {
+    using Ints = typename Simd<NumberOf<V>>::Ints;
+    using Int = typename Lane<NumberOf<V>>::Int;
+    constexpr Int top = Int(Int(1) << (8 * sizeof(Int) - 1));
+    return (V)((Ints)a | ((Ints)b & top));
+}
+
+// 2**n for whole `n` within the exponents of normal numbers: adding `round` leaves n in the lowest bits.
+template <class V> FASTRNN_INLINE V power_of_two(V n) {
+    using T = NumberOf<V>;
+    using Ints = typename Simd<T>::Ints;
+    return (V)(((Ints)(n + Lane<T>::round) + Lane<T>::bias) << Lane<T>::mantissa);
+}
+
+}  // namespace FASTRNN_VARIANT
+}  // namespace fastrnn

@@ -1,0 +1,33 @@
+"""Types of the extension; see csrc/_cpp.pyx."""
+
+from collections.abc import Mapping
+
+from ..engine.call import Array
+
+def variant_name() -> str: ...
+def use_variant(name: str) -> bool: ...
+def kernel(cell: str, item_bytes: int) -> int: ...
+def forward(
+    kernel: int,
+    x: Array,
+    state: tuple[Array, ...],
+    params: Mapping[str, Array],
+    lengths: Array | None,
+    reverse: bool,
+    keep: bool,
+    threads: int,
+) -> tuple[Array, tuple[Array, ...], Array]: ...
+def backward(
+    kernel: int,
+    x: Array,
+    params: Mapping[str, Array],
+    lengths: Array | None,
+    reverse: bool,
+    threads: int,
+    y: Array,
+    saved: Array,
+    dy: Array | None,
+    dlast: tuple[Array, ...],
+    truncate: int,
+    slots: int,
+) -> tuple[Array, tuple[Array, ...], Array, Array, Array]: ...

@@ -1,0 +1,56 @@
+"""The C++ backend: the built-in cells, compiled when the package was installed."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+from ..cells import Cell
+from ..cells.builtin import built_in
+from ..engine.call import Array, Call, Gradients, Result
+from ..engine.plan import Plan
+from . import _cpp
+
+
+class Saved(NamedTuple):
+    """What a forward pass keeps: the outputs, and the engine's own buffer."""
+
+    y: Array
+    buffer: Array
+
+
+class CppBackend:
+    """See :class:`fastrnn.engine.call.Backend`."""
+
+    name = "cpp"
+
+    def supports(self, plan: Plan) -> bool:
+        # By the cell itself: a user's cell may have the name of a built-in one.
+        return plan.cell in _cells()
+
+    def forward(self, call: Call, keep: bool) -> Result:
+        kernel = _kernel(call.plan, call.dtype.itemsize)
+        y, last, buffer = _cpp.forward(
+            kernel, call.x, call.state, call.params, call.lengths, call.reverse, keep, call.threads
+        )
+        return Result(y, last, Saved(y, buffer) if keep else None)
+
+    def backward(
+        self, call: Call, saved: Saved, dy: Array | None, dlast: tuple[Array, ...], truncate: int | None
+    ) -> Gradients:
+        plan = call.plan
+        kernel = _kernel(plan, call.dtype.itemsize)
+        given = (call.x, call.params, call.lengths, call.reverse, call.threads)
+        gradients = (dy, dlast, truncate or 0, plan.n_da)
+        return Gradients(*_cpp.backward(kernel, *given, saved.y, saved.buffer, *gradients))
+
+
+@cache
+def _cells() -> frozenset[Cell]:
+    return frozenset(built_in())
+
+
+@cache
+def _kernel(plan: Plan, item_bytes: int) -> int:
+    number: int = _cpp.kernel(plan.cell.name, item_bytes)
+    return number
