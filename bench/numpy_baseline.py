@@ -1,0 +1,135 @@
+"""Table of ratios, the loop over time in NumPy against the Numba backend: `python -m bench.numpy_baseline`.
+
+One thread for both. Each round times the two in turn; a figure is the median of the rounds. The textbook loop
+written by hand stands beside the NumPy backend, to show that the baseline is no slower than what people write.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before NumPy is imported: its BLAS reads them once.
+for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ[_name] = "1"
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+
+from .cases import CELLS, GRID, Case, Shape, assert_same, using
+
+
+def timed(run: Callable[[], Any]) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def medians(case: Case, rounds: int) -> tuple[float, float]:
+    """Median seconds of the Numba and of the NumPy backend, timed in turns."""
+    assert_same(case)
+    times: dict[str, list[float]] = {"numba": [], "numpy": []}
+    for _ in range(rounds):
+        for backend, seconds in times.items():
+            with using(backend):
+                seconds.append(timed(case.run))
+    return statistics.median(times["numba"]), statistics.median(times["numpy"])
+
+
+def textbook_lstm(case: Case) -> tuple[Any, ...]:
+    """LSTM forward and BPTT as one writes it by hand: a product a step, weight gradients added step by step."""
+
+    def sigmoid(a: Any) -> Any:
+        return 1 / (1 + np.exp(-a))
+
+    x, Wx, Wh, b = case.x, case.Wx, case.Wh, case.b
+    (T, N, _), H = x.shape, Wh.shape[0]
+    h = c = case.h0
+    steps, hs = [], np.empty((T, N, H), x.dtype)
+    for t in range(T):
+        a = x[t] @ Wx + h @ Wh + b
+        i, f, o = sigmoid(a[:, :H]), sigmoid(a[:, H : 2 * H]), sigmoid(a[:, 3 * H :])
+        g = np.tanh(a[:, 2 * H : 3 * H])
+        c_next = f * c + i * g
+        tanh_c = np.tanh(c_next)
+        steps.append((h, c, i, f, g, o, tanh_c))
+        h, c = o * tanh_c, c_next
+        hs[t] = h
+    dx = np.empty_like(x)
+    dWx, dWh, db = np.zeros_like(Wx), np.zeros_like(Wh), np.zeros_like(b)
+    dh, dc = np.zeros((N, H), x.dtype), np.zeros((N, H), x.dtype)
+    for t in reversed(range(T)):
+        h, c, i, f, g, o, tanh_c = steps[t]
+        dh = dh + case.dhs[t]
+        dc = dc + dh * o * (1 - tanh_c * tanh_c)
+        parts = [dc * g * i * (1 - i), dc * c * f * (1 - f), dc * i * (1 - g * g), dh * tanh_c * o * (1 - o)]
+        da = np.concatenate(parts, axis=1)
+        dWx += x[t].T @ da
+        dWh += h.T @ da
+        db += da.sum(axis=0)
+        dx[t] = da @ Wx.T
+        dh, dc = da @ Wh.T, dc * f
+    return hs, dx, dh, dc, dWx, dWh, db
+
+
+def machine() -> str:
+    """The processor and the versions that the figures depend on."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        cpu = names[0] if names else cpu
+    return f"{cpu}; Python {platform.python_version()}, NumPy {np.__version__}, Numba {numba.__version__}"
+
+
+def row(shape: Shape, cells: list[str], rounds: int) -> str:
+    """One line of the table: ratio and our time a step, forward / forward and BPTT, for each cell."""
+    columns = []
+    for cell in cells:
+        for backward in (False, True):
+            ours, theirs = medians(Case(cell, shape, backward), rounds)
+            columns.append(f"{theirs / ours:.1f}× ({ours / shape.T * 1e6:.2f})")
+    return f"| {shape} | " + " | ".join(columns) + " |"
+
+
+def baseline_check(shape: Shape, rounds: int) -> str:
+    """The NumPy backend's time over that of the loop written by hand."""
+    case = Case("LSTM", shape, True)
+    with using("numpy"):
+        for ours, theirs in zip(case.run(), textbook_lstm(case), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * max(1e-3, float(np.abs(theirs).max())))
+        pairs = [(timed(case.run), timed(lambda: textbook_lstm(case))) for _ in range(rounds)]
+    backend, loop = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return f"LSTM {shape}: numpy backend / loop written by hand = {backend / loop:.2f}"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=list(CELLS))
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each measurement (default: 5)")
+    parser.add_argument("--quick", action="store_true", help="only the three smallest shapes")
+    options = parser.parse_args()
+    shapes = GRID[:3] if options.quick else GRID
+    print(f"{machine()}; one thread, float32, median of {options.rounds} rounds")
+    print("Ratio NumPy loop / fastrnn, and fastrnn's µs a step in brackets\n")
+    heads = [f"{cell} {what}" for cell in options.cells for what in ("forward", "+BPTT")]
+    print("| shape | " + " | ".join(heads) + " |")
+    print("| --- |" + " --- |" * len(heads))
+    for shape in shapes:
+        print(row(shape, options.cells, options.rounds), flush=True)
+    print()
+    for shape in shapes[:: max(1, len(shapes) // 3)]:
+        print(baseline_check(shape, options.rounds))
+
+
+if __name__ == "__main__":
+    main()

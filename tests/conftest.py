@@ -1,0 +1,47 @@
+"""Shared set-up: the backends that tests run on, and a fresh cache for what they compile."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+
+# Set before fastrnn is imported. A folder given from outside is kept: a second session is quick.
+_fresh_cache = None
+if "FASTRNN_CACHE_DIR" not in os.environ:
+    _fresh_cache = tempfile.TemporaryDirectory(prefix="fastrnn-test-cache-")
+    os.environ["FASTRNN_CACHE_DIR"] = _fresh_cache.name
+os.environ.pop("FASTRNN_BACKEND", None)
+
+import pytest  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+import fastrnn  # noqa: E402
+
+# A backend that is missing fails its tests; it never skips them. The extension is optional, and promised where it
+# was built or FASTRNN_REQUIRE_EXT=1 says that it must be.
+_EXTENSION = "cpp" in fastrnn.available_backends() or os.environ.get("FASTRNN_REQUIRE_EXT") == "1"
+PROMISED_BACKENDS = (*(("cpp",) if _EXTENSION else ()), "numba", "numpy")
+
+settings.register_profile(
+    "deterministic",
+    derandomize=True,
+    # The first example of a kind may compile.
+    deadline=None,
+    max_examples=40,
+    # The backend is the same for all examples of a test.
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("deterministic")
+
+
+@pytest.fixture(params=PROMISED_BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Name of a backend, in use for the test."""
+    with fastrnn.use_backend(request.param):
+        yield request.param
+
+
+def pytest_unconfigure() -> None:
+    if _fresh_cache is not None:
+        _fresh_cache.cleanup()

@@ -1,0 +1,136 @@
+"""Choosing a backend, the cache of compiled kernels, and the vectors' elementary functions."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mpmath
+import numpy as np
+import pytest
+from numba import njit
+
+import fastrnn
+from conftest import PROMISED_BACKENDS
+from fastrnn.backends.numba import store as cache
+from fastrnn.backends.numba import vecmath
+from fastrnn.backends.numba.simd import loader, store
+
+RUN = """
+import numpy as np, fastrnn
+cell = fastrnn.cell(gates="a")(lambda x, a: x.a + a)
+print(fastrnn.functional.cell_forward(cell, np.ones((3, 1, 1)), None, {"Wx": np.ones((1, 1))})[0].ravel())
+"""
+
+
+def run(folder: Path | str, code: str = RUN, **env: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join(filter(None, sys.path))
+    env = {**os.environ, "PYTHONPATH": path, "FASTRNN_CACHE_DIR": str(folder), **env}
+    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300)
+
+
+def test_use_backend() -> None:
+    before = fastrnn.get_backend()
+    with fastrnn.use_backend("numpy"):
+        assert fastrnn.get_backend() == "numpy"
+    assert fastrnn.get_backend() == before
+    assert fastrnn.available_backends() == PROMISED_BACKENDS
+    with pytest.raises(ValueError, match=f"name: expected one of {', '.join(PROMISED_BACKENDS)}, got 'cuda'"):
+        fastrnn.use_backend("cuda")
+
+
+def test_importing_does_not_import_numba() -> None:
+    done = run("unused", "import fastrnn, sys; print('numba' in sys.modules)")
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_environment_chooses_and_names_itself() -> None:
+    done = run("unused", RUN, FASTRNN_BACKEND="nonsense")
+    assert "FASTRNN_BACKEND: expected one of" in done.stderr
+
+
+def test_the_second_process_compiles_nothing(tmp_path: Path) -> None:
+    first, second = (run(tmp_path, NUMBA_DEBUG_CACHE="1") for _ in range(2))
+    assert "data saved" in first.stdout and "data loaded" not in first.stdout, first.stderr
+    assert "data loaded" in second.stdout and "data saved" not in second.stdout, second.stderr
+
+
+def test_torn_cache_files_are_made_again(tmp_path: Path) -> None:
+    assert run(tmp_path).stdout.strip() == "[1. 2. 3.]"
+    files = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert any(p.suffix == ".nbi" for p in files)
+    for file in files:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    done = run(tmp_path)
+    assert done.stdout.strip() == "[1. 2. 3.]", done.stderr
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    # A file where the folder should be: refused for every user, root included.
+    (tmp_path / "file").write_text("")
+    done = run(tmp_path / "file" / "cache")
+    assert done.stdout.strip() == "[1. 2. 3.]", done.stderr
+
+
+def test_a_broken_module_raises_its_own_error(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        cache.load_module("broken", "1 / 0\n")
+
+
+def points(dtype: type) -> np.ndarray:
+    """Over the whole range: every magnitude, both signs, dense where the functions bend."""
+    rng = np.random.default_rng(0)
+    small = np.finfo(dtype).tiny
+    wide = np.exp(rng.uniform(np.log(small), np.log(800), 400))
+    near = rng.uniform(0, 20, 600)
+    edges = [0.0, small, 0.625, 88.7, 103.9, 709.7, 745.1, np.inf]
+    values = np.concatenate([wide, near, edges]).astype(dtype)
+    return np.concatenate([values, -values])
+
+
+EXACT = {
+    "exp": mpmath.exp,
+    "tanh": mpmath.tanh,
+    "sigmoid": lambda a: 1 / (1 + mpmath.exp(-a)),
+    "softplus": lambda a: mpmath.log1p(mpmath.exp(a)),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", EXACT)
+def test_functions_to_four_units_in_the_last_place(name: str, dtype: type) -> None:
+    function, load = getattr(vecmath, name), loader(4)
+
+    @njit
+    def apply(a, out):
+        for i in range(0, len(a), 4):
+            store(out, i, function(load(a, i)))
+
+    a = points(dtype)
+    out = np.empty_like(a)
+    apply(a, out)
+    with mpmath.workprec(200):
+        exact = [EXACT[name](mpmath.mpf(float(v))) for v in a]
+        largest = mpmath.mpf(float(np.finfo(dtype).max))
+        for value, got, want in zip(a, out, exact, strict=True):
+            if abs(want) > largest:
+                assert np.isinf(got), (name, value, got)
+                continue
+            unit = np.spacing(np.abs(dtype(float(want))))
+            assert abs(mpmath.mpf(float(got)) - want) <= 4 * mpmath.mpf(float(unit)), (name, value, got, want)
+    nan = np.full(4, np.nan, dtype)
+    out = np.zeros_like(nan)
+    apply(nan, out)
+    assert np.isnan(out).all()
+
+
+def test_what_is_kept_is_the_least() -> None:
+    """LSTM: the gates and tanh(c). GRU: r, z, n and the product or the vector of n. RNN: nothing but h."""
+    from fastrnn.cells import gru, lstm, rnn
+    from fastrnn.engine.plan import make_plan
+
+    kept = {c.name: make_plan(c).n_keep for c in (rnn(), rnn("identity"), lstm, gru(True), gru(False))}
+    assert kept == {"rnn_tanh": 0, "rnn_identity": 0, "lstm": 5, "gru_reset_after": 4, "gru_reset_before": 4}

@@ -1,0 +1,328 @@
+"""The command line: what it prints, writes and returns."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastrnn
+from fastrnn.cli import main
+from fastrnn.train import command, plot
+from fastrnn.train.data import Corpus, InputError
+from fastrnn.train.language_model import LanguageModel
+from fastrnn.train.loop import History
+
+TEXT = "the quick brown fox jumps over the lazy dog.\n" * 60
+SMALL = ["--hidden-size", "8", "--embedding-size", "4", "--batch-size", "4", "--steps-per-batch", "16"]
+QUICK = [*SMALL, "--epochs", "1", "--backend", "numpy"]
+
+
+@pytest.fixture
+def text_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A small text in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_text(TEXT, encoding="utf-8")
+    return "book.txt"
+
+
+@pytest.fixture
+def model_file(text_file: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """A model of that text."""
+    assert main(["train", text_file, *QUICK, "--no-plot", "--quiet"]) == 0
+    capsys.readouterr()
+    return "fastrnn-model.safetensors"
+
+
+def test_train_prints_and_writes(backend: str, text_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", text_file, *SMALL, "--epochs", "1", "--output", "m.safetensors"]) == 0
+    out = capsys.readouterr().out
+    assert "2,700 characters, 29 different; 270 held out in 10 piece(s)" in out
+    assert f"backend {backend}" in out
+    assert "bigram model" in out
+    assert "NumPy loop" in out
+    assert "sample, temperature" in out
+    assert sorted(p.name for p in Path().iterdir()) == ["book.txt", "m.png", "m.safetensors"]
+    # The figure in the text is that of the saved model.
+    bits = LanguageModel.load("m.safetensors").bits_per_character(Corpus.of(TEXT).held_out)
+    assert f"{bits:.3f} bits per character" in out
+
+
+def test_train_twice_writes_the_same_model(text_file: str) -> None:
+    for name in ("a", "b"):
+        assert main(["train", text_file, *QUICK, "--no-plot", "--output", f"{name}.safetensors"]) == 0
+    a, b = (LanguageModel.load(f"{name}.safetensors").network.params for name in ("a", "b"))
+    for name, weights in a.items():
+        np.testing.assert_array_equal(weights, b[name])
+
+
+def test_quiet_and_no_plot(text_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", text_file, *QUICK, "--quiet", "--no-plot"]) == 0
+    printed = capsys.readouterr()
+    assert "a second" not in printed.out
+    assert printed.err == ""
+    assert "bigram model" in printed.out
+    assert not list(Path().glob("*.png"))
+
+
+@pytest.mark.parametrize("options", [["--cell", "gru", "--embedding-size", "0"], ["--minutes", "1e-6"]])
+def test_other_options(text_file: str, options: list[str]) -> None:
+    assert main(["train", text_file, *QUICK, "--quiet", "--no-plot", *options]) == 0
+
+
+def test_default_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *QUICK, "--epochs", "1e-6", "--no-plot"]) == 0
+    assert "pydoc_data.topics" in capsys.readouterr().out
+
+
+def test_missing_matplotlib_is_a_hint(
+    text_file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(*arguments: object) -> None:
+        raise ImportError
+
+    monkeypatch.setattr(plot, "save_curves", missing)
+    assert main(["train", text_file, *QUICK]) == 0
+    assert "pip install 'fastrnn[plot]'" in capsys.readouterr().out
+
+
+def test_interrupt_saves_and_says_so(
+    text_file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command._Progress, "__call__", _press_after(3))
+    assert main(["train", text_file, *QUICK, "--no-plot"]) == 130
+    out = capsys.readouterr().out
+    assert "interrupted after 192 characters: model saved to fastrnn-model.safetensors" in out
+    LanguageModel.load("fastrnn-model.safetensors")
+
+
+def test_interrupt_before_the_first_step_replaces_nothing(
+    model_file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def press(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    before = Path(model_file).read_bytes()
+    monkeypatch.setattr("fastrnn.train.loop.TrainingStep.__call__", press)
+    assert main(["train", "book.txt", *QUICK, "--seed", "7"]) == 130
+    assert "nothing to save" in capsys.readouterr().out
+    assert Path(model_file).read_bytes() == before
+
+
+def test_second_interrupt_leaves_the_saved_model(
+    text_file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def press(*arguments: object) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command._Progress, "__call__", _press_after(3))
+    monkeypatch.setattr(LanguageModel, "bits_per_character", press)
+    assert main(["train", text_file, *QUICK, "--epochs", "9"]) == 130
+    assert capsys.readouterr().err == "fastrnn train: interrupted\n"
+    LanguageModel.load("fastrnn-model.safetensors")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for a single process")
+def test_a_real_ctrl_c(text_file: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastrnn", "train", text_file, *QUICK, "--epochs", "100000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**_environment(), "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith("model"):
+            pass
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "interrupted after" in out
+    assert "Traceback" not in err
+    LanguageModel.load("fastrnn-model.safetensors")
+
+
+def test_sample(model_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*options: str) -> str:
+        assert main(["sample", model_file, "--prompt", "the ", "--length", "40", *options]) == 0
+        return capsys.readouterr().out
+
+    with fastrnn.use_backend("numpy"):
+        text = run("--seed", "1")
+        assert text.startswith("the ")
+        assert len(text) == len("the ") + 40 + len("\n")
+        assert run("--seed", "1") == text != run("--seed", "2")
+        assert run("--temperature", "0") == run("--temperature", "0")
+
+
+def test_info(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    for part in (fastrnn.__version__, "numpy", "numba", "backend numpy", "CPU", "threads", "cache folder"):
+        assert part in out
+
+
+def test_info_tells_why_a_backend_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(name: str) -> None:
+        raise ImportError("No module named 'numba'")
+
+    monkeypatch.setattr("fastrnn.info.load_backend", missing)
+    assert main(["info"]) == 0
+    assert "missing: No module named 'numba'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--help"], ["train", "sample", "info", "about a minute"]),
+        (["train", "--help"], ["--hidden-size", "default: 192", "Ctrl-C", "examples:", "a tenth"]),
+        (["sample", "--help"], ["--temperature", "default: 0.8", "examples:"]),
+        (["info", "--help"], ["usage: fastrnn info"]),
+        (["--version"], [fastrnn.__version__]),
+    ],
+)
+def test_help(arguments: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    for part in parts:
+        assert part in out
+
+
+def test_every_option_of_train_tells_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    entries = capsys.readouterr().out.split("positional arguments:")[1].split("examples:")[0].split("\n  --")
+    switches = ("no-plot", "quiet")
+    assert [e for e in entries[1:] if "default" not in e and not e.startswith(switches)] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "COMMAND"),
+        (["fly"], "invalid choice"),
+        (["train", "missing.txt"], "missing.txt: cannot be read"),
+        (["train", "."], "cannot be read"),
+        (["train", "short.txt"], "too short"),
+        (["train", "binary.txt"], "not UTF-8 text"),
+        (["train", "book.txt", "--batch-size", "100"], "try a smaller batch"),
+        (["train", "--hidden-size", "0"], "--hidden-size: expected a whole number, at least 1, got '0'"),
+        (["train", "--hidden-size", "ten"], "got 'ten'"),
+        (["train", "--lr", "nan"], "--lr"),
+        (["train", "--epochs", "inf"], "--epochs"),
+        (["train", "--cell", "cnn"], "invalid choice"),
+        (["train", "--dropout", "1"], "at least 0 and below 1"),
+        (["train", "--dropout", "0.5"], "--num-layers"),
+        (["train", "--output", "book.txt"], "ends in .safetensors"),
+        (["train", "--output", "missing/m.safetensors"], "cannot write"),
+        (["train", "--backend", "abacus"], "--backend: expected one of"),
+        (["sample", "missing.safetensors"], "cannot be read"),
+        (["sample", "book.txt"], "not a model"),
+        (["sample", "fastrnn-model.safetensors", "--prompt", "THE"], "'E' 'H' 'T'"),
+        (["sample", "fastrnn-model.safetensors", "--temperature", "-1"], "--temperature"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line_and_code_2(
+    arguments: list[str], message: str, model_file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("short.txt").write_text("hi", encoding="utf-8")
+    Path("binary.txt").write_bytes(b"\xff\xfe\x00\x01")
+    try:
+        code = main(arguments)
+    except SystemExit as ended:
+        assert isinstance(ended.code, int)
+        code = ended.code
+    err = capsys.readouterr().err
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert Path("book.txt").read_text(encoding="utf-8") == TEXT
+
+
+def test_unknown_backend_in_the_environment(text_file: str) -> None:
+    result = _run(["train", text_file], FASTRNN_BACKEND="abacus")
+    assert result.returncode == 2
+    assert result.stderr.startswith("fastrnn train: error: FASTRNN_BACKEND: expected one of")
+
+
+def test_full_disk_is_one_line(
+    text_file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(LanguageModel, "save", full)
+    assert main(["train", text_file, *QUICK, "--quiet"]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def test_other_errors_are_not_hidden(text_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> None:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(command, "train", broken)
+    with pytest.raises(ValueError, match="a defect") as error:
+        main(["train", text_file, *QUICK])
+    assert not isinstance(error.value, InputError)
+
+
+def test_as_a_module() -> None:
+    result = _run(["--version"])
+    assert result.returncode == 0
+    assert result.stdout == f"fastrnn {fastrnn.__version__}\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pipes that break")
+def test_reader_that_leaves(model_file: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastrnn", "sample", model_file, "--backend", "numpy", "--length", "100000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=_environment(),
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(timeout=60) == 1
+
+
+def _press_after(steps: int):  # type: ignore[no-untyped-def]
+    def on_step(self: object, history: History) -> None:
+        if len(history.bits) == steps and not history.interrupted:
+            raise KeyboardInterrupt
+
+    return on_step
+
+
+def _run(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fastrnn", *arguments],
+        capture_output=True,
+        text=True,
+        env={**_environment(), **environment},
+        check=False,
+        timeout=60,
+    )
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(fastrnn.__file__).parents[1])}

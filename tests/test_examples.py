@@ -1,0 +1,34 @@
+"""Every worked example runs, and its own checks hold."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "docs" / "examples"
+SAYS = {
+    "chain_rule.py": "gradient {'x': -2.0, 'y': 2.0, 'z': 2.0}",
+    "elman_mse.py": "total error",
+    "hello.py": "it says O",
+    "linear_rnn.py": "relative error",
+    "one_step.py": "largest difference",
+    "vanishing.py": "reaches 10 of 100 steps",
+}
+
+
+def test_every_example_is_listed() -> None:
+    assert {p.name for p in FOLDER.glob("*.py")} == SAYS.keys()
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_example(name: str, tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    run = subprocess.run(
+        [sys.executable, str(FOLDER / name)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    assert SAYS[name] in run.stdout
