@@ -82,16 +82,24 @@ def kernel(str cell, int item_bytes):
     return find_kernel(variant, name, item_bytes)
 
 
+cdef bint behaved(cnp.ndarray array):
+    """Whether addresses are multiples of the numbers' size, strides with them, and bytes in this machine's order."""
+    return cnp.PyArray_ISALIGNED(array) and cnp.PyArray_ISNOTSWAPPED(array)
+
+
 cdef cnp.ndarray contiguous_rows(cnp.ndarray array):
     """`array` (.., .., D) itself if its rows are contiguous, else a copy."""
     cdef int last = cnp.PyArray_NDIM(array) - 1
-    if cnp.PyArray_STRIDE(array, last) == cnp.PyArray_ITEMSIZE(array) or cnp.PyArray_DIM(array, last) == 1:
-        return array
-    return np.ascontiguousarray(array)
+    cdef bint unit = cnp.PyArray_STRIDE(array, last) == cnp.PyArray_ITEMSIZE(array) or cnp.PyArray_DIM(array, last) == 1
+    return array if unit and behaved(array) else np.array(array, order="C")
+
+
+cdef cnp.ndarray strided(cnp.ndarray array):
+    return array if behaved(array) else np.array(array, order="C")
 
 
 cdef cnp.ndarray contiguous(cnp.ndarray array):
-    return array if cnp.PyArray_IS_C_CONTIGUOUS(array) else np.ascontiguousarray(array)
+    return array if cnp.PyArray_IS_C_CONTIGUOUS(array) and behaved(array) else np.array(array, order="C")
 
 
 cdef cnp.ndarray empty(int typenum, ptrdiff_t a, ptrdiff_t b):
@@ -100,37 +108,59 @@ cdef cnp.ndarray empty(int typenum, ptrdiff_t a, ptrdiff_t b):
     return cnp.PyArray_EMPTY(2, shape, typenum, 0)
 
 
-cdef cnp.ndarray aligned(int typenum, int item, ptrdiff_t count):
-    """`count` numbers that begin at a cache line."""
-    cdef cnp.npy_intp size = count + LINE // item
-    cdef cnp.ndarray array = cnp.PyArray_EMPTY(1, &size, typenum, 0)
-    cdef ptrdiff_t start = (LINE - <uintptr_t> cnp.PyArray_DATA(array) % LINE) % LINE // item
-    return array[start:start + count]
+cdef cnp.ndarray aligned(int typenum, int item, int ndim, cnp.npy_intp* shape):
+    """An array that begins at a cache line."""
+    cdef cnp.npy_intp size = LINE // item
+    cdef cnp.npy_intp count = 1
+    for i in range(ndim):
+        count *= shape[i]
+    size += count
+    cdef cnp.ndarray memory = cnp.PyArray_EMPTY(1, &size, typenum, 0)
+    cdef char* start = <char*> cnp.PyArray_DATA(memory)
+    start += (LINE - <uintptr_t> start % LINE) % LINE
+    cdef cnp.ndarray array = cnp.PyArray_SimpleNewFromData(ndim, shape, typenum, start)
+    cnp.set_array_base(array, memory)
+    return array
 
 
-cdef const void* row(dict params, str name, list alive) except? NULL:
-    """Numbers of a parameter (n,), or NULL if it is not given; `alive` holds the copy that may be needed."""
-    cdef object array = params.get(name)
-    if array is None:
-        return NULL
-    array = contiguous(array)
-    alive.append(array)
-    return cnp.PyArray_DATA(<cnp.ndarray> array)
-
-
-cdef int fill(Call* call, cnp.ndarray x, dict params, lengths, bint reverse, int threads,
-              list alive) except -1:
+cdef int set_input(Call* call, cnp.ndarray x, int step_axis, int row_axis) except -1:
+    """`x` with contiguous rows; `step_axis` -1 where there is one step."""
     cdef int item = cnp.PyArray_ITEMSIZE(x)
-    cdef cnp.ndarray Wx = params["Wx"], Wh = params["Wh"]
-    call.T, call.N, call.D = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1), cnp.PyArray_DIM(x, 2)
-    call.H = cnp.PyArray_DIM(Wh, 0)
+    call.T, call.x_time = 1, 0
+    if step_axis >= 0:
+        call.T, call.x_time = cnp.PyArray_DIM(x, step_axis), cnp.PyArray_STRIDE(x, step_axis) // item
+    call.N, call.x_row = cnp.PyArray_DIM(x, row_axis), cnp.PyArray_STRIDE(x, row_axis) // item
+    call.D = cnp.PyArray_DIM(x, cnp.PyArray_NDIM(x) - 1)
     call.x = cnp.PyArray_DATA(x)
-    call.x_time, call.x_row = cnp.PyArray_STRIDE(x, 0) // item, cnp.PyArray_STRIDE(x, 1) // item
+    return 0
+
+
+cdef int set_params(Call* call, cnp.ndarray Wx, cnp.ndarray Wh, bx, bh) except -1:
+    cdef int item = cnp.PyArray_ITEMSIZE(Wx)
+    call.H = cnp.PyArray_DIM(Wh, 0)
     call.Wx = cnp.PyArray_DATA(Wx)
     call.Wx_row, call.Wx_col = cnp.PyArray_STRIDE(Wx, 0) // item, cnp.PyArray_STRIDE(Wx, 1) // item
     call.Wh = cnp.PyArray_DATA(Wh)
     call.Wh_row, call.Wh_col = cnp.PyArray_STRIDE(Wh, 0) // item, cnp.PyArray_STRIDE(Wh, 1) // item
-    call.bx, call.bh = row(params, "bx", alive), row(params, "bh", alive)
+    call.bx = NULL if bx is None else cnp.PyArray_DATA(<cnp.ndarray> bx)
+    call.bh = NULL if bh is None else cnp.PyArray_DATA(<cnp.ndarray> bh)
+    return 0
+
+
+cdef tuple usable(dict params):
+    """Wx, Wh, bx and bh as the engine reads them; copies where it could not."""
+    cdef object bx = params.get("bx"), bh = params.get("bh")
+    return (
+        strided(params["Wx"]),
+        strided(params["Wh"]),
+        None if bx is None else contiguous(bx),
+        None if bh is None else contiguous(bh),
+    )
+
+
+cdef int fill(Call* call, cnp.ndarray x, tuple params, lengths, bint reverse, int threads) except -1:
+    set_input(call, x, 0, 1)
+    set_params(call, params[0], params[1], params[2], params[3])
     call.lengths = NULL
     if lengths is not None:
         call.lengths = <const int64_t*> cnp.PyArray_DATA(<cnp.ndarray> lengths)
@@ -144,9 +174,11 @@ def forward(int kernel, cnp.ndarray x, tuple state, dict params, lengths, bint r
     cdef const Kernel* engine = &variant.kernels[kernel]
     cdef int item = engine.bytes, typenum = cnp.PyArray_TYPE(x)
     cdef cnp.ndarray array, y, saved = None
+    cdef cnp.npy_intp shape[3]
+    cdef tuple given = usable(params)
     cdef list last = [], alive = []
     x = contiguous_rows(x)
-    fill(&call, x, params, lengths, reverse, threads, alive)
+    fill(&call, x, given, lengths, reverse, threads)
     for i in range(len(state)):
         array = contiguous(state[i])
         alive.append(array)
@@ -154,12 +186,13 @@ def forward(int kernel, cnp.ndarray x, tuple state, dict params, lengths, bint r
         array = empty(typenum, call.N, call.H)
         last.append(array)
         call.last[i] = cnp.PyArray_DATA(array)
-    y = aligned(typenum, item, call.T * call.N * call.H)
-    y = y.reshape(call.T, call.N, call.H)
+    shape[0], shape[1], shape[2] = call.T, call.N, call.H
+    y = aligned(typenum, item, 3, shape)
     call.y, call.y_time, call.y_row = cnp.PyArray_DATA(y), call.N * call.H, call.H
     call.keep = keep
     if keep:
-        saved = aligned(typenum, item, engine.saved_size(call))
+        shape[0] = engine.saved_size(call)
+        saved = aligned(typenum, item, 1, shape)
         call.saved = cnp.PyArray_DATA(saved)
     with nogil:
         engine.forward(call)
@@ -173,9 +206,11 @@ def backward(int kernel, cnp.ndarray x, dict params, lengths, bint reverse, int 
     cdef const Kernel* engine = &variant.kernels[kernel]
     cdef int item = engine.bytes, typenum = cnp.PyArray_TYPE(x)
     cdef cnp.ndarray array, dx, dWx, dWh, dslots
+    cdef cnp.npy_intp shape[3]
+    cdef tuple given = usable(params)
     cdef list dstate = [], alive = []
     x = contiguous_rows(x)
-    fill(&call, x, params, lengths, reverse, threads, alive)
+    fill(&call, x, given, lengths, reverse, threads)
     call.y, call.y_time, call.y_row = cnp.PyArray_DATA(y), call.N * call.H, call.H
     call.saved = cnp.PyArray_DATA(saved)
     call.dy = NULL
@@ -192,7 +227,8 @@ def backward(int kernel, cnp.ndarray x, dict params, lengths, bint reverse, int 
         dstate.append(array)
         call.dstate[i] = cnp.PyArray_DATA(array)
     call.truncate = truncate
-    dx = empty(typenum, call.T * call.N, call.D)
+    shape[0], shape[1], shape[2] = call.T, call.N, call.D
+    dx = aligned(typenum, item, 3, shape)
     dWx = empty(typenum, call.D, cnp.PyArray_DIM(<cnp.ndarray> params["Wx"], 1))
     dWh = empty(typenum, call.H, cnp.PyArray_DIM(<cnp.ndarray> params["Wh"], 1))
     dslots = empty(typenum, slots, call.H)
@@ -200,4 +236,140 @@ def backward(int kernel, cnp.ndarray x, dict params, lengths, bint reverse, int 
     call.dslots = cnp.PyArray_DATA(dslots)
     with nogil:
         engine.backward(call)
-    return dx.reshape(call.T, call.N, call.D), tuple(dstate), dWx, dWh, dslots
+    return dx, tuple(dstate), dWx, dWh, dslots
+
+
+cdef bint is_array(object value, int typenum, int ndim, ptrdiff_t a, ptrdiff_t b, ptrdiff_t c):
+    """Whether `value` is a well-behaved array of a type and shape; only the first `ndim` sizes count."""
+    if type(value) is not cnp.ndarray or not behaved(value) or cnp.PyArray_TYPE(<cnp.ndarray> value) != typenum:
+        return False
+    if cnp.PyArray_NDIM(<cnp.ndarray> value) != ndim or cnp.PyArray_DIM(<cnp.ndarray> value, 0) != a:
+        return False
+    if ndim > 1 and cnp.PyArray_DIM(<cnp.ndarray> value, 1) != b:
+        return False
+    return ndim < 3 or cnp.PyArray_DIM(<cnp.ndarray> value, 2) == c
+
+
+cdef class Stack:
+    """Layers of one direction, run with no Python between them, for calls so short that it would cost the most.
+
+    A call takes what it is sure of and gives None for everything else: the caller's own way then runs or raises.
+
+    Parameters
+    ----------
+    cell : str
+    names : tuple of (Wx, Wh, bx, bh)
+        For each layer the keys of its parameters.
+    D, H, states, gates, matrices : int
+    item_bytes : int
+    batch_first : bool
+    """
+
+    cdef str cell
+    cdef tuple names
+    cdef ptrdiff_t D, H
+    cdef int states, gates, matrices, item, typenum, number
+    cdef bint batch_first
+
+    def __init__(self, str cell, tuple names, D, H, states, gates, matrices, item_bytes, batch_first):
+        self.cell, self.names, self.D, self.H = cell, names, D, H
+        self.states, self.gates, self.matrices = states, gates, matrices
+        self.item, self.batch_first = item_bytes, batch_first
+        self.typenum = cnp.NPY_FLOAT if self.item == 4 else cnp.NPY_DOUBLE
+        self.number = kernel(cell, item_bytes)
+
+    def __reduce__(self):
+        sizes = (self.D, self.H, self.states, self.gates, self.matrices, self.item, self.batch_first)
+        return Stack, (self.cell, self.names, *sizes)
+
+    def __call__(self, dict params, x, state, int ndim, threads_for):
+        """`x` (T, N, D) or (N, T, D), or one step (N, D) with `ndim` 2; `state` as the layer's, or None.
+
+        `threads_for(T, N)` is asked where there are several sequences.
+        """
+        cdef ForwardCall call
+        cdef const Kernel* engine = &variant.kernels[self.number]
+        cdef ptrdiff_t layers = len(self.names), layer, state_bytes
+        cdef int k, step_axis = -1 if ndim == 2 else self.batch_first
+        cdef tuple weights
+        cdef cnp.ndarray rows, y = None
+        cdef list first, last
+        if not self.accepts(x, ndim):
+            return None
+        rows = contiguous_rows(x)
+        set_input(&call, rows, step_axis, 0 if ndim == 2 else 1 - step_axis)
+        first = self.initial(state, layers, call.N)
+        if first is None:
+            return None
+        last = self.states_of(layers, call.N)
+        state_bytes = call.N * self.H * self.item
+        call.keep, call.saved, call.lengths, call.reverse = False, NULL, <const int64_t*> NULL, False
+        call.threads = 1 if call.N == 1 else threads_for(call.T, call.N)
+        for layer in range(layers):
+            weights = self.weights(params, layer)
+            if weights is None:
+                return None
+            set_params(&call, weights[0], weights[1], weights[2], weights[3])
+            if layer:
+                rows = y
+                set_input(&call, rows, -1 if ndim == 2 else 0, 0 if ndim == 2 else 1)
+            for k in range(self.states):
+                call.state[k] = NULL
+                if state is not None:
+                    call.state[k] = <char*> cnp.PyArray_DATA(<cnp.ndarray> first[k]) + layer * state_bytes
+                call.last[k] = <char*> cnp.PyArray_DATA(<cnp.ndarray> last[k]) + layer * state_bytes
+            y = self.outputs(call.T, call.N, ndim)
+            call.y, call.y_time, call.y_row = cnp.PyArray_DATA(y), call.N * self.H, self.H
+            with nogil:
+                engine.forward(call)
+        if step_axis == 1:
+            y = cnp.PyArray_SwapAxes(y, 0, 1)
+        return y, (last[0] if self.states == 1 else tuple(last))
+
+    cdef bint accepts(self, x, int ndim):
+        if type(x) is not cnp.ndarray or cnp.PyArray_NDIM(<cnp.ndarray> x) != ndim:
+            return False
+        if cnp.PyArray_TYPE(<cnp.ndarray> x) != self.typenum or not behaved(x):
+            return False
+        return cnp.PyArray_DIM(<cnp.ndarray> x, ndim - 1) == self.D and cnp.PyArray_SIZE(<cnp.ndarray> x) > 0
+
+    cdef list initial(self, state, ptrdiff_t layers, ptrdiff_t N):
+        """The given states, contiguous; None if they are not what they should be."""
+        cdef list result = []
+        cdef object given
+        if state is None:
+            return result
+        given = state if self.states > 1 else (state,)
+        if not isinstance(given, (tuple, list)) or len(given) != self.states:
+            return None
+        for part in given:
+            if not is_array(part, self.typenum, 3, layers, N, self.H):
+                return None
+            result.append(contiguous(part))
+        return result
+
+    cdef list states_of(self, ptrdiff_t layers, ptrdiff_t N):
+        cdef cnp.npy_intp shape[3]
+        shape[0], shape[1], shape[2] = layers, N, self.H
+        return [cnp.PyArray_EMPTY(3, shape, self.typenum, 0) for _ in range(self.states)]
+
+    cdef cnp.ndarray outputs(self, ptrdiff_t T, ptrdiff_t N, int ndim):
+        cdef cnp.npy_intp shape[3]
+        shape[0], shape[1], shape[2] = T, N, self.H
+        return aligned(self.typenum, self.item, ndim, shape + 3 - ndim)
+
+    cdef tuple weights(self, dict params, ptrdiff_t layer):
+        """Wx, Wh, bx and bh of a layer; None if they are not what they should be."""
+        cdef tuple names = self.names[layer]
+        cdef object Wx = params.get(names[0]), Wh = params.get(names[1])
+        cdef object bx = params.get(names[2]), bh = params.get(names[3])
+        cdef ptrdiff_t D = self.H if layer else self.D
+        if not is_array(Wx, self.typenum, 2, D, self.gates * self.H, 0):
+            return None
+        if not is_array(Wh, self.typenum, 2, self.H, self.matrices * self.H, 0):
+            return None
+        if bx is not None and not is_array(bx, self.typenum, 1, self.gates * self.H, 0, 0):
+            return None
+        if bh is not None and not is_array(bh, self.typenum, 1, self.matrices * self.H, 0, 0):
+            return None
+        return Wx, Wh, None if bx is None else contiguous(bx), None if bh is None else contiguous(bh)

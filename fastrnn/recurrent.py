@@ -9,7 +9,11 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from . import functional
+from .backends.registry import get_backend, load_backend
 from .cells import Cell, gru, lstm, rnn
+from .engine.call import Stack, StackLayout
+from .engine.plan import make_plan
+from .engine.threads import threads_for
 from .errors import array_like, positive_int, rows_array
 from .layers import Array, Layer, float_dtype, uniform
 
@@ -76,6 +80,7 @@ class Recurrent(Layer):
         self.bias, self.batch_first, self.dropout = bool(bias), bool(batch_first), float(dropout)
         self.bidirectional, self.dtype = bool(bidirectional), float_dtype(dtype)
         self._rng = np.random.default_rng(seed)
+        self._stacks: dict[str, Stack | None] = {}
         super().__init__(self._initial())
 
     @property
@@ -113,7 +118,9 @@ class Recurrent(Layer):
         y : (T, N, directions*H) array, or (N, T, directions*H)
         state : like the argument, after each sequence's last step
         """
-        return self._run(x, state, lengths, None)
+        quick = self._stack() if lengths is None else None
+        done = quick and quick(self.params, x, state, 3, self._threads_for)
+        return done or self._run(x, state, lengths, None)
 
     def forward(self, x: Array, state: State = None, lengths: Any = None) -> tuple[Array, State]:
         """The same with dropout, keeping what :meth:`backward` needs.
@@ -200,11 +207,29 @@ class Recurrent(Layer):
         ValueError
             If the layer is bidirectional: a stream has no end to begin from.
         """
+        quick = self._stack()
+        done = quick and quick(self.params, x, state, 2, self._threads_for)
+        if done:
+            return done
         if self.bidirectional:
             raise ValueError("step: expected a layer with one direction, got a bidirectional one")
         x = rows_array("x", x, "N", self.input_size, self.dtype)
         y, state = self(x[:, None] if self.batch_first else x[None], state)
         return (y[:, 0] if self.batch_first else y[0]), state
+
+    def _stack(self) -> Stack | None:
+        """The current backend's quick way through this layer, if there is one."""
+        name = get_backend()
+        if name not in self._stacks:
+            self._stacks[name] = None if self.bidirectional else load_backend(name).stack(self._layout())
+        return self._stacks[name]
+
+    def _layout(self) -> StackLayout:
+        names = tuple(tuple(name + suffix for name in ("Wx", "Wh", "bx", "bh")) for suffix in self._suffixes())
+        return StackLayout(self.cell, self.input_size, self.hidden_size, names, self.dtype, self.batch_first)
+
+    def _threads_for(self, T: int, N: int) -> int:
+        return threads_for(make_plan(self.cell), (T, N, self.input_size), self.hidden_size)
 
     def _params_of(self, suffix: str) -> dict[str, Array | None]:
         names = self.cell.param_shapes(1, 1)

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 import fastrnn
+from conftest import PROMISED_BACKENDS
 from fastrnn import GRU, LSTM, RNN, Recurrent
 
 T, N, D, H = 6, 4, 3, 5
 
 
-@pytest.fixture(autouse=True)
-def reference_backend() -> Iterator[None]:
-    """Arguments are checked before a backend is asked: the quickest to load will do."""
-    with fastrnn.use_backend("numpy"):
+@pytest.fixture(autouse=True, params=[name for name in PROMISED_BACKENDS if name != "numba"])
+def some_backend(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Arguments are checked before a backend is asked, but for the C++ backend's quick way through a layer."""
+    with fastrnn.use_backend(request.param):
         yield
 
 

@@ -1,6 +1,7 @@
 """Types of the extension; see csrc/_cpp.pyx."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ..engine.call import Array
 
@@ -31,3 +32,25 @@ def backward(
     truncate: int,
     slots: int,
 ) -> tuple[Array, tuple[Array, ...], Array, Array, Array]: ...
+
+class Stack:
+    def __init__(
+        self,
+        cell: str,
+        names: tuple[tuple[str, ...], ...],
+        D: int,
+        H: int,
+        states: int,
+        gates: int,
+        matrices: int,
+        item_bytes: int,
+        batch_first: bool,
+    ) -> None: ...
+    def __call__(
+        self,
+        params: Mapping[str, Array],
+        x: Any,
+        state: Any,
+        ndim: int,
+        threads_for: Callable[[int, int], int],
+    ) -> tuple[Array, Any] | None: ...

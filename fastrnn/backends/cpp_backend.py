@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from ..cells import Cell
 from ..cells.builtin import built_in
-from ..engine.call import Array, Call, Gradients, Result
-from ..engine.plan import Plan
+from ..engine.call import Array, Call, Gradients, Result, Stack, StackLayout
+from ..engine.plan import Plan, make_plan
 from . import _cpp
 
 
@@ -43,6 +43,13 @@ class CppBackend:
         given = (call.x, call.params, call.lengths, call.reverse, call.threads)
         gradients = (dy, dlast, truncate or 0, plan.n_da)
         return Gradients(*_cpp.backward(kernel, *given, saved.y, saved.buffer, *gradients))
+
+    def stack(self, layout: StackLayout) -> Stack | None:
+        plan = make_plan(layout.cell)
+        if not self.supports(plan):
+            return None
+        sizes = (layout.input_size, layout.hidden_size, plan.n_states, plan.n_gates, plan.n_matrices)
+        return _cpp.Stack(layout.cell.name, layout.names, *sizes, layout.dtype.itemsize, layout.batch_first)
 
 
 @cache

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..codegen.python import Code, stage_code
-from ..engine.call import Array, Call, Gradients, Result
+from ..engine.call import Array, Call, Gradients, Result, StackLayout
 from ..engine.plan import Plan, Ref, Stage
 
 Slots = dict[str, list[Any]]
@@ -63,6 +63,9 @@ class NumpyBackend:
 
     def supports(self, plan: Plan) -> bool:
         return True
+
+    def stack(self, layout: StackLayout) -> None:
+        return None
 
     def forward(self, call: Call, keep: bool) -> Result:
         T, N, _, H = call.sizes

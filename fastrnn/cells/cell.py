@@ -62,6 +62,10 @@ class Cell:
                 raise TypeError(f"cell {self.name!r} has no constant {key!r}; its constants: {known}")
         return self._again({**self.constants, **constants})
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Cell:
+        # Nothing in it changes, and backends know the built-in cells by identity.
+        return self
+
     def __repr__(self) -> str:
         values = "".join(f", {k}={v}" for k, v in self.constants.items())
         return f"<cell {self.name}: states {' '.join(self.states)}, gates {' '.join(self.gates)}{values}>"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..cells import Cell
 from .plan import Plan
 
 Array = NDArray[Any]
@@ -108,6 +109,38 @@ class Gradients(NamedTuple):
     dslots: Array
 
 
+class StackLayout(NamedTuple):
+    """Layers of one direction over each other: their cell, sizes, and the keys of each layer's parameters.
+
+    names : for each layer the keys of ``Wx``, ``Wh``, ``bx``, ``bh``
+    """
+
+    cell: Cell
+    input_size: int
+    hidden_size: int
+    names: tuple[tuple[str, ...], ...]
+    dtype: np.dtype[Any]
+    batch_first: bool
+
+
+class Stack(Protocol):
+    """A stack of layers, run at once: where a step is short, what Python does between layers costs the most."""
+
+    def __call__(
+        self,
+        params: Mapping[str, Array],
+        x: Any,
+        state: Any,
+        ndim: int,
+        threads_for: Callable[[int, int], int],
+    ) -> tuple[Array, Any] | None:
+        """Outputs and last states of unchecked arguments; None for what it does not take, wrong or unusual.
+
+        x : array of `ndim` dimensions: of a layer, or with 2 of a single step (N, D)
+        threads_for : threads by T and N
+        """
+
+
 class Backend(Protocol):
     """A way to run plans."""
 
@@ -126,3 +159,6 @@ class Backend(Protocol):
 
         With `truncate` no gradient passes from a sequence's step number ``k*truncate`` to the step before.
         """
+
+    def stack(self, layout: StackLayout) -> Stack | None:
+        """A quick way through whole layers that keeps nothing, if this backend has one."""

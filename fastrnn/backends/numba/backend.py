@@ -21,7 +21,7 @@ from ...codegen.numba_kernels import (
     scratch_vectors,
     unit_vectors,
 )
-from ...engine.call import Array, Call, Gradients, Result
+from ...engine.call import Array, Call, Gradients, Result, StackLayout
 from ...engine.plan import Plan, Stage
 from .pack import aligned, pack, pad_blocks, strip_blocks
 from .store import load_module
@@ -45,6 +45,9 @@ class NumbaBackend:
 
     def supports(self, plan: Plan) -> bool:
         return True
+
+    def stack(self, layout: StackLayout) -> None:
+        return None
 
     def forward(self, call: Call, keep: bool) -> Result:
         plan, dtype = call.plan, call.dtype
