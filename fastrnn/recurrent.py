@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,14 +89,21 @@ class Recurrent(Layer):
         """1, or 2 if bidirectional."""
         return 2 if self.bidirectional else 1
 
+    @cached_property
     def _suffixes(self) -> list[str]:
         """Name endings of the parameters of each layer and direction, in PyTorch's order."""
         ends = ("", "_reverse")[: self.directions]
         return [f"_l{layer}{end}" for layer in range(self.num_layers) for end in ends]
 
+    @cached_property
+    def _names(self) -> list[dict[str, str]]:
+        """For each layer and direction the keys of its parameters, by the cell's names for them."""
+        names = self.cell.param_shapes(1, 1)
+        return [{name: name + suffix for name in names} for suffix in self._suffixes]
+
     def _initial(self) -> dict[str, Array]:
         params = {}
-        for i, suffix in enumerate(self._suffixes()):
+        for i, suffix in enumerate(self._suffixes):
             D = self.input_size if i < self.directions else self.directions * self.hidden_size
             for name, shape in self.cell.param_shapes(D, self.hidden_size).items():
                 if self.bias or name not in ("bx", "bh"):
@@ -145,7 +153,7 @@ class Recurrent(Layer):
                     self.cell,
                     x,
                     initial[i],
-                    self._params_of(self._suffixes()[i]),
+                    {name: self.params.get(key) for name, key in self._names[i].items()},
                     lengths,
                     self.batch_first,
                     reverse=i % self.directions == 1,
@@ -193,7 +201,7 @@ class Recurrent(Layer):
                 part, first[i], grads = functional.cell_backward(dhs, kept.caches[i], dlast[i], truncate)
                 parts.append(part)
                 for name, grad in grads.items():
-                    self.grads[name + self._suffixes()[i]] += grad
+                    self.grads[self._names[i][name]] += grad
             dx = parts[0] + parts[1] if self.bidirectional else parts[0]
             mask = kept.masks[layer - 1] if layer else None
             dy = dx if mask is None else dx * mask
@@ -225,15 +233,11 @@ class Recurrent(Layer):
         return self._stacks[name]
 
     def _layout(self) -> StackLayout:
-        names = tuple(tuple(name + suffix for name in ("Wx", "Wh", "bx", "bh")) for suffix in self._suffixes())
+        names = tuple(tuple(name + suffix for name in ("Wx", "Wh", "bx", "bh")) for suffix in self._suffixes)
         return StackLayout(self.cell, self.input_size, self.hidden_size, names, self.dtype, self.batch_first)
 
     def _threads_for(self, T: int, N: int) -> int:
         return threads_for(make_plan(self.cell), (T, N, self.input_size), self.hidden_size)
-
-    def _params_of(self, suffix: str) -> dict[str, Array | None]:
-        names = self.cell.param_shapes(1, 1)
-        return {name: self.params.get(name + suffix) for name in names}
 
     def _drop(self, x: Array, kept: _Kept | None) -> Array:
         if kept is None:
@@ -266,7 +270,9 @@ class Recurrent(Layer):
         return [tuple(a[i] for a in arrays) for i in range(count)]
 
     def _join_state(self, states: Sequence[tuple[Array, ...]]) -> State:
-        joined = tuple(np.stack(parts) for parts in zip(*states, strict=True))
+        joined = tuple(
+            np.stack(parts) if len(parts) > 1 else parts[0][None] for parts in zip(*states, strict=True)
+        )
         return joined if len(joined) > 1 else joined[0]
 
     def torch_name(self, name: str) -> tuple[str, bool]:
