@@ -4,6 +4,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
@@ -49,6 +53,12 @@ template <class T> FASTRNN_INLINE Vec<T> splat(T value) { return value - Vec<T>{
 // The first `count` numbers, zeros after them; reads nothing beyond.
 template <class T> FASTRNN_INLINE Vec<T> load_head(const T* at, ptrdiff_t count) {
     if (count >= width<T>) return load(at);
+    if (count <= 0) return Vec<T>{};
+#ifdef __AVX512F__
+    const unsigned mask = (1u << count) - 1;
+    if constexpr (sizeof(Vec<T>) == 64 && sizeof(T) == 4) return (Vec<T>)_mm512_maskz_loadu_ps(mask, at);
+    if constexpr (sizeof(Vec<T>) == 64 && sizeof(T) == 8) return (Vec<T>)_mm512_maskz_loadu_pd(mask, at);
+#endif
     Vec<T> value{};
     for (int i = 0; i < width<T>; ++i)
         if (i < count) value[i] = at[i];
@@ -57,6 +67,12 @@ template <class T> FASTRNN_INLINE Vec<T> load_head(const T* at, ptrdiff_t count)
 
 template <class T> FASTRNN_INLINE void store_head(T* at, Vec<T> value, ptrdiff_t count) {
     if (count >= width<T>) return store(at, value);
+    if (count <= 0) return;
+#ifdef __AVX512F__
+    const unsigned mask = (1u << count) - 1;
+    if constexpr (sizeof(Vec<T>) == 64 && sizeof(T) == 4) return _mm512_mask_storeu_ps(at, mask, (__m512)value);
+    if constexpr (sizeof(Vec<T>) == 64 && sizeof(T) == 8) return _mm512_mask_storeu_pd(at, mask, (__m512d)value);
+#endif
     for (int i = 0; i < width<T>; ++i)
         if (i < count) at[i] = value[i];
 }
@@ -93,11 +109,32 @@ template <class V> FASTRNN_INLINE V with_sign(V a, V b) {
     return (V)((Ints)a | ((Ints)b & top));
 }
 
+// The lesser of `a` and `bound`; NaN where `a` is.
+template <class V> FASTRNN_INLINE V least(V a, V bound) {
+#ifdef __AVX512F__
+    if constexpr (sizeof(V) == 64 && sizeof(a[0]) == 4) return (V)_mm512_min_ps((__m512)bound, (__m512)a);
+    if constexpr (sizeof(V) == 64 && sizeof(a[0]) == 8) return (V)_mm512_min_pd((__m512d)bound, (__m512d)a);
+#endif
+    return bound < a ? bound : a;
+}
+
 // 2**n for whole `n` within the exponents of normal numbers: adding `round` leaves n in the lowest bits.
 template <class V> FASTRNN_INLINE V power_of_two(V n) {
     using T = NumberOf<V>;
     using Ints = typename Simd<T>::Ints;
     return (V)(((Ints)(n + Lane<T>::round) + Lane<T>::bias) << Lane<T>::mantissa);
+}
+
+// a * 2**n for whole `n`; the result, but not `a`, may be subnormal.
+template <class V> FASTRNN_INLINE V scale(V a, V n) {
+#ifdef __AVX512F__
+    if constexpr (sizeof(V) == 64 && sizeof(a[0]) == 4) return (V)_mm512_scalef_ps((__m512)a, (__m512)n);
+    if constexpr (sizeof(V) == 64 && sizeof(a[0]) == 8) return (V)_mm512_scalef_pd((__m512d)a, (__m512d)n);
+#endif
+    // In two steps: neither power leaves the exponents of normal numbers.
+    using T = NumberOf<V>;
+    const V half = (n * T(0.5) + Lane<T>::round) - Lane<T>::round;
+    return a * power_of_two(half) * power_of_two(n - half);
 }
 
 }  // namespace FASTRNN_VARIANT

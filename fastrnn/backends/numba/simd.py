@@ -127,9 +127,14 @@ def with_sign(a: Any, b: Any) -> Any:
     return a.call("with_sign", b)
 
 
-def power_of_two(n: Any) -> Any:
-    """``2**n`` for whole `n` within the exponents of normal numbers."""
-    return n.call("power_of_two")
+def least(a: Any, bound: float) -> Any:
+    """The lesser of `a` and `bound`; NaN where `a` is."""
+    return a.call("least", bound)
+
+
+def scale(a: Any, n: Any) -> Any:
+    """``a * 2**n`` for whole `n`; the result, but not `a`, may be subnormal."""
+    return a.call("scale", n)
 
 
 @_of_vectors(less)
@@ -164,12 +169,26 @@ def _with_sign(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.V
     return builder.bitcast(builder.or_(value, builder.and_(sign, top)), llvm_type(vec))
 
 
-@_of_vectors(power_of_two)
-def _power_of_two(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+@_of_vectors(least)
+def _least(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+    bound = _as_vec(context, builder, args[1], sig.args[1], sig.return_type)
+    return builder.select(builder.fcmp_ordered("<", bound, args[0]), bound, args[0])
+
+
+@_of_vectors(scale)
+def _scale(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
     vec = sig.return_type
-    mantissa, bias = _FORMAT[vec.dtype]
     ints = ir.VectorType(_INT[vec.dtype], vec.width)
-    exponent = builder.add(builder.fptosi(args[0], ints), _int_splat(vec, bias))
+    n = builder.fptosi(args[1], ints)
+    # In two steps: neither power leaves the exponents of normal numbers.
+    half = builder.ashr(n, _int_splat(vec, 1))
+    part = builder.fmul(args[0], _power_of_two(builder, vec, half))
+    return builder.fmul(part, _power_of_two(builder, vec, builder.sub(n, half)))
+
+
+def _power_of_two(builder: ir.IRBuilder, vec: Vec, n: ir.Value) -> ir.Value:
+    mantissa, bias = _FORMAT[vec.dtype]
+    exponent = builder.add(n, _int_splat(vec, bias))
     return builder.bitcast(builder.shl(exponent, _int_splat(vec, mantissa)), llvm_type(vec))
 
 
