@@ -296,7 +296,7 @@ template <class Cell, class T> class Forward {
             next[k] = run.state[k].after(s, t);
             next_row[k] = run.state[k].row;
         }
-        each_block<T>(Hp, vectors[i], [&](ptrdiff_t u, int v) {
+        each_block<T>(Hp, vectors[i], s & 1, [&](ptrdiff_t u, int v) {
             for (ptrdiff_t n = 0; n < count;) {
                 const int rows = balanced(n, count, most);
                 const ptrdiff_t first = begin + n;
@@ -452,6 +452,14 @@ template <class Cell, class T> class Backward {
         return count;
     }
 
+    // Whether every matrix is in one product: its gradient then begins with that product.
+    static constexpr bool single_use() {
+        for (int i = 0; i < Cell::uses; ++i)
+            for (int j = 0; j < i; ++j)
+                if (Cell::use[j].matrix == Cell::use[i].matrix) return false;
+        return true;
+    }
+
     void place_sums() {
         const bool direct = run.Hp == run.H;
         const ptrdiff_t wx = run.D * gates(), wh = run.H * matrices(), slots = Cell::slots * run.Hp;
@@ -465,8 +473,8 @@ template <class Cell, class T> class Backward {
     void run_part(int part) {
         const ptrdiff_t begin = part_begin(run.N, parts, part), end = part_begin(run.N, parts, part + 1);
         const Sums& total = sums[part];
-        clear(total.dWx, run.D * gates());
-        clear(total.dWh, run.H * matrices());
+        if (begin == end) clear(total.dWx, run.D * gates());
+        if (begin == end || !single_use()) clear(total.dWh, run.H * matrices());
         clear(total.dslots, Cell::slots * run.Hp);
         Tally<T> tally{};
         tally.scratch = part_memory + part * part_size;
@@ -482,7 +490,7 @@ template <class Cell, class T> class Backward {
                 Cell::backward::each([&](auto stage, int i) { step(stage, i, s, begin, end, tally, after, here); });
                 after = here;
             }
-            add_weights(total, da, low, last - first, begin, end, packed);
+            add_weights(total, da, low, last - first, begin, end, last == run.T_, packed);
             copy_row(edge, after, step_size);
             after = edge;
             last = first;
@@ -524,7 +532,7 @@ template <class Cell, class T> class Backward {
             prev_row[k] = run.prev_row(k, s);
             next[k] = run.state[k].after(s, t);
         }
-        each_block<T>(Hp, vectors[i], [&](ptrdiff_t u, int v) {
+        each_block<T>(Hp, vectors[i], s & 1, [&](ptrdiff_t u, int v) {
             for (ptrdiff_t n = 0; n < count;) {
                 const int tile_rows = balanced(n, count, most);
                 const ptrdiff_t first = begin + n;
@@ -601,17 +609,17 @@ template <class Cell, class T> class Backward {
     }
 
     // A chunk's part of dx, dWx, dWh and the sums over da: products over all of its steps at once.
-    void add_weights(const Sums& total, const T* da, ptrdiff_t low, ptrdiff_t steps, ptrdiff_t begin, ptrdiff_t end, T* packed) {
+    void add_weights(const Sums& total, const T* da, ptrdiff_t low, ptrdiff_t steps, ptrdiff_t begin, ptrdiff_t end, bool fresh, T* packed) {
         const ptrdiff_t n = end - begin, row = Cell::slots * run.Hp, D = run.D;
         T* dx = static_cast<T*>(call.dx) + (low * run.N + begin) * D;
         project<T>({da, n * row, row}, input, nullptr, {dx, run.N * D, D}, steps, n, D);
         for (ptrdiff_t k = 0; k < steps * n; k += depth) {
             const ptrdiff_t count = steps * n - k < depth ? steps * n - k : depth;
-            add_rows(total, da, low, begin, n, k, count, packed);
+            add_rows(total, da, low, begin, n, k, count, fresh && k == 0, packed);
         }
     }
 
-    void add_rows(const Sums& total, const T* da, ptrdiff_t low, ptrdiff_t begin, ptrdiff_t n, ptrdiff_t k0, ptrdiff_t count, T* packed) {
+    void add_rows(const Sums& total, const T* da, ptrdiff_t low, ptrdiff_t begin, ptrdiff_t n, ptrdiff_t k0, ptrdiff_t count, bool fresh, T* packed) {
         const ptrdiff_t Hp = run.Hp, row = Cell::slots * Hp;
         T* right = packed;
         Left<T> left_x{right + depth * gemm_vectors * width<T>, run.D, count}, left[sources() ? sources() : 1];
@@ -625,10 +633,10 @@ template <class Cell, class T> class Backward {
         for (int slot = 0; slot < Cell::slots; ++slot)
             each_block<T>(Hp, gemm_vectors, [&](ptrdiff_t u, int v) {
                 pack_right(right, da + k0 * row + slot * Hp + u, row, count, v, total.dslots + slot * Hp + u);
-                if (slot < Cell::gates) add_outer(left_x, right, v, total.dWx + slot * Hp + u, gates());
+                if (slot < Cell::gates) add_outer(left_x, right, v, total.dWx + slot * Hp + u, gates(), fresh);
                 for (int i = 0; i < Cell::uses; ++i)
                     if (Cell::use[i].slot == slot)
-                        add_outer(left[source_of(i)], right, v, total.dWh + Cell::use[i].matrix * Hp + u, matrices());
+                        add_outer(left[source_of(i)], right, v, total.dWh + Cell::use[i].matrix * Hp + u, matrices(), fresh && single_use());
             });
     }
 

@@ -7,7 +7,7 @@ namespace fastrnn {
 namespace FASTRNN_VARIANT {
 
 // Columns of a product over many rows come in panels of two vectors: with 14 rows they fill the registers.
-constexpr int gemm_vectors = registers >= 32 ? 2 : 2;
+constexpr int gemm_vectors = 2;
 constexpr int gemm_rows = max_rows(gemm_vectors);
 // Rows of B that are packed at once: a panel of them stays in the second-level cache, a tile of A in the first.
 constexpr ptrdiff_t gemm_depth = 512;
@@ -25,11 +25,11 @@ void project(Rows<const T> A, const Panel<T>& panel, const T* begin, Rows<T> out
         count *= steps;
         steps = 1;
     }
+    alignas(64) static const T zeros[gemm_vectors * width<T>] = {};
     const ptrdiff_t padded = (columns + width<T> - 1) / width<T> * width<T>;
     each_block<T>(padded, gemm_vectors, [&](ptrdiff_t u, int v) {
         const ptrdiff_t inside = columns - u, block = v * width<T>;
         alignas(64) T edge[gemm_rows * gemm_vectors * width<T>];
-        alignas(64) static const T zeros[gemm_vectors * width<T>] = {};
         Ends<T> ends{{begin ? begin + u : zeros}, {0}, {nullptr}, out.row};
         for (ptrdiff_t s = 0; s < steps; ++s) {
             for (ptrdiff_t n = 0; n < count;) {
@@ -68,12 +68,13 @@ template <class T> struct Left {
     }
 };
 
-// to += left.T @ right for one packed panel of `vectors` vectors of columns.
-template <class T> void add_outer(const Left<T>& left, const T* right, int vectors, T* to, ptrdiff_t to_row) {
+// to += left.T @ right for one packed panel of `vectors` vectors of columns; `fresh`: to holds nothing yet.
+template <class T> void add_outer(const Left<T>& left, const T* right, int vectors, T* to, ptrdiff_t to_row, bool fresh) {
+    alignas(64) static const T zeros[gemm_vectors * width<T>] = {};
     const Columns<T> columns{right, 0, {}};
     left.each_tile([&](ptrdiff_t m, int rows, const T* packed) {
         T* first = to + m * to_row;
-        const Ends<T> ends{{first}, {to_row}, {first}, to_row};
+        const Ends<T> ends{{fresh ? zeros : first}, {fresh ? 0 : to_row}, {first}, to_row};
         const Tile<T> run = find_tile<T, Layout::packed>(rows, 1, vectors);
         run(packed, 0, columns, left.depth, ends);
     });

@@ -22,6 +22,28 @@ template <class T, class F> FASTRNN_INLINE void each_block(ptrdiff_t Hp, int vec
     }
 }
 
+// The same in turns from both ends: the matrices that a step read last are in a near cache when the next begins.
+template <class T, class F> FASTRNN_INLINE void each_block(ptrdiff_t Hp, int vectors, bool backwards, F f) {
+    if (!backwards) return each_block<T>(Hp, vectors, f);
+    ptrdiff_t left = Hp / width<T>;
+    for (int v = 1; left > 0; v = v < vectors ? 2 * v : v) {
+        if (v < vectors && !(left % vectors & v)) continue;
+        left -= v;
+        f(left * width<T>, v);
+    }
+}
+
+// Rows from `k` on of one column, of which `count` are left; zeros if it is not `inside`.
+template <class T>
+FASTRNN_INLINE Vec<T> column_part(Matrix<T> B, ptrdiff_t column, bool inside, ptrdiff_t k, ptrdiff_t count) {
+    if (!inside) return Vec<T>{};
+    const T* at = B.at + column * B.col + k * B.row;
+    if (B.row == 1) return load_head(at, count);
+    Vec<T> value{};
+    for (int i = 0; i < width<T> && i < count; ++i) value[i] = at[i * B.row];
+    return value;
+}
+
 // Writes rows [0, depth) of `columns` units of B from unit `u` on, `to_row` numbers apart; zeros beyond H.
 template <class T>
 void pack_columns(T* to, ptrdiff_t to_row, Matrix<T> B, ptrdiff_t depth, ptrdiff_t H, ptrdiff_t u, ptrdiff_t columns) {
@@ -34,16 +56,15 @@ void pack_columns(T* to, ptrdiff_t to_row, Matrix<T> B, ptrdiff_t depth, ptrdiff
         }
         return;
     }
-    // Columns lie along memory: a few rows at a time, so that the lines written stay in the first-level cache.
-    for (ptrdiff_t k0 = 0; k0 < depth; k0 += 16) {
-        const ptrdiff_t k1 = k0 + 16 < depth ? k0 + 16 : depth;
-        for (ptrdiff_t j = 0; j < inside; ++j) {
-            const T* from = B.at + (u + j) * B.col;
-            for (ptrdiff_t k = k0; k < k1; ++k) to[k * to_row + j] = from[k * B.row];
+    // Columns lie along memory: squares of whole vectors are transposed.
+    for (ptrdiff_t j = 0; j < columns; j += width<T>)
+        for (ptrdiff_t k = 0; k < depth; k += width<T>) {
+            Vec<T> square[width<T>];
+            FASTRNN_UNROLL for (int i = 0; i < width<T>; ++i)
+                square[i] = column_part(B, u + j + i, j + i < inside, k, depth - k);
+            transpose<T>(square);
+            for (int i = 0; i < width<T> && k + i < depth; ++i) store(to + (k + i) * to_row + j, square[i]);
         }
-        for (ptrdiff_t k = k0; k < k1; ++k)
-            for (ptrdiff_t j = inside; j < columns; ++j) to[k * to_row + j] = 0;
-    }
 }
 
 // One product's matrices: for each block of units and each group of at most `max_sums` sums [depth][sums][vectors],

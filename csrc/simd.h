@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 #ifdef __AVX512F__
 #include <immintrin.h>
 #endif
@@ -135,6 +136,29 @@ template <class V> FASTRNN_INLINE V scale(V a, V n) {
     using T = NumberOf<V>;
     const V half = (n * T(0.5) + Lane<T>::round) - Lane<T>::round;
     return a * power_of_two(half) * power_of_two(n - half);
+}
+
+// Rows of a square of numbers become its columns: parts of S places change places, S from half a vector down to 1.
+template <class T, int S, size_t... I> FASTRNN_INLINE void transpose_parts(Vec<T>* rows, std::index_sequence<I...>) {
+    constexpr int W = width<T>;
+    FASTRNN_UNROLL for (int i = 0; i < W; ++i) {
+        if (i & S) continue;
+        const Vec<T> a = rows[i], b = rows[i + S];
+#if defined(__has_builtin) && __has_builtin(__builtin_shufflevector)
+        rows[i] = __builtin_shufflevector(a, b, (int(I) & S ? W + int(I) - S : int(I))...);
+        rows[i + S] = __builtin_shufflevector(a, b, (int(I) & S ? W + int(I) : int(I) + S)...);
+#else
+        for (int j = 0; j < W; ++j) {
+            rows[i][j] = j & S ? b[j - S] : a[j];
+            rows[i + S][j] = j & S ? b[j] : a[j + S];
+        }
+#endif
+    }
+}
+
+template <class T, int S = width<T> / 2> FASTRNN_INLINE void transpose(Vec<T>* rows) {
+    transpose_parts<T, S>(rows, std::make_index_sequence<width<T>>{});
+    if constexpr (S > 1) transpose<T, S / 2>(rows);
 }
 
 }  // namespace FASTRNN_VARIANT
