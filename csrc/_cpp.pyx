@@ -54,11 +54,17 @@ cdef extern from "runtime.h" namespace "fastrnn" nogil:
         const Kernel* kernels
         int count
     const Variant* find_variant(const char* wanted)
+    const char* variant_names()
     int find_kernel(const Variant* variant, const char* cell, int bytes)
 
 cdef const Variant* variant = find_variant(NULL)
 cdef enum:
     LINE = 64
+
+
+def variants():
+    """Names of the instruction sets that this processor can run, best first."""
+    return tuple(name for name in variant_names().decode().split() if find_variant(name.encode()) != NULL)
 
 
 def variant_name():

@@ -43,6 +43,11 @@ const Variant* find_variant(const char* wanted) {
     return nullptr;
 }
 
+const char* variant_names() {
+#define FASTRNN_SPACED(name) #name " "
+    return FASTRNN_VARIANTS(FASTRNN_SPACED);
+}
+
 int find_kernel(const Variant* variant, const char* cell, int bytes) {
     for (int i = 0; i < variant->count; ++i)
         if (variant->kernels[i].bytes == bytes && std::strcmp(variant->kernels[i].cell, cell) == 0) return i;

@@ -8,6 +8,9 @@ namespace fastrnn {
 // The best variant that this processor can run; the one called `wanted`, if that is given and can run.
 const Variant* find_variant(const char* wanted);
 
+// Names of all variants, best first, a blank after each.
+const char* variant_names();
+
 // Index of a kernel of `variant`, or -1.
 int find_kernel(const Variant* variant, const char* cell, int bytes);
 

@@ -14,6 +14,7 @@ from .backends.registry import _BACKENDS, load_backend
 from .engine.threads import get_num_threads
 
 _PACKAGES = ("numpy", "numba", "llvmlite", "safetensors", "tqdm", "matplotlib")
+_NOT_BUILT = "not built when fastrnn was installed; with FASTRNN_REQUIRE_EXT=1 the installation says why"
 
 
 def describe() -> str:
@@ -40,10 +41,11 @@ def _version(package: str) -> str:
 
 def _backend(name: str) -> str:
     try:
-        load_backend(name)
+        backend = load_backend(name)
     except ImportError as error:
-        return f"missing: {error}"
-    return "in use" if name == get_backend() else "available"
+        return f"missing: {_NOT_BUILT if name == 'cpp' else error}"
+    target = getattr(backend, "target", "")
+    return ("in use" if name == get_backend() else "available") + (f" ({target})" if target else "")
 
 
 def _cpu() -> str:

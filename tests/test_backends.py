@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mpmath
 import numpy as np
 import pytest
 from numba import njit
@@ -17,6 +16,7 @@ from conftest import PROMISED_BACKENDS
 from fastrnn.backends.numba import store as cache
 from fastrnn.backends.numba import vecmath
 from fastrnn.backends.numba.simd import loader, store
+from ulp import EXACT, assert_four_ulp, points
 
 RUN = """
 import numpy as np, fastrnn
@@ -80,25 +80,6 @@ def test_a_broken_module_raises_its_own_error(tmp_path, monkeypatch) -> None:
         cache.load_module("broken", "1 / 0\n")
 
 
-def points(dtype: type) -> np.ndarray:
-    """Over the whole range: every magnitude, both signs, dense where the functions bend."""
-    rng = np.random.default_rng(0)
-    small = np.finfo(dtype).tiny
-    wide = np.exp(rng.uniform(np.log(small), np.log(800), 400))
-    near = rng.uniform(0, 20, 600)
-    edges = [0.0, small, 0.625, 88.7, 103.9, 709.7, 745.1, np.inf]
-    values = np.concatenate([wide, near, edges]).astype(dtype)
-    return np.concatenate([values, -values])
-
-
-EXACT = {
-    "exp": mpmath.exp,
-    "tanh": mpmath.tanh,
-    "sigmoid": lambda a: 1 / (1 + mpmath.exp(-a)),
-    "softplus": lambda a: mpmath.log1p(mpmath.exp(a)),
-}
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", EXACT)
 def test_functions_to_four_units_in_the_last_place(name: str, dtype: type) -> None:
@@ -112,15 +93,7 @@ def test_functions_to_four_units_in_the_last_place(name: str, dtype: type) -> No
     a = points(dtype)
     out = np.empty_like(a)
     apply(a, out)
-    with mpmath.workprec(200):
-        exact = [EXACT[name](mpmath.mpf(float(v))) for v in a]
-        largest = mpmath.mpf(float(np.finfo(dtype).max))
-        for value, got, want in zip(a, out, exact, strict=True):
-            if abs(want) > largest:
-                assert np.isinf(got), (name, value, got)
-                continue
-            unit = np.spacing(np.abs(dtype(float(want))))
-            assert abs(mpmath.mpf(float(got)) - want) <= 4 * mpmath.mpf(float(unit)), (name, value, got, want)
+    assert_four_ulp(name, a, out)
     nan = np.full(4, np.nan, dtype)
     out = np.zeros_like(nan)
     apply(nan, out)

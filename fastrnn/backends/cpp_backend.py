@@ -1,7 +1,12 @@
-"""The C++ backend: the built-in cells, compiled when the package was installed."""
+"""The C++ backend: the built-in cells, compiled when the package was installed.
+
+The best instruction set that the processor has is used, or the one that the environment variable ``FASTRNN_CPU``
+names.
+"""
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from typing import NamedTuple
 
@@ -23,6 +28,16 @@ class CppBackend:
     """See :class:`fastrnn.engine.call.Backend`."""
 
     name = "cpp"
+
+    def __init__(self) -> None:
+        wanted = os.environ.get("FASTRNN_CPU")
+        if wanted and not _cpp.use_variant(wanted):
+            raise ValueError(f"FASTRNN_CPU: expected one of {', '.join(_cpp.variants())}, got {wanted!r}")
+
+    @property
+    def target(self) -> str:
+        """Name of the instruction set in use."""
+        return _cpp.variant_name()
 
     def supports(self, plan: Plan) -> bool:
         # By the cell itself: a user's cell may have the name of a built-in one.

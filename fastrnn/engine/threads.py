@@ -18,8 +18,8 @@ def set_num_threads(n: int) -> None:
     """Let every call from here on take up to `n` threads.
 
     The batch is split between them. Results are the same bits for the same number of threads; between numbers
-    the weights' gradients differ by rounding, as their sums are added in another order. Work too small to gain
-    takes one thread.
+    they differ by rounding: gradients of the weights are summed over the parts, and a part of few sequences may
+    be computed another way than the whole. Work too small to gain takes one thread.
 
     Parameters
     ----------

@@ -1,0 +1,239 @@
+"""What only the C++ extension has: variants of the processor, generated headers, threads, no wait for Numba."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fastrnn
+from cases import CELLS, run
+from conftest import PROMISED_BACKENDS
+from fastrnn.codegen.cpp import headers
+from naive import PLAIN, Call
+from problems import assert_close, assert_equal, problem
+from ulp import assert_four_ulp, points
+
+pytestmark = pytest.mark.skipif("cpp" not in PROMISED_BACKENDS, reason="the extension was not built")
+BUILT_IN = [name for name, cell in CELLS.items() if cell in fastrnn.cells.builtin.built_in()]
+RTOL = {"float64": 1e-12, "float32": 2e-6}
+
+
+@pytest.fixture(autouse=True)
+def cpp() -> Iterator[None]:
+    threads = fastrnn.get_num_threads()
+    with fastrnn.use_backend("cpp"):
+        yield
+    fastrnn.set_num_threads(threads)
+
+
+def variants() -> tuple[str, ...]:
+    if "cpp" not in fastrnn.available_backends():
+        return ()
+    from fastrnn.backends import _cpp
+
+    return _cpp.variants()
+
+
+@pytest.fixture(params=variants())
+def variant(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every instruction set that this processor can run."""
+    from fastrnn.backends import _cpp
+
+    before = _cpp.variant_name()
+    assert _cpp.use_variant(request.param)
+    yield request.param
+    assert _cpp.use_variant(before)
+
+
+def python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """`code` in a new process."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **env}
+    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+
+
+def reference(p: Any, call: Call) -> Any:
+    with fastrnn.use_backend("numpy"):
+        return run(p, call)
+
+
+@pytest.mark.parametrize("name", headers())
+def test_the_headers_are_what_the_generator_gives(name: str) -> None:
+    checked_in = Path(__file__).parents[1] / "csrc" / "generated" / name
+    assert checked_in.read_text(encoding="utf-8") == headers()[name]
+
+
+def test_the_best_variant_is_chosen() -> None:
+    done = python("import fastrnn; from fastrnn.backends.registry import load_backend as b; print(b('cpp').target)")
+    assert done.stdout.strip() == variants()[0], done.stderr
+
+
+def test_the_environment_names_a_variant() -> None:
+    code = "from fastrnn.backends.registry import load_backend as b; print(b('cpp').target)"
+    assert python(code, FASTRNN_CPU=variants()[-1]).stdout.strip() == variants()[-1]
+    refused = python(code, FASTRNN_CPU="abacus").stderr
+    assert f"FASTRNN_CPU: expected one of {', '.join(variants())}, got 'abacus'" in refused
+
+
+# Rows of a tile, units of a vector, steps of a chunk: on, below and above what the engine cuts work into.
+SHAPES = [(3, 1, 2, 4), (9, 1, 7, 16), (12, 1, 3, 33), (5, 9, 5, 20), (4, 17, 1, 31), (70, 10, 3, 8), (3, 2, 40, 64)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("cell", BUILT_IN)
+def test_every_variant_is_right(variant: str, cell: str, dtype: str) -> None:
+    for T, N, D, H in SHAPES:
+        p = problem(cell, T, N, D, H, dtype, scale=0.7)
+        ragged = tuple((T - 2 * n) % (T + 1) for n in range(N))
+        for call in (PLAIN, Call(reverse=True, truncate=2), Call(ragged), Call(ragged, True, 3)):
+            assert_close(run(p, call), reference(p, call), 4 * RTOL[dtype])
+
+
+@given(
+    cell=st.sampled_from(BUILT_IN),
+    sizes=st.tuples(st.integers(1, 12), st.integers(1, 20), st.integers(1, 20), st.integers(1, 40)),
+    dtype=st.sampled_from(["float32", "float64"]),
+    threads=st.integers(1, 3),
+)
+def test_any_shape(cell: str, sizes: tuple[int, int, int, int], dtype: str, threads: int) -> None:
+    p = problem(cell, *sizes, dtype, scale=0.7)
+    with threads_worth(1):
+        fastrnn.set_num_threads(threads)
+        assert_close(run(p), reference(p, PLAIN), 4 * RTOL[dtype])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["tanh", "sigmoid"])
+def test_functions_to_four_units_in_the_last_place(variant: str, name: str, dtype: type) -> None:
+    a = np.append(points(dtype), dtype(-0.0))
+    out = elementwise(name, a)
+    assert_four_ulp(name, a, out)
+    special = elementwise(name, np.array([0.0, np.inf, -np.inf, np.nan], dtype))
+    expected = [0.0, 1.0, -1.0, np.nan] if name == "tanh" else [0.5, 1.0, 0.0, np.nan]
+    np.testing.assert_array_equal(special, np.array(expected, dtype))
+
+
+def elementwise(nonlinearity: str, a: np.ndarray) -> np.ndarray:
+    """The function of every number: one step of an RNN that only passes its input on."""
+    one = np.ones((1, 1), a.dtype)
+    hs, _ = fastrnn.functional.rnn_forward(a[None, :, None], None, one, 0 * one, None, nonlinearity)
+    return hs.ravel()
+
+
+def impostor_step(x: Any, U: Any, h: Any, c: Any) -> Any:
+    return x.i + U.f @ h + x.f + x.g + x.o, c
+
+
+def test_users_cells_fall_to_another_backend() -> None:
+    p = problem("mgu", 3, 2, 2, 5)
+    assert_close(run(p), reference(p, PLAIN), 1e-12)
+    impostor = fastrnn.cell(gates="i f g o", recurrent="f", name="lstm")(impostor_step)
+    zero = {"Wx": np.ones((1, 4)), "Wh": np.zeros((1, 1))}
+    hs, _, _ = fastrnn.functional.cell_forward(impostor, np.ones((1, 1, 1)), None, zero)
+    assert hs.item() == 4.0
+
+
+def test_numba_is_not_imported() -> None:
+    code = """
+import numpy as np, fastrnn, sys
+fastrnn.use_backend("cpp")
+layer = fastrnn.LSTM(2, 3)
+y, _ = layer.forward(np.ones((4, 2, 2), np.float32)); layer.backward(y)
+print("numba" in sys.modules)
+"""
+    done = python(code)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+class threads_worth:
+    """Let work of so many multiply-adds be worth a thread."""
+
+    def __init__(self, work: int) -> None:
+        self.work = work
+
+    def __enter__(self) -> None:
+        from fastrnn.engine import threads
+
+        self.module, self.before = threads, threads._WORTH_A_THREAD
+        threads._WORTH_A_THREAD = self.work
+
+    def __exit__(self, *_: object) -> None:
+        self.module._WORTH_A_THREAD = self.before
+
+
+@pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru_before"])
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_the_same_bits_for_the_same_number_of_threads(cell: str, threads: int) -> None:
+    p = problem(cell, 9, 11, 5, 20, "float32")
+    call = Call(tuple(n % 10 for n in range(11)), True, 3)
+    with threads_worth(1):
+        fastrnn.set_num_threads(1)
+        alone = run(p, call)
+        fastrnn.set_num_threads(threads)
+        first = run(p, call)
+        for _ in range(5):
+            assert_equal(run(p, call), first)
+    # Parts of the batch take paths of their own, and gradients of the weights are summed over parts.
+    assert_close(first, alone, 1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_calls_from_several_threads_at_once(threads: int) -> None:
+    p = problem("gru_after", 20, 8, 16, 32, "float32")
+    with threads_worth(1), ThreadPoolExecutor(4) as pool:
+        fastrnn.set_num_threads(threads)
+        want = run(p)
+        for got in pool.map(lambda _: run(p), range(40)):
+            assert_equal(got, want)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_forked_child_runs() -> None:
+    code = """
+import os, numpy as np, fastrnn, warnings
+from fastrnn.engine import threads
+warnings.simplefilter("ignore")
+threads._WORTH_A_THREAD = 1
+fastrnn.use_backend("cpp"); fastrnn.set_num_threads(3)
+layer = fastrnn.LSTM(8, 32, seed=0); x = np.ones((9, 12, 8), np.float32)
+want, _ = layer(x)
+child = os.fork()
+same = (layer(x)[0] == want).all() and (layer(x)[0] == want).all()
+if not child:
+    os._exit(0 if same else 3)
+print(same, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = python(code)
+    assert done.stdout.strip() == "True 0", done.stderr
+
+
+def test_number_of_threads() -> None:
+    fastrnn.set_num_threads(3)
+    assert fastrnn.get_num_threads() == 3
+    for wrong, error in ((0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)):
+        with pytest.raises(error, match="^n: expected"):
+            fastrnn.set_num_threads(wrong)
+    code = "import fastrnn; print(fastrnn.get_num_threads())"
+    assert python(code, FASTRNN_NUM_THREADS="5").stdout.strip() == "5"
+    refused = python(code, FASTRNN_NUM_THREADS="many").stderr
+    assert "FASTRNN_NUM_THREADS: expected a positive integer, got 'many'" in refused
+
+
+def test_subnormal_numbers_are_kept() -> None:
+    p = problem("rnn_identity", 4, 3, 2, 5, "float32")
+    tiny = type(p)(p.cell, p.x * np.float32(1e-40), p.state, p.params, p.dhs, p.dlast)
+    zero = {"state": tuple(0 * s for s in p.state), "params": p.params | {"bx": None, "bh": None}}
+    got = run(tiny, **zero)
+    with fastrnn.use_backend("numpy"):
+        want = run(tiny, **zero)
+    assert 0 < np.abs(want["hs"]).max() < 1e-37
+    np.testing.assert_allclose(got["hs"], want["hs"], rtol=0, atol=1e-43)
