@@ -220,7 +220,7 @@ def test_number_of_threads() -> None:
     fastrnn.set_num_threads(3)
     assert fastrnn.get_num_threads() == 3
     for wrong, error in ((0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)):
-        with pytest.raises(error, match="^n: expected"):
+        with pytest.raises(error, match=r"^n: expected"):
             fastrnn.set_num_threads(wrong)
     code = "import fastrnn; print(fastrnn.get_num_threads())"
     assert python(code, FASTRNN_NUM_THREADS="5").stdout.strip() == "5"
