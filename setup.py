@@ -35,6 +35,12 @@ def variants() -> list[tuple[str, list[str], int, int]]:
     return X86 if any(name in machine for name in ("x86_64", "amd64")) else OTHER
 
 
+def _notice(error: Exception) -> None:
+    """One line; the whole command of a compiler that failed would be many."""
+    why = f"{type(error).__name__}, FASTRNN_REQUIRE_EXT=1 shows it whole"
+    print(f"fastrnn: the C++ extension is not built ({why}); Numba will run instead", file=sys.stderr)
+
+
 class build(build_ext):
     """Compiles the engine for every instruction set, then the binding; gives up gracefully."""
 
@@ -46,7 +52,7 @@ class build(build_ext):
         except Exception as error:
             if REQUIRED:
                 raise
-            print(f"fastrnn: the C++ extension is not built, Numba will run instead: {error}", file=sys.stderr)
+            _notice(error)
 
     def _use_vector_compiler(self) -> None:
         """Vector types are of GCC and Clang; on Windows that is clang-cl, which takes the place of cl."""
@@ -102,7 +108,7 @@ def extensions() -> list[Extension]:
     except Exception as error:
         if REQUIRED:
             raise
-        print(f"fastrnn: the C++ extension is not built, Numba will run instead: {error}", file=sys.stderr)
+        _notice(error)
         return []
 
 

@@ -13,35 +13,14 @@ for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ[_name] = "1"
 
 import argparse
-import platform
-import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 
+import fastrnn
+
 from .cases import CELLS, GRID, Case, Shape, assert_same, using
-
-
-def timed(run: Callable[[], Any]) -> float:
-    """Seconds of one call."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def medians(case: Case, rounds: int) -> tuple[float, float]:
-    """Median seconds of the Numba and of the NumPy backend, timed in turns."""
-    assert_same(case)
-    times: dict[str, list[float]] = {"numba": [], "numpy": []}
-    for _ in range(rounds):
-        for backend, seconds in times.items():
-            with using(backend):
-                seconds.append(timed(case.run))
-    return statistics.median(times["numba"]), statistics.median(times["numpy"])
+from .measure import machine, medians
 
 
 def textbook_lstm(case: Case) -> tuple[Any, ...]:
@@ -80,23 +59,15 @@ def textbook_lstm(case: Case) -> tuple[Any, ...]:
     return hs, dx, dh, dc, dWx, dWh, db
 
 
-def machine() -> str:
-    """The processor and the versions that the figures depend on."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        cpu = names[0] if names else cpu
-    return f"{cpu}; Python {platform.python_version()}, NumPy {np.__version__}, Numba {numba.__version__}"
-
-
 def row(shape: Shape, cells: list[str], rounds: int) -> str:
     """One line of the table: ratio and our time a step, forward / forward and BPTT, for each cell."""
     columns = []
     for cell in cells:
         for backward in (False, True):
-            ours, theirs = medians(Case(cell, shape, backward), rounds)
-            columns.append(f"{theirs / ours:.1f}× ({ours / shape.T * 1e6:.2f})")
+            case = Case(cell, shape, backward)
+            assert_same(case)
+            seconds = medians({"numba": case.run, "numpy": case.run}, rounds, before=fastrnn.use_backend)
+            columns.append(f"{seconds['numpy'] / seconds['numba']:.1f}× ({seconds['numba'] / shape.T * 1e6:.2f})")
     return f"| {shape} | " + " | ".join(columns) + " |"
 
 
@@ -106,9 +77,8 @@ def baseline_check(shape: Shape, rounds: int) -> str:
     with using("numpy"):
         for ours, theirs in zip(case.run(), textbook_lstm(case), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * max(1e-3, float(np.abs(theirs).max())))
-        pairs = [(timed(case.run), timed(lambda: textbook_lstm(case))) for _ in range(rounds)]
-    backend, loop = (statistics.median(column) for column in zip(*pairs, strict=True))
-    return f"LSTM {shape}: numpy backend / loop written by hand = {backend / loop:.2f}"
+        seconds = medians({"backend": case.run, "loop": lambda: textbook_lstm(case)}, rounds)
+    return f"LSTM {shape}: numpy backend / loop written by hand = {seconds['backend'] / seconds['loop']:.2f}"
 
 
 def main() -> None:
@@ -119,7 +89,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="only the three smallest shapes")
     options = parser.parse_args()
     shapes = GRID[:3] if options.quick else GRID
-    print(f"{machine()}; one thread, float32, median of {options.rounds} rounds")
+    print(f"{machine('numpy', 'numba')}; one thread, float32, median of {options.rounds} rounds")
     print("Ratio NumPy loop / fastrnn, and fastrnn's µs a step in brackets\n")
     heads = [f"{cell} {what}" for cell in options.cells for what in ("forward", "+BPTT")]
     print("| shape | " + " | ".join(heads) + " |")

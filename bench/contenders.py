@@ -1,0 +1,264 @@
+"""Who is measured: each library runs one cell at one shape, NumPy arrays in and NumPy arrays out.
+
+Weights are put into a library once, as its users do; everything else of a call (conversion of inputs and results,
+allocation, gradients set to zero) is part of what is timed. All take the same numbers, in PyTorch's layouts and
+gate order, and give the same results: ``y``, and for training also the gradients of `x`, the initial states and the
+weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import fastrnn
+
+from .cases import CELLS, Shape
+from .measure import version
+
+Arrays = dict[str, Any]
+
+
+class Problem:
+    """One cell at one shape: input, initial states, weights, gradient of the output."""
+
+    def __init__(self, cell: str, shape: Shape, dtype: str = "float32") -> None:
+        self.cell, self.shape, self.dtype = cell, shape, dtype
+        rng = np.random.default_rng(0)
+        N, T, D, H = shape
+        G = CELLS[cell]
+
+        def array(*size: int, scale: float = 1.0) -> Any:
+            return (rng.standard_normal(size) * scale).astype(dtype)
+
+        self.x, self.dy = array(T, N, D), array(T, N, H)
+        self.state = [array(1, N, H, scale=0.5) for _ in range(2 if cell == "LSTM" else 1)]
+        self.weights = {
+            "weight_ih_l0": array(G * H, D, scale=D**-0.5),
+            "weight_hh_l0": array(G * H, H, scale=H**-0.5),
+            "bias_ih_l0": array(G * H, scale=0.1),
+            "bias_hh_l0": array(G * H, scale=0.1),
+        }
+
+    @property
+    def initial(self) -> Any:
+        """The initial states as layers take them."""
+        return joined(self.state)
+
+
+class Contender:
+    """A library with the weights of a problem in it; not every library trains."""
+
+    trains = True
+
+    def __init__(self, problem: Problem, threads: int) -> None:
+        raise NotImplementedError
+
+    def forward(self) -> Arrays:
+        """``y``, keeping nothing."""
+        raise NotImplementedError
+
+    def training(self) -> Arrays:
+        """``y`` and every gradient."""
+        raise NotImplementedError
+
+
+class Fastrnn(Contender):
+    """A layer of this library, on the backend in use: see :func:`choose`."""
+
+    def __init__(self, problem: Problem, threads: int) -> None:
+        _, _, D, H = problem.shape
+        self.problem, self.threads = problem, threads
+        self.layer = getattr(fastrnn, problem.cell)(D, H, dtype=problem.dtype)
+        self.layer.load_state_dict(problem.weights)
+
+    def forward(self) -> Arrays:
+        return {"y": self.layer(self.problem.x, self.problem.initial)[0]}
+
+    def training(self) -> Arrays:
+        self.layer.zero_grad()
+        y, _ = self.layer.forward(self.problem.x, self.problem.initial)
+        dx, dstate = self.layer.backward(self.problem.dy)
+        result = {"y": y, "x": dx, **_states(dstate)}
+        for name, grad in self.layer.grads.items():
+            theirs, transposed = self.layer.torch_name(name)
+            result[theirs] = grad.T if transposed else grad
+        return result
+
+
+class Torch(Contender):
+    """PyTorch's module; inference without autograd."""
+
+    def __init__(self, problem: Problem, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        _, _, D, H = problem.shape
+        self.torch, self.problem = torch, problem
+        self.module = getattr(torch.nn, problem.cell)(D, H, dtype=getattr(torch, problem.dtype))
+        self.module.load_state_dict({k: torch.from_numpy(v) for k, v in problem.weights.items()})
+
+    def _inputs(self, gradients: bool) -> tuple[Any, list[Any]]:
+        arrays = [self.problem.x, *self.problem.state]
+        x, *state = (self.torch.from_numpy(a).requires_grad_(gradients) for a in arrays)
+        return x, state
+
+    def forward(self) -> Arrays:
+        with self.torch.inference_mode():
+            x, state = self._inputs(False)
+            return {"y": self.module(x, joined(state))[0].numpy()}
+
+    def training(self) -> Arrays:
+        self.module.zero_grad()
+        x, state = self._inputs(True)
+        y, _ = self.module(x, joined(state))
+        y.backward(self.torch.from_numpy(self.problem.dy))
+        result = {"y": y.detach().numpy(), "x": x.grad.numpy()}
+        result |= _states(joined([s.grad.numpy() for s in state]))
+        return result | {name: p.grad.numpy() for name, p in self.module.named_parameters()}
+
+
+class OnnxRuntime(Contender):
+    """ONNX Runtime; inference alone."""
+
+    trains = False
+
+    def __init__(self, problem: Problem, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        model = _onnx_model(problem).SerializeToString()
+        self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        names = ("x", "h0", "c0")
+        self.inputs = dict(zip(names, [problem.x, *problem.state], strict=False))
+
+    def forward(self) -> Arrays:
+        return {"y": self.session.run(["y"], self.inputs)[0][:, 0]}
+
+
+class Jax(Contender):
+    """``lax.scan`` over time under ``jit``, the input's projection outside the loop."""
+
+    def __init__(self, problem: Problem, threads: int) -> None:
+        import jax
+
+        jax.config.update("jax_enable_x64", problem.dtype == "float64")
+        self.problem = problem
+        run = _jax_run(jax, problem.cell)
+        self.weights = [jax.numpy.asarray(w.T) for w in problem.weights.values()]
+        self.run = jax.jit(run)
+
+        def gradients(dy: Any, x: Any, state: Any, weights: Any) -> Any:
+            y, pull = jax.vjp(run, x, state, weights)
+            return y, pull(dy)
+
+        self.gradients = jax.jit(gradients)
+
+    def forward(self) -> Arrays:
+        return {"y": np.asarray(self.run(self.problem.x, [s[0] for s in self.problem.state], self.weights))}
+
+    def training(self) -> Arrays:
+        state = [s[0] for s in self.problem.state]
+        y, (dx, dstate, dweights) = self.gradients(self.problem.dy, self.problem.x, state, self.weights)
+        result = {"y": np.asarray(y), "x": np.asarray(dx), **_states(joined([np.asarray(s)[None] for s in dstate]))}
+        names = self.problem.weights
+        return result | {name: np.asarray(d).T for name, d in zip(names, dweights, strict=True)}
+
+
+# The loop over time in NumPy is the backend of that name.
+BACKENDS = {"fastrnn cpp": "cpp", "fastrnn numba": "numba", "NumPy": "numpy"}
+OURS: dict[str, type[Contender]] = {"fastrnn cpp": Fastrnn, "fastrnn numba": Fastrnn}
+PEERS: dict[str, type[Contender]] = {"PyTorch": Torch, "ONNX Runtime": OnnxRuntime, "JAX": Jax, "NumPy": Fastrnn}
+
+
+def choose(name: str) -> None:
+    """Make ready for a turn of the contender `name`."""
+    if name in BACKENDS:
+        fastrnn.use_backend(BACKENDS[name])
+
+
+def installed(name: str) -> bool:
+    """Whether the contender `name` can run here."""
+    if name in BACKENDS:
+        return BACKENDS[name] in fastrnn.available_backends()
+    package = {"PyTorch": "torch", "ONNX Runtime": "onnxruntime", "JAX": "jax"}[name]
+    return version(package) != "missing"
+
+
+def assert_same(name: str, got: Arrays, want: Arrays, dtype: str) -> None:
+    """Every result within rounding of what is wanted, relative to its largest number."""
+    rtol = 2e-4 if dtype == "float32" else 1e-9
+    for key, expected in want.items():
+        bound = rtol * max(1e-3, float(np.abs(expected).max()))
+        np.testing.assert_allclose(got[key], expected, rtol=0, atol=bound, err_msg=f"{name}: {key}")
+
+
+def joined(state: list[Any]) -> Any:
+    """The states as layers take them: a tuple if there are several."""
+    return tuple(state) if len(state) > 1 else state[0]
+
+
+def _states(state: Any) -> Arrays:
+    parts = state if isinstance(state, tuple) else (state,)
+    return dict(zip(("h0", "c0"), parts, strict=False))
+
+
+def _onnx_model(problem: Problem) -> Any:
+    from onnx import TensorProto, helper, numpy_helper
+
+    cell, (N, T, D, H) = problem.cell, problem.shape
+    order = {"RNN": [0], "LSTM": [0, 3, 1, 2], "GRU": [1, 0, 2]}[cell]
+    kind = TensorProto.FLOAT if problem.dtype == "float32" else TensorProto.DOUBLE
+
+    def blocks(name: str) -> Any:
+        weight = problem.weights[name]
+        return weight.reshape(len(order), H, *weight.shape[1:])[order].reshape(weight.shape)
+
+    bias = np.concatenate([blocks("bias_ih_l0"), blocks("bias_hh_l0")])
+    constants = {"W": blocks("weight_ih_l0")[None], "R": blocks("weight_hh_l0")[None], "B": bias[None]}
+    states = {"h0": (1, N, H), "c0": (1, N, H)} if cell == "LSTM" else {"h0": (1, N, H)}
+    node = helper.make_node(cell, ["x", *constants, "", *states], ["y"], hidden_size=H)
+    if cell == "GRU":
+        node.attribute.append(helper.make_attribute("linear_before_reset", 1))
+    inputs = {"x": (T, N, D), **states}
+    graph = helper.make_graph(
+        [node],
+        cell,
+        [helper.make_tensor_value_info(name, kind, shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info("y", kind, (T, 1, N, H))],
+        [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def _jax_run(jax: Any, cell: str) -> Callable[..., Any]:
+    jnp, sigmoid = jax.numpy, jax.nn.sigmoid
+
+    def run(x: Any, state: Any, weights: Any) -> Any:
+        Wx, Wh, bx, bh = weights
+
+        def rnn(state: Any, a: Any) -> Any:
+            h = jnp.tanh(a + state[0] @ Wh + bh)
+            return [h], h
+
+        def lstm(state: Any, a: Any) -> Any:
+            i, f, g, o = jnp.split(a + state[0] @ Wh + bh, 4, axis=-1)
+            c = sigmoid(f) * state[1] + sigmoid(i) * jnp.tanh(g)
+            h = sigmoid(o) * jnp.tanh(c)
+            return [h, c], h
+
+        def gru(state: Any, a: Any) -> Any:
+            xr, xz, xn = jnp.split(a, 3, axis=-1)
+            hr, hz, hn = jnp.split(state[0] @ Wh + bh, 3, axis=-1)
+            r, z = sigmoid(xr + hr), sigmoid(xz + hz)
+            n = jnp.tanh(xn + r * hn)
+            h = (1 - z) * n + z * state[0]
+            return [h], h
+
+        step = {"RNN": rnn, "LSTM": lstm, "GRU": gru}[cell]
+        return jax.lax.scan(step, state, x @ Wx + bx)[1]
+
+    return run
