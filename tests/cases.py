@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import fastrnn
 import user_cells
 from fastrnn import cells
 from fastrnn.functional import cell_backward, cell_forward
@@ -55,3 +56,9 @@ def run(p: Problem, call: Call = PLAIN, batch_first: bool = False, **changes: An
     )
     dx, dstate, dparams = cell_backward(major(p.dhs), cache, p.dlast, call.truncate)
     return named(major(hs), last, major(dx), dstate, dparams)
+
+
+def reference(p: Problem, call: Call = PLAIN) -> Result:
+    """`p` on the NumPy backend."""
+    with fastrnn.use_backend("numpy"):
+        return run(p, call)

@@ -26,7 +26,7 @@ class Call:
         that were given
     lengths : (N,) int64, or None when every sequence has T steps
     reverse : whether time runs from each sequence's last step to its first
-    threads : how many threads the call may take, forward and backward
+    threads : how many parts of the batch may run at once, forward and backward
 
     A step past a sequence's end holds the state and passes the state's gradient through.
     """

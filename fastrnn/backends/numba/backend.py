@@ -8,13 +8,13 @@ enough to stay in cache, so the only large buffers are those that BPTT must keep
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, reduce
 from typing import Any, NamedTuple
 
-import llvmlite.binding as llvm
 import numpy as np
 
 from ...codegen.numba_kernels import (
+    MatrixProduct,
     backward_module,
     forward_module,
     products,
@@ -24,6 +24,8 @@ from ...codegen.numba_kernels import (
 from ...engine.call import Array, Call, Gradients, Result, StackLayout
 from ...engine.plan import Plan, Stage
 from .pack import aligned, pack, pad_blocks, strip_blocks
+from .parts import run, split
+from .simd import host_features
 from .store import load_module
 
 # A chunk's buffer should fit the second-level cache, and its products be large enough for BLAS to be fast.
@@ -50,6 +52,41 @@ class NumbaBackend:
         return None
 
     def forward(self, call: Call, keep: bool) -> Result:
+        if call.threads == 1:
+            return self._forward(call, keep)
+        parts = split(call)
+        y = np.empty((*call.x.shape[:2], call.Wh.shape[0]), call.dtype)
+
+        def work(part: tuple[slice, Call]) -> Result:
+            result = self._forward(part[1], keep)
+            y[:, part[0]] = result.y
+            return result
+
+        results = run(work, parts)
+        last = tuple(np.concatenate(states) for states in zip(*(r.last for r in results), strict=True))
+        return Result(y, last, [r.saved for r in results])
+
+    def backward(
+        self, call: Call, saved: Any, dy: Array | None, dlast: tuple[Array, ...], truncate: int | None
+    ) -> Gradients:
+        if call.threads == 1:
+            return self._backward(call, saved, dy, dlast, truncate)
+        dx = np.empty(call.x.shape, call.dtype)
+
+        def work(part: tuple[tuple[slice, Call], Saved]) -> Gradients:
+            (rows, own), kept = part
+            own_dy = None if dy is None else dy[:, rows]
+            result = self._backward(own, kept, own_dy, tuple(d[rows] for d in dlast), truncate)
+            dx[:, rows] = result.dx
+            return result
+
+        results = run(work, zip(split(call), saved, strict=True))
+        dstate = tuple(np.concatenate(states) for states in zip(*(r.dstate for r in results), strict=True))
+        # Added in the order of the parts: the same bits whichever thread was first.
+        dWx, dWh, dslots = (reduce(np.add, sums) for sums in zip(*(r[2:] for r in results), strict=True))
+        return Gradients(dx, dstate, dWx, dWh, dslots)
+
+    def _forward(self, call: Call, keep: bool) -> Result:
         plan, dtype = call.plan, call.dtype
         T, N, D, H = call.sizes
         width = vector_width(dtype)
@@ -65,14 +102,15 @@ class NumbaBackend:
 
         kernel = _kernel(plan, "forward", dtype.name, width)
         units = pad_blocks(call.units.reshape(1, -1), H, Hp).ravel()
-        panels = _panels(plan.forward, call.Wh, Hp, width, back=False)
-        scratch = aligned(scratch_vectors(plan.forward) * width, dtype)
+        panels, scratch = _panels(plan, "forward", call.Wh, Hp, width)
         Wx = pad_blocks(call.Wx, H, Hp)
         lengths = _lengths(call)
         x = aligned(_chunk_steps(call, plan.n_gates * Hp) * N * plan.n_gates * Hp, dtype)
         for first, end, low in _chunks(call, plan.n_gates * Hp):
             steps = call.x[low : low + end - first].reshape((end - first) * N, D)
-            np.matmul(steps, Wx, out=x[: len(steps) * Wx.shape[1]].reshape(len(steps), Wx.shape[1]))
+            # A product of depth 1 is not one for BLAS.
+            project = np.multiply if D == 1 else np.matmul
+            project(steps, Wx, out=x[: len(steps) * Wx.shape[1]].reshape(len(steps), Wx.shape[1]))
             kernel(
                 x, *(s.reshape(-1) for s in states), kept.reshape(-1), units, *panels, scratch, lengths,
                 low, first, end, T, N, H, Hp, -1 if keep else 1, -1 if keep else 0, int(call.reverse),
@@ -82,7 +120,7 @@ class NumbaBackend:
         last = tuple(np.array(state[end % len(state), :, :H]) for state in states)
         return Result(np.ascontiguousarray(y[..., :H]), last, Saved(states, kept) if keep else None)
 
-    def backward(
+    def _backward(
         self, call: Call, saved: Saved, dy: Array | None, dlast: tuple[Array, ...], truncate: int | None
     ) -> Gradients:
         plan, dtype = call.plan, call.dtype
@@ -91,8 +129,7 @@ class NumbaBackend:
         Hp = saved.states[0].shape[2]
         kernel = _kernel(plan, "backward", dtype.name, width)
         units = pad_blocks(call.units.reshape(1, -1), H, Hp).ravel()
-        panels = _panels(plan.backward, call.Wh, Hp, width, back=True)
-        scratch = aligned(scratch_vectors(plan.backward) * width, dtype)
+        panels, scratch = _panels(plan, "backward", call.Wh, Hp, width)
         carries = [aligned(N * Hp, dtype) for _ in dlast]
         for carry, d in zip(carries, dlast, strict=True):
             carry[:] = 0
@@ -160,12 +197,10 @@ def vector_width(dtype: np.dtype[Any]) -> int:
     return _vector_bytes() // dtype.itemsize
 
 
-@cache
 def _vector_bytes() -> int:
-    features = llvm.get_host_cpu_features()
-    if features.get("avx512f"):
+    if "avx512f" in host_features():
         return 64
-    return 32 if features.get("avx") else 16
+    return 32 if "avx" in host_features() else 16
 
 
 @cache
@@ -174,12 +209,19 @@ def _kernel(plan: Plan, direction: str, dtype: str, width: int) -> Any:
     return getattr(load_module(f"{plan.cell.name}_{direction}_{dtype}", text), direction)
 
 
-def _panels(stages: tuple[Stage, ...], Wh: Array, Hp: int, width: int, back: bool) -> list[Array]:
-    return [
-        pack(product, Wh, Hp, unit_vectors(stage), width, back)
-        for stage in stages
-        for product in products(stage)
-    ]
+def _panels(plan: Plan, direction: str, Wh: Array, Hp: int, width: int) -> tuple[list[Array], Array]:
+    """The packed matrices of a step, and room for the sums of a tile."""
+    parts, vectors = _products(plan, direction)
+    panels = [pack(product, Wh, Hp, sizes, width, direction == "backward") for product, sizes in parts]
+    return panels, aligned(vectors * width, Wh.dtype)
+
+
+@cache
+def _products(plan: Plan, direction: str) -> tuple[list[tuple[MatrixProduct, tuple[int, ...]]], int]:
+    """Products of the kernel, each with the sizes of its blocks; vectors of a tile's sums."""
+    stages: tuple[Stage, ...] = getattr(plan, direction)
+    parts = [(product, unit_vectors(stage)) for stage in stages for product in products(stage)]
+    return parts, scratch_vectors(stages)
 
 
 def _rows(steps: int, N: int, columns: int, dtype: np.dtype[Any], zero: bool = False) -> Array:

@@ -17,7 +17,7 @@ def aligned(size: int, dtype: np.dtype[Any], zero: bool = False) -> Array:
     make = np.zeros if zero else np.empty
     extra = _LINE // dtype.itemsize
     buffer = make(size + extra, dtype)
-    start = -buffer.ctypes.data % _LINE // dtype.itemsize
+    start = -buffer.__array_interface__["data"][0] % _LINE // dtype.itemsize
     return buffer[start : start + size]
 
 

@@ -1,0 +1,123 @@
+"""Calls that take several threads, and several threads that call: each compiled backend."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fastrnn
+from cases import reference, run
+from conftest import PROMISED_BACKENDS
+from naive import Call
+from problems import ORACLE_RTOL, assert_close, assert_equal, problem
+from processes import python
+
+COMPILED = [name for name in PROMISED_BACKENDS if name != "numpy"]
+
+
+@pytest.fixture(autouse=True)
+def number_of_threads() -> Iterator[None]:
+    before = fastrnn.get_num_threads()
+    yield
+    fastrnn.set_num_threads(before)
+
+
+@pytest.fixture(params=COMPILED)
+def compiled(request: pytest.FixtureRequest) -> Iterator[str]:
+    with fastrnn.use_backend(request.param):
+        yield request.param
+
+
+class threads_worth:
+    """Let work of so many multiply-adds be worth a thread."""
+
+    def __init__(self, work: int) -> None:
+        self.work = work
+
+    def __enter__(self) -> None:
+        from fastrnn.engine import threads
+
+        self.module, self.before = threads, threads._WORTH_A_THREAD
+        threads._WORTH_A_THREAD = self.work
+
+    def __exit__(self, *_: object) -> None:
+        self.module._WORTH_A_THREAD = self.before
+
+
+@pytest.mark.parametrize("backend", COMPILED)
+@given(
+    cell=st.sampled_from(["rnn_tanh", "lstm", "gru_after", "gru_before"]),
+    sizes=st.tuples(st.integers(1, 12), st.integers(1, 20), st.integers(1, 20), st.integers(1, 40)),
+    dtype=st.sampled_from(["float32", "float64"]),
+    threads=st.integers(1, 3),
+)
+def test_any_shape(backend: str, cell: str, sizes: tuple[int, int, int, int], dtype: str, threads: int) -> None:
+    p = problem(cell, *sizes, dtype, scale=0.7)
+    with threads_worth(1), fastrnn.use_backend(backend):
+        fastrnn.set_num_threads(threads)
+        assert_close(run(p), reference(p), 4 * ORACLE_RTOL[dtype])
+
+
+@pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru_before"])
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_the_same_bits_for_the_same_number_of_threads(compiled: str, cell: str, threads: int) -> None:
+    p = problem(cell, 9, 11, 5, 20, "float32")
+    call = Call(tuple(n % 10 for n in range(11)), True, 3)
+    with threads_worth(1):
+        fastrnn.set_num_threads(1)
+        alone = run(p, call)
+        fastrnn.set_num_threads(threads)
+        first = run(p, call)
+        for _ in range(5):
+            assert_equal(run(p, call), first)
+    # Parts of the batch take paths of their own, and gradients of the weights are summed over parts.
+    assert_close(first, alone, 1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_calls_from_several_threads_at_once(compiled: str, threads: int) -> None:
+    p = problem("gru_after", 20, 8, 16, 32, "float32")
+    with threads_worth(1), ThreadPoolExecutor(4) as pool:
+        fastrnn.set_num_threads(threads)
+        want = run(p)
+        for got in pool.map(lambda _: run(p), range(40)):
+            assert_equal(got, want)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_forked_child_runs(compiled: str) -> None:
+    code = """
+import os, numpy as np, fastrnn, warnings
+from fastrnn.engine import threads
+warnings.simplefilter("ignore")
+threads._WORTH_A_THREAD = 1
+fastrnn.use_backend(BACKEND); fastrnn.set_num_threads(3)
+layer = fastrnn.LSTM(8, 32, seed=0); x = np.ones((9, 12, 8), np.float32)
+want, _ = layer(x)
+child = os.fork()
+same = (layer(x)[0] == want).all() and (layer(x)[0] == want).all()
+if not child:
+    os._exit(0 if same else 3)
+print(same, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = python(code.replace("BACKEND", repr(compiled)))
+    assert done.stdout.strip() == "True 0", done.stderr
+
+
+def test_number_of_threads() -> None:
+    fastrnn.set_num_threads(3)
+    assert fastrnn.get_num_threads() == 3
+    for wrong, error in ((0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)):
+        with pytest.raises(error, match=r"^n: expected"):
+            fastrnn.set_num_threads(wrong)
+    code = "import fastrnn; print(fastrnn.get_num_threads())"
+    assert python(code, FASTRNN_NUM_THREADS="5").stdout.strip() == "5"
+    refused = python(code, FASTRNN_NUM_THREADS="many").stderr
+    assert "FASTRNN_NUM_THREADS: expected a positive integer, got 'many'" in refused
+
+
