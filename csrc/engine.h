@@ -11,6 +11,8 @@ namespace fastrnn {
 namespace FASTRNN_VARIANT {
 
 constexpr int max_products = 4, max_threads = 64;
+// Sequences below which the wait for a step's sums counts more than their number.
+constexpr ptrdiff_t few = 4;
 // Steps for which packing the weights of a single sequence pays.
 constexpr ptrdiff_t worth_packing = 8;
 
@@ -120,6 +122,15 @@ FASTRNN_INLINE int threads_of(const Call& call) {
     return call.threads < most ? call.threads : int(most);
 }
 
+// Calls f(first, rows) for `count` rows in tiles of at most `most`.
+template <class F> FASTRNN_INLINE void each_tile(ptrdiff_t count, int most, F f) {
+    for (ptrdiff_t n = 0; n < count;) {
+        const int rows = balanced(n, count, most);
+        f(n, rows);
+        n += rows;
+    }
+}
+
 template <class F> void run_parts(int parts, F f) {
     parallel(parts, [](void* context, int part) { (*static_cast<F*>(context))(part); }, &f);
 }
@@ -189,7 +200,8 @@ template <class Cell, class T> class Forward {
         pack_panels(rows);
         chunk = hoisted ? (gemm_depth + rows - 1) / rows : run.T_;
         if (chunk > run.T_) chunk = run.T_;
-        part_size = Tally<T>::size() + (hoisted ? chunk * rows * Cell::gates * run.Hp : 0);
+        part_size = Tally<T>::size();
+        if (hoisted) part_size += run.D * gemm_vectors * width<T> + chunk * rows * Cell::gates * run.Hp;
         part_memory = memory.take<T>(part_size * parts);
     }
 
@@ -209,49 +221,86 @@ template <class Cell, class T> class Forward {
     int parts, vectors[Cell::forward::count];
     ptrdiff_t chunk, part_size;
     T* part_memory;
-    Panel<T> input[Cell::forward::count], gate[Cell::gates], panel[Cell::forward::count][max_products];
+    Panel<T> input[Cell::forward::count], panel[Cell::forward::count][max_products];
+    // For each stage the vectors that hold the last units of all its sums, 0 where those have vectors of their own.
+    int merged[Cell::forward::count];
+    const T* tail_bias[Cell::forward::count];
+    Panel<T> tail_input[Cell::forward::count], tail[Cell::forward::count][max_products];
+
+    Matrix<T> Wx() const { return {static_cast<const T*>(call.Wx), call.Wx_row, call.Wx_col}; }
+    Matrix<T> block(Matrix<T> W, int m) const { return {W.at + m * run.H * W.col, W.row, W.col}; }
 
     void pack_panels(ptrdiff_t rows) {
-        const Matrix<T> Wx{static_cast<const T*>(call.Wx), call.Wx_row, call.Wx_col};
         const Matrix<T> Wh{static_cast<const T*>(call.Wh), call.Wh_row, call.Wh_col};
-        const ptrdiff_t H = run.H, Hp = run.Hp, D = run.D;
-        const auto block = [H](Matrix<T> W, int m) { return Matrix<T>{W.at + m * H * W.col, W.row, W.col}; };
-        if (hoisted)
-            for (int g = 0; g < Cell::gates; ++g)
-                gate[g] = pack<T>(memory.take<T>(D * Hp), 1, 1, D, D, H, Hp, gemm_vectors, [&](int, int) { return block(Wx, g); });
+        const ptrdiff_t H = run.H, D = run.D;
         Cell::forward::each([&](auto stage, int i) {
             using S = decltype(stage);
-            vectors[i] = block_vectors<S>(rows, Hp / width<T>);
+            merged[i] = hoisted || rows < few ? 0 : merged_vectors<S>(H % width<T>);
+            const ptrdiff_t columns = merged[i] ? H - H % width<T> : run.Hp;
+            vectors[i] = block_vectors<S>(rows, columns / width<T>);
             int gates = 0;
             while (gates < S::sums && S::sum[gates].gate >= 0) ++gates;
             if (!hoisted && gates)
-                input[i] = panel_of(Wx, D, gates, vectors[i], [&](int s) { return block(Wx, S::sum[s].gate); });
+                input[i] = panel_of(Wx(), D, gates, columns, vectors[i], [&](int s) { return block(Wx(), S::sum[s].gate); });
             for (int p = 0; p < S::products; ++p) {
                 const Product& product = S::product[p];
-                panel[i][p] = panel_of(Wh, H, product.sums, vectors[i], [&](int s) { return block(Wh, product.matrix[s]); });
+                panel[i][p] = panel_of(Wh, H, product.sums, columns, vectors[i], [&](int s) { return block(Wh, product.matrix[s]); });
             }
+            if (merged[i]) pack_tail<S>(i, gates, Wh);
         });
     }
 
-    template <class F> Panel<T> panel_of(Matrix<T> W, ptrdiff_t depth, int sums, int v, F B) {
+    template <class S> static int merged_vectors(ptrdiff_t units) {
+        const ptrdiff_t numbers = S::sums * units, vectors = numbers <= width<T> ? 1 : 2;
+        return units && vectors < S::sums && numbers <= vectors * width<T> ? int(vectors) : 0;
+    }
+
+    template <class S> void pack_tail(int i, int gates, Matrix<T> Wh) {
+        const ptrdiff_t units = run.H % width<T>, whole = run.H - units, columns = merged[i] * width<T>;
+        T* bias = memory.take<T>(columns);
+        clear(bias, columns);
+        for (int j = 0; j < S::sums; ++j) copy_row(bias + j * units, run.units + S::sum[j].unit * run.Hp + whole, units);
+        tail_bias[i] = bias;
+        const auto pack = [&](ptrdiff_t depth, int count, auto sum, auto matrix) {
+            T* to = memory.take<T>(depth * columns);
+            clear(to, depth * columns);
+            for (int b = 0; b < count; ++b) {
+                const Matrix<T> B = matrix(b);
+                for (ptrdiff_t k = 0; k < depth; ++k)
+                    for (ptrdiff_t j = 0; j < units; ++j)
+                        to[k * columns + sum(b) * units + j] = B.at[k * B.row + (whole + j) * B.col];
+            }
+            return Panel<T>{to, depth, 1, 0, {}};
+        };
+        if (gates)
+            tail_input[i] = pack(run.D, gates, [](int b) { return b; }, [&](int b) { return block(Wx(), S::sum[b].gate); });
+        for (int p = 0; p < S::products; ++p) {
+            const Product& product = S::product[p];
+            tail[i][p] = pack(run.H, product.sums, [&](int b) { return product.sum[b]; }, [&](int b) { return block(Wh, product.matrix[b]); });
+        }
+    }
+
+    template <class F> Panel<T> panel_of(Matrix<T> W, ptrdiff_t depth, int sums, ptrdiff_t columns, int v, F B) {
         if (run.N == 1 && run.T_ < worth_packing && run.Hp == run.H && W.col == 1) return in_place<T>(sums, depth, B);
-        T* to = memory.take<T>(depth * sums * run.Hp);
-        return pack<T>(to, 1, sums, depth, depth, run.H, run.Hp, v, [&](int, int s) { return B(s); });
+        T* to = memory.take<T>(depth * sums * columns);
+        return pack<T>(to, 1, sums, depth, depth, run.H, columns, v, [&](int, int s) { return B(s); });
     }
 
     template <bool KEEP> void run_part(int part) {
         const ptrdiff_t begin = part_begin(run.N, parts, part), end = part_begin(run.N, parts, part + 1);
         Tally<T> tally{};
         tally.scratch = part_memory + part * part_size;
-        T* projected = tally.scratch + Tally<T>::size();
+        T* packed = tally.scratch + Tally<T>::size();
+        T* projected = packed + run.D * gemm_vectors * width<T>;
         for (ptrdiff_t s = 0; s < run.T_; ++s) {
-            if (hoisted && s % chunk == 0) project_chunk(s, begin, end, projected);
+            if (hoisted && s % chunk == 0) project_chunk(s, begin, end, packed, projected);
             const T* x = nullptr;
             if (hoisted) {
                 const ptrdiff_t low = low_time(s), t = run.time_of(s);
                 x = projected + (t - low) * (end - begin) * Cell::gates * run.Hp;
             }
-            Cell::forward::each([&](auto stage, int i) { step<KEEP>(stage, i, s, begin, end, tally, x); });
+            const At at = addresses(s, x);
+            Cell::forward::each([&](auto stage, int i) { step<KEEP>(stage, i, at, begin, end, tally); });
             if (run.own_rows) write_outputs(s, begin, end);
         }
     }
@@ -262,7 +311,8 @@ template <class Cell, class T> class Forward {
         return run.reverse ? run.T_ - last : first;
     }
 
-    void project_chunk(ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end, T* to) {
+    // Wx is packed block by block, into memory that stays in a near cache: a chunk has many rows for each.
+    void project_chunk(ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end, T* packed, T* to) {
         const ptrdiff_t low = low_time(s), left = run.T_ - s, steps = left < chunk ? left : chunk, n = end - begin;
         const ptrdiff_t row = Cell::gates * run.Hp;
         const Rows<const T> x{static_cast<const T*>(call.x) + low * call.x_time + begin * call.x_row, call.x_time, call.x_row};
@@ -272,83 +322,135 @@ template <class Cell, class T> class Forward {
                 const int g = S::sum[i].gate;
                 if (g < 0) continue;
                 const T* bias = run.units + S::sum[i].unit * run.Hp;
+                const auto pack_block = [&](ptrdiff_t u, int v) {
+                    pack_columns(packed, v * width<T>, block(Wx(), g), run.D, run.H, u, v * width<T>);
+                    return packed;
+                };
                 // One sequence: its steps are the rows.
                 if (n == 1)
-                    project<T>({x.at, 0, call.x_time}, gate[g], bias, {to + g * run.Hp, 0, row}, 1, steps, run.Hp);
+                    project<T>({x.at, 0, call.x_time}, run.D, pack_block, bias, {to + g * run.Hp, 0, row}, 1, steps, run.Hp);
                 else
-                    project<T>(x, gate[g], bias, {to + g * run.Hp, n * row, row}, steps, n, run.Hp);
+                    project<T>(x, run.D, pack_block, bias, {to + g * run.Hp, n * row, row}, steps, n, run.Hp);
             }
         });
+    }
+
+    // Where one step finds and puts its values.
+    struct At {
+        ptrdiff_t s;
+        const T *x, *projected;
+        T* kept;
+        const T* prev[max_states];
+        T* next[max_states];
+        ptrdiff_t prev_row[max_states], next_row[max_states];
+    };
+
+    At addresses(ptrdiff_t s, const T* projected) const {
+        const ptrdiff_t t = run.time_of(s);
+        At at{s, static_cast<const T*>(call.x) + t * call.x_time, projected, run.keep + t * run.keep_time, {}, {}, {}, {}};
+        for (int k = 0; k < Cell::states; ++k) {
+            at.prev[k] = run.prev(k, s);
+            at.prev_row[k] = run.prev_row(k, s);
+            at.next[k] = run.state[k].after(s, t);
+            at.next_row[k] = run.state[k].row;
+        }
+        return at;
     }
 
     template <bool KEEP, class S>
-    void step(S, int i, ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally, const T* projected) {
-        const ptrdiff_t t = run.time_of(s), Hp = run.Hp, count = end - begin;
-        const int most = max_rows((widest_sums<S>() < max_sums ? widest_sums<S>() : max_sums) * vectors[i]);
-        const T* x = static_cast<const T*>(call.x) + t * call.x_time;
-        T* kept = run.keep + t * run.keep_time;
-        const T* prev[max_states] = {};
-        T* next[max_states] = {};
-        ptrdiff_t prev_row[max_states] = {}, next_row[max_states] = {};
-        for (int k = 0; k < Cell::states; ++k) {
-            prev[k] = run.prev(k, s);
-            prev_row[k] = run.prev_row(k, s);
-            next[k] = run.state[k].after(s, t);
-            next_row[k] = run.state[k].row;
-        }
-        each_block<T>(Hp, vectors[i], s & 1, [&](ptrdiff_t u, int v) {
-            for (ptrdiff_t n = 0; n < count;) {
-                const int rows = balanced(n, count, most);
-                const ptrdiff_t first = begin + n;
-                int gates[4] = {0, 1, 2, 3};
-                for (int j = 0; j < S::sums; ++j) {
-                    const bool from_x = projected && S::sum[j].gate >= 0;
-                    tally.at[j] = from_x ? projected + (n * Cell::gates + S::sum[j].gate) * Hp + u : run.units + S::sum[j].unit * Hp + u;
-                    tally.row[j] = from_x ? Cell::gates * Hp : 0;
-                }
-                if (!projected && S::sum[0].gate >= 0)
-                    tally.add(input[i], gates, u, v, rows, x + first * call.x_row, call.x_row);
-                for (int p = 0; p < S::products; ++p) {
-                    const Product& product = S::product[p];
-                    const bool state = product.kind == Kind::prev;
-                    const ptrdiff_t a_row = state ? prev_row[product.index] : Cell::keeps * Hp;
-                    const T* a = state ? prev[product.index] : kept + product.index * Hp;
-                    tally.add(panel[i][p], product.sum, u, v, rows, a + first * a_row, a_row);
-                }
-                for (int r = 0; r < rows; ++r) {
-                    const ptrdiff_t m = first + r;
-                    const bool idle = run.idle(s, m);
-                    for (ptrdiff_t j = 0; j < v * width<T>; j += width<T>) {
-                        if (!idle) {
-                            Row<T> row;
-                            for (int a = 0; a < S::sums; ++a) row.acc[a] = tally.at[a] + r * tally.row[a] + j;
-                            for (int k = 0; k < Cell::states; ++k) {
-                                row.prev[k] = prev[k] + m * prev_row[k] + u + j;
-                                row.next[k] = next[k] + m * next_row[k] + u + j;
-                            }
-                            row.keep = kept + m * Cell::keeps * Hp + u + j;
-                            row.unit = run.units + u + j;
-                            row.Hp = Hp;
-                            S::template run<KEEP, T>(row, nullptr);
-                        } else if (i == 0) {
-                            hold(prev, prev_row, next, next_row, m, u + j);
-                            if (KEEP) clear_kept(kept + m * Cell::keeps * Hp + u + j);
-                        }
-                    }
-                }
-                n += rows;
-            }
+    void step(S stage, int i, const At& at, ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally) {
+        const ptrdiff_t count = end - begin, whole = merged[i] ? run.H - run.H % width<T> : run.Hp;
+        const int sums = widest_sums<S>() < max_sums ? widest_sums<S>() : max_sums;
+        each_block<T>(whole, vectors[i], at.s & 1, [&](ptrdiff_t u, int v) {
+            each_tile(count, max_rows(sums * vectors[i]), [&](ptrdiff_t n, int rows) {
+                block_sums(stage, i, at, u, v, n, begin + n, rows, tally);
+                apply<KEEP>(stage, i, at, u, v, begin + n, rows, tally);
+            });
+        });
+        if (!merged[i]) return;
+        each_tile(count, max_rows(merged[i]), [&](ptrdiff_t n, int rows) {
+            tail_sums(stage, i, at, begin + n, rows, tally);
+            apply<KEEP>(stage, i, at, whole, 1, begin + n, rows, tally);
         });
     }
 
-    void hold(const T* const* prev, const ptrdiff_t* prev_row, T* const* next, const ptrdiff_t* next_row, ptrdiff_t m, ptrdiff_t u) {
-        for (int k = 0; k < Cell::states; ++k)
-            store(next[k] + m * next_row[k] + u, load(prev[k] + m * prev_row[k] + u));
+    // The sums of `rows` sequences from `first` on, number `n` of the part, for v vectors of units from u on.
+    template <class S>
+    void block_sums(S, int i, const At& at, ptrdiff_t u, int v, ptrdiff_t n, ptrdiff_t first, int rows, Tally<T>& tally) {
+        constexpr int gates[4] = {0, 1, 2, 3};
+        for (int j = 0; j < S::sums; ++j) {
+            const bool from_x = at.projected && S::sum[j].gate >= 0;
+            const T* projected = at.projected + (n * Cell::gates + S::sum[j].gate) * run.Hp + u;
+            tally.at[j] = from_x ? projected : run.units + S::sum[j].unit * run.Hp + u;
+            tally.row[j] = from_x ? Cell::gates * run.Hp : 0;
+        }
+        if (!at.projected && S::sum[0].gate >= 0)
+            tally.add(input[i], gates, u, v, rows, at.x + first * call.x_row, call.x_row);
+        for (int p = 0; p < S::products; ++p) {
+            const Source from = source(at, S::product[p]);
+            tally.add(panel[i][p], S::product[p].sum, u, v, rows, from.at + first * from.row, from.row);
+        }
     }
 
-    // What is kept goes into products with zeros: it must be finite.
-    void clear_kept(T* at) {
-        for (int k = 0; k < Cell::keeps; ++k) store(at + k * run.Hp, Vec<T>{});
+    // The same for the units that do not fill a vector: the sums' units stand side by side in `merged` vectors.
+    template <class S> void tail_sums(S, int i, const At& at, ptrdiff_t first, int rows, Tally<T>& tally) {
+        const ptrdiff_t out_row = merged[i] * width<T>, units = run.H % width<T>;
+        Ends<T> ends{{tail_bias[i]}, {0}, {tally.scratch}, out_row};
+        const auto add = [&](const Panel<T>& panel, const T* a, ptrdiff_t a_row) {
+            multiply(panel, 0, merged[i], rows, a + first * a_row, a_row, &ends);
+            ends.begin[0] = tally.scratch;
+            ends.begin_row[0] = out_row;
+        };
+        if (S::sum[0].gate >= 0) add(tail_input[i], at.x, call.x_row);
+        for (int p = 0; p < S::products; ++p) {
+            const Source from = source(at, S::product[p]);
+            add(tail[i][p], from.at, from.row);
+        }
+        for (int j = 0; j < S::sums; ++j) {
+            tally.at[j] = tally.scratch + j * units;
+            tally.row[j] = out_row;
+        }
+    }
+
+    struct Source {
+        const T* at;
+        ptrdiff_t row;
+    };
+    Source source(const At& at, const Product& product) const {
+        if (product.kind == Kind::prev) return {at.prev[product.index], at.prev_row[product.index]};
+        return {at.kept + product.index * run.Hp, Cell::keeps * run.Hp};
+    }
+
+    // The elementwise code on the sums.
+    template <bool KEEP, class S>
+    void apply(S, int i, const At& at, ptrdiff_t u, int v, ptrdiff_t first, int rows, const Tally<T>& tally) {
+        for (int r = 0; r < rows; ++r) {
+            const ptrdiff_t m = first + r;
+            T* kept = at.kept + m * Cell::keeps * run.Hp + u;
+            const bool idle = run.idle(at.s, m);
+            for (ptrdiff_t j = 0; j < v * width<T>; j += width<T>) {
+                Row<T> row;
+                for (int a = 0; a < S::sums; ++a) row.acc[a] = tally.at[a] + r * tally.row[a] + j;
+                for (int k = 0; k < Cell::states; ++k) {
+                    row.prev[k] = at.prev[k] + m * at.prev_row[k] + u + j;
+                    row.next[k] = at.next[k] + m * at.next_row[k] + u + j;
+                }
+                row.keep = kept + j;
+                row.unit = run.units + u + j;
+                row.Hp = run.Hp;
+                if (!idle)
+                    S::template run<KEEP, T>(row, nullptr);
+                else if (i == 0)
+                    hold<KEEP>(row);
+            }
+        }
+    }
+
+    // A step past a sequence's end. What is kept goes into products with zeros: it must be finite.
+    template <bool KEEP> void hold(const Row<T>& row) {
+        for (int k = 0; k < Cell::states; ++k) store(row.next[k], load(row.prev[k]));
+        if (KEEP)
+            for (int k = 0; k < Cell::keeps; ++k) store(row.keep + k * run.Hp, Vec<T>{});
     }
 
     void write_outputs(ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end) {
@@ -521,7 +623,6 @@ template <class Cell, class T> class Backward {
     template <class S>
     void step(S stage, int i, ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally, const T* after, T* here) {
         const ptrdiff_t t = run.time_of(s), Hp = run.Hp, count = end - begin;
-        const int most = max_rows(vectors[i]);
         const T* kept = run.keep + t * run.keep_time;
         const T* dy = call.dy ? static_cast<const T*>(call.dy) + t * call.dy_time : nullptr;
         const T* prev[max_states] = {};
@@ -533,8 +634,7 @@ template <class Cell, class T> class Backward {
             next[k] = run.state[k].after(s, t);
         }
         each_block<T>(Hp, vectors[i], s & 1, [&](ptrdiff_t u, int v) {
-            for (ptrdiff_t n = 0; n < count;) {
-                const int tile_rows = balanced(n, count, most);
+            each_tile(count, max_rows(vectors[i]), [&](ptrdiff_t n, int tile_rows) {
                 const ptrdiff_t first = begin + n;
                 add_products(stage, i, u, v, tile_rows, n, first, i == 0 ? after : here, tally);
                 for (int r = 0; r < tile_rows; ++r) {
@@ -564,8 +664,7 @@ template <class Cell, class T> class Backward {
                         S::template run<true, T>(row, grad);
                     }
                 }
-                n += tile_rows;
-            }
+            });
         });
     }
 
@@ -588,10 +687,8 @@ template <class Cell, class T> class Backward {
     // Gradient of the states before the first step.
     void through_products(ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally, const T* da) {
         using S = typename std::tuple_element<0, typename Cell::backward::tuple>::type;
-        const int most = max_rows(vectors[0]);
         each_block<T>(run.Hp, vectors[0], [&](ptrdiff_t u, int v) {
-            for (ptrdiff_t n = 0; n < end - begin;) {
-                const int count = balanced(n, end - begin, most);
+            each_tile(end - begin, max_rows(vectors[0]), [&](ptrdiff_t n, int count) {
                 add_products(S{}, 0, u, v, count, n, begin + n, da, tally);
                 for (int k = 0; k < Cell::states; ++k) {
                     const int sum = Cell::grad_sum[k];
@@ -603,8 +700,7 @@ template <class Cell, class T> class Backward {
                             store_head(to + j, load(from + j), run.H - u - j);
                     }
                 }
-                n += count;
-            }
+            });
         });
     }
 
@@ -612,7 +708,8 @@ template <class Cell, class T> class Backward {
     void add_weights(const Sums& total, const T* da, ptrdiff_t low, ptrdiff_t steps, ptrdiff_t begin, ptrdiff_t end, bool fresh, T* packed) {
         const ptrdiff_t n = end - begin, row = Cell::slots * run.Hp, D = run.D;
         T* dx = static_cast<T*>(call.dx) + (low * run.N + begin) * D;
-        project<T>({da, n * row, row}, input, nullptr, {dx, run.N * D, D}, steps, n, D);
+        const auto packed_input = [&](ptrdiff_t u, int v) { return input.block(u, v, 0); };
+        project<T>({da, n * row, row}, input.depth, packed_input, nullptr, {dx, run.N * D, D}, steps, n, D);
         for (ptrdiff_t k = 0; k < steps * n; k += depth) {
             const ptrdiff_t count = steps * n - k < depth ? steps * n - k : depth;
             add_rows(total, da, low, begin, n, k, count, fresh && k == 0, packed);

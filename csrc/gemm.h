@@ -18,9 +18,10 @@ template <class T> struct Rows {
     ptrdiff_t step, row;
 };
 
-// out = begin + A @ panel, for `steps` times `count` rows. `begin` is one row, or null for zeros.
-template <class T>
-void project(Rows<const T> A, const Panel<T>& panel, const T* begin, Rows<T> out, ptrdiff_t steps, ptrdiff_t count, ptrdiff_t columns) {
+// out = begin + A @ B, for `steps` times `count` rows. `begin` is one row, or null for zeros; `packed(u, v)` gives v
+// vectors of columns of B from column u on, each row after the other.
+template <class T, class F>
+void project(Rows<const T> A, ptrdiff_t depth, F packed, const T* begin, Rows<T> out, ptrdiff_t steps, ptrdiff_t count, ptrdiff_t columns) {
     if (A.step == count * A.row && out.step == count * out.row) {
         count *= steps;
         steps = 1;
@@ -29,6 +30,7 @@ void project(Rows<const T> A, const Panel<T>& panel, const T* begin, Rows<T> out
     const ptrdiff_t padded = (columns + width<T> - 1) / width<T> * width<T>;
     each_block<T>(padded, gemm_vectors, [&](ptrdiff_t u, int v) {
         const ptrdiff_t inside = columns - u, block = v * width<T>;
+        const Columns<T> B{packed(u, v), 0, {}};
         alignas(64) T edge[gemm_rows * gemm_vectors * width<T>];
         Ends<T> ends{{begin ? begin + u : zeros}, {0}, {nullptr}, out.row};
         for (ptrdiff_t s = 0; s < steps; ++s) {
@@ -37,7 +39,7 @@ void project(Rows<const T> A, const Panel<T>& panel, const T* begin, Rows<T> out
                 T* to = out.at + s * out.step + n * out.row + u;
                 ends.out[0] = inside < block ? edge : to;
                 ends.out_row = inside < block ? block : out.row;
-                multiply(panel, u, v, rows, A.at + s * A.step + n * A.row, A.row, &ends);
+                find_tile<T, Layout::rows>(rows, 1, v)(A.at + s * A.step + n * A.row, A.row, B, depth, ends);
                 if (inside < block)
                     for (int r = 0; r < rows; ++r)
                         for (ptrdiff_t j = 0; j < inside; ++j) to[r * out.row + j] = edge[r * block + j];

@@ -121,6 +121,9 @@ template <class V> FASTRNN_INLINE V least(V a, V bound) {
 
 // 2**n for whole `n` within the exponents of normal numbers: adding `round` leaves n in the lowest bits.
 template <class V> FASTRNN_INLINE V power_of_two(V n) {
+#ifdef __AVX512F__
+    if constexpr (sizeof(V) == 64 && sizeof(n[0]) == 4) return (V)_mm512_scalef_ps(_mm512_set1_ps(1), (__m512)n);
+#endif
     using T = NumberOf<V>;
     using Ints = typename Simd<T>::Ints;
     return (V)(((Ints)(n + Lane<T>::round) + Lane<T>::bias) << Lane<T>::mantissa);

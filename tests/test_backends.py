@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from conftest import PROMISED_BACKENDS
 from fastrnn.backends.numba import store as cache
 from fastrnn.backends.numba import vecmath
 from fastrnn.backends.numba.simd import loader, store
+from processes import python
 from ulp import EXACT, assert_four_ulp, points
 
 RUN = """
@@ -26,9 +25,7 @@ print(fastrnn.functional.cell_forward(cell, np.ones((3, 1, 1)), None, {"Wx": np.
 
 
 def run(folder: Path | str, code: str = RUN, **env: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join(filter(None, sys.path))
-    env = {**os.environ, "PYTHONPATH": path, "FASTRNN_CACHE_DIR": str(folder), **env}
-    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300)
+    return python(code, FASTRNN_CACHE_DIR=str(folder), **env)
 
 
 def test_use_backend() -> None:

@@ -139,6 +139,11 @@ def least(a: Any, bound: float) -> Any:
     return a.call("least", bound)
 
 
+def power_of_two(n: Any) -> Any:
+    """``2**n`` for whole `n` within the exponents of normal numbers."""
+    return n.call("power_of_two")
+
+
 def scale(a: Any, n: Any) -> Any:
     """``a * 2**n`` for whole `n`; the result, but not `a`, may be subnormal."""
     return a.call("scale", n)
@@ -191,8 +196,8 @@ def _scale(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value
     n = builder.fptosi(args[1], ints)
     # In two steps: neither power leaves the exponents of normal numbers.
     half = builder.ashr(n, _int_splat(vec, 1))
-    part = builder.fmul(args[0], _power_of_two(builder, vec, half))
-    return builder.fmul(part, _power_of_two(builder, vec, builder.sub(n, half)))
+    part = builder.fmul(args[0], _with_exponent(builder, vec, half))
+    return builder.fmul(part, _with_exponent(builder, vec, builder.sub(n, half)))
 
 
 def _scale_in_hardware(builder: ir.IRBuilder, vec: Vec, a: ir.Value, n: ir.Value) -> ir.Value:
@@ -205,7 +210,13 @@ def _scale_in_hardware(builder: ir.IRBuilder, vec: Vec, a: ir.Value, n: ir.Value
     return builder.call(function, [a, n, a, ir.Constant(mask, -1), current_rounding])
 
 
-def _power_of_two(builder: ir.IRBuilder, vec: Vec, n: ir.Value) -> ir.Value:
+@_of_vectors(power_of_two)
+def _power_of_two(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+    vec = sig.return_type
+    return _with_exponent(builder, vec, builder.fptosi(args[0], ir.VectorType(_INT[vec.dtype], vec.width)))
+
+
+def _with_exponent(builder: ir.IRBuilder, vec: Vec, n: ir.Value) -> ir.Value:
     mantissa, bias = _FORMAT[vec.dtype]
     exponent = builder.add(n, _int_splat(vec, bias))
     return builder.bitcast(builder.shl(exponent, _int_splat(vec, mantissa)), llvm_type(vec))

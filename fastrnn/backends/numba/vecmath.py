@@ -14,7 +14,7 @@ from typing import Any
 from numba.core import types
 from numba.extending import overload, register_jitable
 
-from .simd import Vec, least, less, magnitude, scale, with_sign
+from .simd import Vec, least, less, magnitude, power_of_two, scale, with_sign
 
 LOG2_E = math.log2(math.e)
 # Adding and subtracting 1.5 * 2**(mantissa bits) rounds to the nearest whole number.
@@ -55,20 +55,19 @@ def softplus(a: Any) -> Any:
 
 
 @register_jitable
-def _near_zero32(r: Any) -> Any:
-    """``exp(r)`` for ``|r| <= log(2)/2``; the fit's largest relative error is 3.1e-9."""
-    p = 1.3814467238262296e-3 * r + 8.368780836462975e-3
-    p = p * r + 4.166839271783829e-2
-    p = p * r + 1.666651964187622e-1
-    p = p * r + 4.999999403953552e-1
-    p = p * r + 1.0
-    return p * r + 1.0
+def _curve32(r: Any) -> Any:
+    """``(exp(r) - 1 - r) / r**2`` for ``|r| <= log(2)/2``; ``exp(r) - 1`` is fitted to a relative error of 1.4e-8."""
+    p = 1.3882516650483012e-3 * r + 8.366547524929047e-3
+    p = p * r + 4.166720062494278e-2
+    p = p * r + 1.666654348373413e-1
+    return p * r + 4.999999701976776e-1
 
 
 def _exp32(a: Any) -> Any:
     a = less(a, -104.0, -104.0, least(a, 89.0))
     n = (a * LOG2_E + ROUND_32) - ROUND_32
-    return scale(_near_zero32(a - n * LN2_HIGH_32 - n * LN2_LOW_32), n)
+    r = a - n * LN2_HIGH_32 - n * LN2_LOW_32
+    return scale((_curve32(r) * r + 1.0) * r + 1.0, n)
 
 
 def _exp64(a: Any) -> Any:
@@ -84,14 +83,14 @@ def _exp64(a: Any) -> Any:
 
 
 def _tanh32(a: Any) -> Any:
-    # A rational function, its largest relative error 1.4e-8. From 8.7 on it is above 1, as tanh is to float32.
-    m = least(magnitude(a), 9.0)
-    s = m * m
-    p = 1.4146628757316648e-8 * s + 2.117153417202644e-5
-    p = (p * s + 3.529525361955166e-3) * s + 1.3409556448459625e-1
-    q = 8.097715635813074e-7 * s + 3.341279807500541e-4
-    q = (q * s + 2.6005936786532402e-2) * s + 4.674288034439087e-1
-    return with_sign(least((p * s + 1.0) * m / (q * s + 1.0), 1.0), a)
+    # tanh(a) = t / (t + 2) with t = exp(2 a) - 1 = 2**n (exp(r) - 1) + (2**n - 1): accurate for small t and large.
+    m = least(magnitude(a), 9.1)
+    m = m + m
+    n = (m * LOG2_E + ROUND_32) - ROUND_32
+    r = m - n * LN2_HIGH_32 - n * LN2_LOW_32
+    power = power_of_two(n)
+    t = ((_curve32(r) * r) * r + r) * power + (power - 1.0)
+    return with_sign(t / (t + 2.0), a)
 
 
 def _tanh64(a: Any) -> Any:
@@ -108,7 +107,8 @@ def _sigmoid32(a: Any) -> Any:
     # The exponential of -|a|: small results keep their relative accuracy.
     m = least(magnitude(a), 104.0)
     n = (m * -LOG2_E + ROUND_32) - ROUND_32
-    e = scale(_near_zero32((n * -LN2_HIGH_32 - m) - n * LN2_LOW_32), n)
+    r = (n * -LN2_HIGH_32 - m) - n * LN2_LOW_32
+    e = scale((_curve32(r) * r + 1.0) * r + 1.0, n)
     return less(a, 0.0, e, 1.0) / (1.0 + e)
 
 
