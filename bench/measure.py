@@ -1,7 +1,8 @@
-"""Times of calls taken in turns, and the machine that they were taken on."""
+"""Times of calls taken in turns, and the machine that they were taken on. Imports nothing that has threads."""
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 import time
@@ -10,8 +11,24 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+Run = Callable[[], Any]
 
-def timed(run: Callable[[], Any], times: int = 1) -> float:
+# Read once, when the libraries are imported.
+THREAD_VARIABLES = (
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "FASTRNN_NUM_THREADS",
+)
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """Environment variables that give every library this number of threads."""
+    return dict.fromkeys(THREAD_VARIABLES, str(threads))
+
+
+def timed(run: Run, times: int = 1) -> float:
     """Seconds of one call, as the mean of `times` calls."""
     start = time.perf_counter()
     for _ in range(times):
@@ -19,35 +36,95 @@ def timed(run: Callable[[], Any], times: int = 1) -> float:
     return (time.perf_counter() - start) / times
 
 
+def in_turns(
+    runs: Mapping[str, Run],
+    rounds: int,
+    least: float = 0.0,
+    before: Callable[[str], object] = lambda name: None,
+) -> dict[str, list[float]]:
+    """Seconds of a call of each in every round; a round times all in turn, each for at least `least` seconds.
+
+    `before` is called with the name before each turn, outside of what is timed. Every round begins with another.
+    """
+    times = {}
+    for name, run in runs.items():
+        before(name)
+        times[name] = _repeats(run, least)
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    names = list(runs)
+    for i in range(rounds):
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            before(name)
+            if times[name] > 1:
+                # The others' turns have emptied the caches; a long call fills them by itself.
+                runs[name]()
+            seconds[name].append(timed(runs[name], times[name]))
+    return seconds
+
+
 def medians(
-    runs: Mapping[str, Callable[[], Any]],
+    runs: Mapping[str, Run],
     rounds: int,
     least: float = 0.0,
     before: Callable[[str], object] = lambda name: None,
 ) -> dict[str, float]:
-    """Median seconds of a call of each; every round times all in turn, each for at least `least` seconds.
+    """Median over the rounds of :func:`in_turns`."""
+    return {name: statistics.median(s) for name, s in in_turns(runs, rounds, least, before).items()}
 
-    `before` is called with the name before each turn, outside of what is timed.
+
+def _repeats(run: Run, least: float) -> int:
+    """How many calls take `least` seconds."""
+    once = timed(run)
+    if once < least:
+        # Short calls are disturbed easily, and one that was would be repeated too little.
+        once = min(once, *(timed(run) for _ in range(3)))
+    return max(1, round(least / max(once, 1e-9)))
+
+
+def quiet(limit: float = 1.0, window: float = 0.004) -> None:
+    """Wait until no thread of this process works, at most `limit` seconds.
+
+    After a call, pools of threads spin for up to a tenth of a second (OpenBLAS) for work that does not come. The
+    next one's threads would share the processors with them.
     """
-    times, seconds = {}, {name: [0.0] * rounds for name in runs}
-    for name, run in runs.items():
-        before(name)
-        times[name] = max(1, round(least / max(timed(run), 1e-9)))
-    for i in range(rounds):
-        for name, run in runs.items():
-            before(name)
-            seconds[name][i] = timed(run, times[name])
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    end = time.perf_counter() + limit
+    while time.perf_counter() < end:
+        used = time.process_time()
+        time.sleep(window)
+        if time.process_time() - used < 0.1 * window:
+            return
+
+
+def processors(threads: int) -> list[int] | None:
+    """Processors for `threads` threads, one of each core as far as there are; None where they cannot be chosen."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    usable = sorted(os.sched_getaffinity(0))
+    if threads > len(usable):
+        raise SystemExit(f"--threads: expected at most the {len(usable)} processors of this process, got {threads}")
+    first = {_core(i): i for i in reversed(usable)}.values()
+    others = [i for i in usable if i not in first]
+    return (sorted(first) + others)[:threads]
+
+
+def _core(processor: int) -> str:
+    """What two processors of one core have in common."""
+    siblings = Path(f"/sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list")
+    return siblings.read_text() if siblings.exists() else str(processor)
 
 
 def machine(*packages: str) -> str:
     """The processor and the versions that the figures depend on."""
-    cpu = platform.processor() or platform.machine()
+    versions = ", ".join(f"{p} {version(p)}" for p in packages)
+    return f"{cpu()}; Python {platform.python_version()}, {versions}"
+
+
+def cpu() -> str:
+    """The processor's name."""
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        cpu = names[0] if names else cpu
-    return f"{cpu}; Python {platform.python_version()}, " + ", ".join(f"{p} {version(p)}" for p in packages)
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def version(package: str) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 
+from .measure import machine, medians, thread_environment
+
 # Before NumPy is imported: its BLAS reads them once.
-for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
-    os.environ[_name] = "1"
+os.environ.update(thread_environment(1))
 
 import argparse
 from typing import Any
@@ -19,44 +20,15 @@ import numpy as np
 
 import fastrnn
 
+from . import textbook
 from .cases import CELLS, GRID, Case, Shape, assert_same, using
-from .measure import machine, medians
 
 
 def textbook_lstm(case: Case) -> tuple[Any, ...]:
-    """LSTM forward and BPTT as one writes it by hand: a product a step, weight gradients added step by step."""
-
-    def sigmoid(a: Any) -> Any:
-        return 1 / (1 + np.exp(-a))
-
-    x, Wx, Wh, b = case.x, case.Wx, case.Wh, case.b
-    (T, N, _), H = x.shape, Wh.shape[0]
-    h = c = case.h0
-    steps, hs = [], np.empty((T, N, H), x.dtype)
-    for t in range(T):
-        a = x[t] @ Wx + h @ Wh + b
-        i, f, o = sigmoid(a[:, :H]), sigmoid(a[:, H : 2 * H]), sigmoid(a[:, 3 * H :])
-        g = np.tanh(a[:, 2 * H : 3 * H])
-        c_next = f * c + i * g
-        tanh_c = np.tanh(c_next)
-        steps.append((h, c, i, f, g, o, tanh_c))
-        h, c = o * tanh_c, c_next
-        hs[t] = h
-    dx = np.empty_like(x)
-    dWx, dWh, db = np.zeros_like(Wx), np.zeros_like(Wh), np.zeros_like(b)
-    dh, dc = np.zeros((N, H), x.dtype), np.zeros((N, H), x.dtype)
-    for t in reversed(range(T)):
-        h, c, i, f, g, o, tanh_c = steps[t]
-        dh = dh + case.dhs[t]
-        dc = dc + dh * o * (1 - tanh_c * tanh_c)
-        parts = [dc * g * i * (1 - i), dc * c * f * (1 - f), dc * i * (1 - g * g), dh * tanh_c * o * (1 - o)]
-        da = np.concatenate(parts, axis=1)
-        dWx += x[t].T @ da
-        dWh += h.T @ da
-        db += da.sum(axis=0)
-        dx[t] = da @ Wx.T
-        dh, dc = da @ Wh.T, dc * f
-    return hs, dx, dh, dc, dWx, dWh, db
+    """Outputs and every gradient by the loop written by hand."""
+    steps: list[Any] = []
+    hs = textbook.lstm_forward(case.x, case.h0, case.h0, case.Wx, case.Wh, case.b, steps)
+    return hs, *textbook.lstm_backward(case.dhs, steps, case.x, case.Wx, case.Wh)
 
 
 def row(shape: Shape, cells: list[str], rounds: int) -> str:

@@ -199,7 +199,7 @@ def _geometric(values: list[float]) -> float:
 
 def report(rows: list[Row], described: str, rounds: int) -> str:
     """All tables as Markdown."""
-    lines = [f"{described}; median of {rounds} rounds; µs a step.", ""]
+    lines = [f"{described}; median of {rounds} rounds; µs a step.", "", *_summary(rows), ""]
     for threads, dtype in dict.fromkeys((r["threads"], r["dtype"]) for r in rows if "bound" in r):
         for mode in ("forward", "training"):
             some = [r for r in rows if (r["threads"], r["dtype"], r["mode"]) == (threads, dtype, mode)]
@@ -210,6 +210,20 @@ def report(rows: list[Row], described: str, rounds: int) -> str:
     if streams:
         lines += ["### Streaming, one sequence", "", *_table(streams), ""]
     return "\n".join(lines)
+
+
+def _summary(rows: list[Row]) -> list[str]:
+    """Geometric mean and least ratio to the best peer, a line for each grid."""
+    cells = list(dict.fromkeys(r["cell"] for r in rows))
+    lines = [f"| best peer's time / fastrnn's | {' | '.join(cells)} |", "| --- " * (len(cells) + 1) + "|"]
+    for threads, dtype, mode in dict.fromkeys((r["threads"], r["dtype"], r["mode"]) for r in rows):
+        entries = []
+        for cell in cells:
+            key = (threads, dtype, mode, cell)
+            ratios = [ratio(r) for r in rows if (r["threads"], r["dtype"], r["mode"], r["cell"]) == key]
+            entries.append(f"{_geometric(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})")
+        lines.append(f"| {mode}, {dtype}, {threads} thread{'s' * (threads > 1)} | {' | '.join(entries)} |")
+    return [*lines, "", "Geometric mean over the grid; in brackets the least and the most."]
 
 
 def _table(rows: list[Row]) -> list[str]:

@@ -1,22 +1,29 @@
 """What the machine can do at most: its rate of matrix products and the bandwidth of its caches, measured.
 
-A point's bound is the larger of two times: its arithmetic at the rate of a large matrix product, and its recurrent
-weights, which every step reads once, from the cache that holds them.
+The limit of a call is the largest of three times: its matrix products at the rate of a large one; the recurrent
+weights, which every step reads, from the cache that holds them; and every other array once, from the cache or memory
+that holds them all. Elementwise functions count nothing, so small and narrow shapes cannot come near it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 
-from .cases import CELLS, Shape
-from .measure import medians, timed
+from .cases import Shape
+from .count import array_bytes, forward_bytes, operations, recurrent_bytes
+from .measure import quiet, timed
+
+_LINE = 16  # float32 of a cache line
 
 
 class Level(NamedTuple):
-    """A cache, or memory as the last: bytes that it holds, bytes a second that one core reads from it."""
+    """A cache, or memory as the last: bytes that it holds, bytes a second read from it, all threads together."""
 
     name: str
     size: float
@@ -24,39 +31,46 @@ class Level(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """Multiply-adds count as two operations."""
+    """Operations a second in products of large matrices, by dtype; the caches, quickest first."""
 
-    operations: dict[str, float]  # a second, by dtype
+    operations: dict[str, float]
     levels: list[Level]
 
+    def bandwidth(self, size: float) -> float:
+        """Bytes a second from the quickest cache that holds `size` bytes."""
+        return next(level.bandwidth for level in self.levels if size <= level.size)
 
-def measure() -> Machine:
-    """Measure this machine with as many threads as NumPy's BLAS has."""
-    return Machine({dtype: _product_rate(dtype) for dtype in ("float32", "float64")}, _levels())
+
+def measure(threads: int) -> Machine:
+    """Measure this machine; NumPy's BLAS must have been given as many threads."""
+    rates = {dtype: _product_rate(dtype) for dtype in ("float32", "float64")}
+    quiet()
+    return Machine(rates, list(_levels(threads)))
 
 
 def bound(machine: Machine, cell: str, shape: Shape, dtype: str, training: bool) -> float:
-    """Least seconds of a call by the two limits."""
-    N, T, D, H = shape
-    G, item = CELLS[cell], np.dtype(dtype).itemsize
-    passes = 3 if training else 1
-    arithmetic = 2 * passes * N * T * G * H * (D + H) / machine.operations[dtype]
-    weights = G * H * H * item
-    level = next(level for level in machine.levels if weights <= level.size)
+    """Least seconds of a call."""
+    products = operations(cell, shape, training) / machine.operations[dtype]
+    weights = recurrent_bytes(cell, shape.H, dtype)
     # Forward and backward read the matrix once a step; its gradient is one product over all steps.
-    return max(arithmetic, (2 if training else 1) * T * weights / level.bandwidth)
+    steps = (2 if training else 1) * shape.T * weights / machine.bandwidth(weights)
+    arrays = array_bytes(cell, shape, dtype).all if training else forward_bytes(cell, shape, dtype)
+    return max(products, steps, arrays / machine.bandwidth(arrays))
 
 
-def _product_rate(dtype: str) -> float:
-    n = 1024
-    a = np.ones((n, n), dtype)
-    seconds = medians({"product": lambda: a @ a}, rounds=7)["product"]
-    return 2 * n**3 / seconds
+def _product_rate(dtype: str, n: int = 2048) -> float:
+    """Of the best of several: what the machine can do, not what it mostly does."""
+    a, b = np.random.default_rng(0).standard_normal((2, n, n)).astype(dtype)
+    out = np.empty_like(a)
+    return 2 * n**3 / min(timed(lambda: np.dot(a, b, out=out)) for _ in range(6))
 
 
-def _levels() -> list[Level]:
-    levels = [Level(name, size, _read_rate(size * 0.5)) for name, size in _cache_sizes().items()]
-    return [*levels, Level("memory", float("inf"), _read_rate(256e6))]
+def _levels(threads: int) -> Iterator[Level]:
+    for name, size in _cache_sizes().items():
+        # The first two belong to a core, the others to all.
+        total = size * threads if name in ("L1", "L2") else size
+        yield Level(name, total, _read_rate(0.5 * total, threads))
+    yield Level("memory", float("inf"), _read_rate(512e6, threads))
 
 
 def _cache_sizes() -> dict[str, float]:
@@ -69,21 +83,44 @@ def _cache_sizes() -> dict[str, float]:
     return sizes or {"L1": 32 * 1024.0, "L2": 1024 * 1024.0}
 
 
-def _read_rate(size: float) -> float:
-    """Bytes a second of sums over `size` bytes, read again and again."""
-    import numba
+def _read_rate(size: float, threads: int) -> float:
+    """Bytes a second that `threads` threads read together, each its own part of `size` bytes again and again."""
+    parts = [_aligned(size / threads) for _ in range(threads)]
+    total = sum(part.nbytes for part in parts)
+    times = max(2, int(3e9 / total))
+    _sum(parts[0], 1)
+    with ThreadPoolExecutor(threads) as pool:
 
-    @numba.njit(fastmath=True)
-    def read(a: Any, times: int) -> float:
-        total = np.float32(0)
-        for k in range(times):
-            # Never the same range twice in a row, or the compiler would read it once.
-            part = a[k & 1 :]
-            for i in range(len(part)):
-                total += part[i]
-        return total
+        def read() -> None:
+            list(pool.map(lambda part: _sum(part, times), parts))
 
-    a = np.ones(int(size) // 4, np.float32)
-    times = max(1, int(2e8 / size))
-    read(a, 1)
-    return a.nbytes * times / min(timed(lambda: read(a, times)) for _ in range(5))
+        return total * times / min(timed(read) for _ in range(5))
+
+
+def _aligned(size: float) -> Any:
+    """Eight rows, about `size` bytes, each beginning with a cache line, and not all in the same sets of a cache."""
+    columns = _LINE * (int(size / 8 / 64) | 1)
+    flat = np.ones(8 * columns + _LINE, np.float32)
+    start = -flat.ctypes.data % 64 // 4
+    return flat[start : start + 8 * columns].reshape(8, columns)
+
+
+@numba.njit(fastmath=True, nogil=True)  # type: ignore[misc]
+def _sum(a: Any, times: int) -> Any:
+    """Sum of `a` (8, n), `times` times. Eight sums at once: one would wait for its own additions, not for the reads."""
+    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = np.float32(0)
+    for k in range(times):
+        # Never the same range twice in a row, or the compiler could read it once.
+        start = (k & 1) * _LINE
+        a0, a1, a2, a3 = a[0][start:], a[1][start:], a[2][start:], a[3][start:]
+        a4, a5, a6, a7 = a[4][start:], a[5][start:], a[6][start:], a[7][start:]
+        for i in range(len(a0)):
+            s0 += a0[i]
+            s1 += a1[i]
+            s2 += a2[i]
+            s3 += a3[i]
+            s4 += a4[i]
+            s5 += a5[i]
+            s6 += a6[i]
+            s7 += a7[i]
+    return s0 + s1 + s2 + s3 + s4 + s5 + s6 + s7

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -14,10 +14,11 @@ from .backends.registry import get_backend, load_backend
 from .cells import Cell, gru, lstm, rnn
 from .engine.call import Stack, StackLayout
 from .engine.plan import make_plan
-from .engine.threads import threads_for
+from .engine.threads import apart, run_together, threads_for
 from .errors import array_like, positive_int, rows_array
 from .layers import Array, Layer, float_dtype, uniform
 
+Answer = TypeVar("Answer")
 State = Any
 """An array (num_layers*directions, N, H), or a tuple of them for a cell with several states."""
 
@@ -143,28 +144,39 @@ class Recurrent(Layer):
     def _run(self, x: Array, state: State, lengths: Any, kept: _Kept | None) -> tuple[Array, State]:
         x = rows_array("x", x, "N, T" if self.batch_first else "T, N", self.input_size, self.dtype)
         initial = self._split_state("state", state, x.shape[0 if self.batch_first else 1])
-        last = []
+        last: list[tuple[Array, ...]] = []
         for layer in range(self.num_layers):
             if layer:
                 x = self._drop(x, kept)
-            outputs = []
-            for i in range(layer * self.directions, (layer + 1) * self.directions):
-                hs, end, cache = functional.cell_forward(
-                    self.cell,
-                    x,
-                    initial[i],
-                    {name: self.params.get(key) for name, key in self._names[i].items()},
-                    lengths,
-                    self.batch_first,
-                    reverse=i % self.directions == 1,
-                    keep=kept is not None,
-                )
-                outputs.append(hs)
-                last.append(end)
-                if kept is not None and cache is not None:
-                    kept.caches.append(cache)
+            outputs, ends, caches = zip(*self._directions_of(layer, x, initial, lengths, kept is not None), strict=True)
+            last += ends
+            if kept is not None:
+                kept.caches.extend(caches)
             x = np.concatenate(outputs, axis=2) if self.bidirectional else outputs[0]
         return x, self._join_state(last)
+
+    def _directions_of(
+        self, layer: int, x: Array, initial: list[Any], lengths: Any, keep: bool
+    ) -> list[tuple[Array, tuple[Array, ...], functional.Cache | None]]:
+        """Outputs, last states and cache of each direction of `layer`."""
+
+        def forward(i: int) -> tuple[Array, tuple[Array, ...], functional.Cache | None]:
+            params = {name: self.params.get(key) for name, key in self._names[i].items()}
+            reverse = i % self.directions == 1
+            return functional.cell_forward(
+                self.cell, x, initial[i], params, lengths, self.batch_first, reverse, keep=keep
+            )
+
+        T, N = x.shape[:2]
+        return self._each_direction(forward, layer, (N, T) if self.batch_first else (T, N))
+
+    def _each_direction(self, work: Callable[[int], Answer], layer: int, outer: tuple[int, ...]) -> list[Answer]:
+        """``work(i)`` of both directions of `layer`, in two threads where that is quicker."""
+        both = range(layer * self.directions, (layer + 1) * self.directions)
+        shape = (*outer, self.input_size if layer == 0 else self.directions * self.hidden_size)
+        if self.bidirectional and apart(make_plan(self.cell), shape, self.hidden_size):
+            return run_together(work, both)
+        return [work(i) for i in both]
 
     def backward(
         self, dy: Array | None, dstate: State = None, truncate: int | None = None
@@ -194,15 +206,18 @@ class Recurrent(Layer):
         dlast = self._split_state("dstate", dstate, N)
         first: list[Any] = [None] * len(dlast)
         for layer in reversed(range(self.num_layers)):
-            parts = []
-            for d in range(self.directions):
-                i = layer * self.directions + d
+
+            def backward(i: int, dy: Array | None = dy) -> tuple[Array, tuple[Array, ...], dict[str, Array]]:
+                d = i % self.directions
                 dhs = None if dy is None else dy[..., d * H : (d + 1) * H]
-                part, first[i], grads = functional.cell_backward(dhs, kept.caches[i], dlast[i], truncate)
-                parts.append(part)
+                return functional.cell_backward(dhs, kept.caches[i], dlast[i], truncate)
+
+            results = self._each_direction(backward, layer, (T, N))
+            for i, (_, dstate_i, grads) in enumerate(results, layer * self.directions):
+                first[i] = dstate_i
                 for name, grad in grads.items():
                     self.grads[self._names[i][name]] += grad
-            dx = parts[0] + parts[1] if self.bidirectional else parts[0]
+            dx = results[0][0] + results[1][0] if self.bidirectional else results[0][0]
             mask = kept.masks[layer - 1] if layer else None
             dy = dx if mask is None else dx * mask
         return dx, self._join_state(first)

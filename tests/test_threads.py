@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -121,3 +122,22 @@ def test_number_of_threads() -> None:
     assert "FASTRNN_NUM_THREADS: expected a positive integer, got 'many'" in refused
 
 
+
+
+@pytest.mark.parametrize("N", [1, 3])
+def test_directions_in_threads_of_their_own(compiled: str, N: int) -> None:
+    layer = fastrnn.LSTM(3, 5, 2, bidirectional=True, seed=0)
+    x = np.random.default_rng(0).standard_normal((6, N, 3)).astype(np.float32)
+
+    def results() -> list[np.ndarray]:
+        layer.zero_grad()
+        y, last = layer.forward(x)
+        dx, first = layer.backward(y)
+        return [y, *last, dx, *first, *(g.copy() for g in layer.grads.values())]
+
+    fastrnn.set_num_threads(1)
+    alone = results()
+    with threads_worth(1 if N == 1 else 3000):
+        fastrnn.set_num_threads(2)
+        for got, want in zip(results(), alone, strict=True):
+            np.testing.assert_array_equal(got, want)

@@ -1,14 +1,19 @@
-"""How many threads a call takes."""
+"""How many threads a call takes, and work in several of them."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from ..errors import positive_int
 from .plan import Plan
 
+Part = TypeVar("Part")
+Answer = TypeVar("Answer")
 # Work for which waking another thread pays, in multiply-adds.
 _WORTH_A_THREAD = 1_000_000
 _wanted: int | None = None
@@ -68,8 +73,36 @@ def physical_cores() -> int:
 def threads_for(plan: Plan, shape: tuple[int, ...], H: int) -> int:
     """Threads for an input of `shape` (T, N, D): no more than there are sequences, or than the work is worth."""
     wanted = get_num_threads()
-    if wanted == 1:
-        return 1
+    return 1 if wanted == 1 else max(1, min(wanted, shape[1], _worth(plan, shape, H)))
+
+
+def apart(plan: Plan, shape: tuple[int, ...], H: int) -> bool:
+    """Whether the two directions of a layer gain from a thread each: where the batch cannot be split."""
+    return get_num_threads() > 1 and threads_for(plan, shape, H) == 1 and _worth(plan, shape, H) > 0
+
+
+def _worth(plan: Plan, shape: tuple[int, ...], H: int) -> int:
+    """Threads that the work is worth."""
     T, N, D = shape
-    work = T * N * H * (D * plan.n_gates + H * plan.n_matrices)
-    return max(1, min(wanted, N, work // _WORTH_A_THREAD))
+    return T * N * H * (D * plan.n_gates + H * plan.n_matrices) // _WORTH_A_THREAD
+
+
+def run_together(work: Callable[[Part], Answer], parts: Iterable[Part]) -> list[Answer]:
+    """``work`` of every part, each in a thread: kernels and BLAS hold no lock of the interpreter.
+
+    Answers are in the order of the parts. The first part is done by the caller's own thread.
+    """
+    first, *others = parts
+    later = [_pool().submit(work, part) for part in others]
+    return [work(first), *(answer.result() for answer in later)]
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    # No part waits for another, so calls at once need no more threads than processors.
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="fastrnn")
+
+
+if hasattr(os, "register_at_fork"):
+    # A forked child has none of the threads.
+    os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -23,8 +23,9 @@ from ...codegen.numba_kernels import (
 )
 from ...engine.call import Array, Call, Gradients, Result, StackLayout
 from ...engine.plan import Plan, Stage
+from ...engine.threads import run_together
 from .pack import aligned, pack, pad_blocks, strip_blocks
-from .parts import run, split
+from .parts import split
 from .simd import host_features
 from .store import load_module
 
@@ -62,7 +63,7 @@ class NumbaBackend:
             y[:, part[0]] = result.y
             return result
 
-        results = run(work, parts)
+        results = run_together(work, parts)
         last = tuple(np.concatenate(states) for states in zip(*(r.last for r in results), strict=True))
         return Result(y, last, [r.saved for r in results])
 
@@ -80,7 +81,7 @@ class NumbaBackend:
             dx[:, rows] = result.dx
             return result
 
-        results = run(work, zip(split(call), saved, strict=True))
+        results = run_together(work, zip(split(call), saved, strict=True))
         dstate = tuple(np.concatenate(states) for states in zip(*(r.dstate for r in results), strict=True))
         # Added in the order of the parts: the same bits whichever thread was first.
         dWx, dWh, dslots = (reduce(np.add, sums) for sums in zip(*(r[2:] for r in results), strict=True))

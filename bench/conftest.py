@@ -1,0 +1,8 @@
+"""One thread for all that is timed here."""
+
+import os
+
+from .measure import thread_environment
+
+# Before NumPy is imported: its BLAS reads them once.
+os.environ.update(thread_environment(1))
