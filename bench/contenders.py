@@ -3,11 +3,12 @@
 Weights are put into a library once, as its users do; everything else of a call (conversion of inputs and results,
 allocation, gradients set to zero) is part of what is timed. All take the same numbers, in PyTorch's layouts and
 gate order, and give the same results: ``y``, and for training also the gradients of `x`, the initial states and the
-weights.
+weights. Each library is imported when it is first used, so that those that are missing do no harm.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +16,9 @@ import numpy as np
 
 import fastrnn
 
+from . import textbook
 from .cases import CELLS, Shape
-from .measure import version
+from .measure import quiet, version
 
 Arrays = dict[str, Any]
 
@@ -41,6 +43,13 @@ class Problem:
             "bias_ih_l0": array(G * H, scale=0.1),
             "bias_hh_l0": array(G * H, scale=0.1),
         }
+
+    def first(self, steps: int) -> Problem:
+        """The same with the first `steps` steps only."""
+        part = copy.copy(self)
+        part.x, part.dy = self.x[:steps], self.dy[:steps]
+        part.shape = self.shape._replace(T=steps)
+        return part
 
     @property
     def initial(self) -> Any:
@@ -69,10 +78,12 @@ class Fastrnn(Contender):
     """A layer of this library, on the backend in use: see :func:`choose`."""
 
     def __init__(self, problem: Problem, threads: int) -> None:
+        fastrnn.set_num_threads(threads)
         _, _, D, H = problem.shape
-        self.problem, self.threads = problem, threads
+        self.problem = problem
         self.layer = getattr(fastrnn, problem.cell)(D, H, dtype=problem.dtype)
         self.layer.load_state_dict(problem.weights)
+        self.names = [(name, *self.layer.torch_name(name)) for name in self.layer.grads]
 
     def forward(self) -> Arrays:
         return {"y": self.layer(self.problem.x, self.problem.initial)[0]}
@@ -82,10 +93,34 @@ class Fastrnn(Contender):
         y, _ = self.layer.forward(self.problem.x, self.problem.initial)
         dx, dstate = self.layer.backward(self.problem.dy)
         result = {"y": y, "x": dx, **_states(dstate)}
-        for name, grad in self.layer.grads.items():
-            theirs, transposed = self.layer.torch_name(name)
+        for name, theirs, transposed in self.names:
+            grad = self.layer.grads[name]
             result[theirs] = grad.T if transposed else grad
         return result
+
+
+class Textbook(Contender):
+    """The LSTM that people write by hand in NumPy."""
+
+    def __init__(self, problem: Problem, threads: int) -> None:
+        if problem.cell != "LSTM":
+            raise ValueError(f"problem: expected an LSTM, got {problem.cell}")
+        self.problem = problem
+        weights = problem.weights
+        self.Wx, self.Wh = (np.ascontiguousarray(weights[f"weight_{k}_l0"].T) for k in ("ih", "hh"))
+        self.b = weights["bias_ih_l0"] + weights["bias_hh_l0"]
+
+    def forward(self, steps: list[Any] | None = None) -> Arrays:
+        h, c = (s[0] for s in self.problem.state)
+        return {"y": textbook.lstm_forward(self.problem.x, h, c, self.Wx, self.Wh, self.b, steps)}
+
+    def training(self) -> Arrays:
+        steps: list[Any] = []
+        result = self.forward(steps)
+        p = self.problem
+        dx, dh, dc, dWx, dWh, db = textbook.lstm_backward(p.dy, steps, p.x, self.Wx, self.Wh)
+        weights = {"weight_ih_l0": dWx.T, "weight_hh_l0": dWh.T, "bias_ih_l0": db, "bias_hh_l0": db}
+        return {**result, "x": dx, "h0": dh[None], "c0": dc[None], **weights}
 
 
 class Torch(Contender):
@@ -99,6 +134,7 @@ class Torch(Contender):
         self.torch, self.problem = torch, problem
         self.module = getattr(torch.nn, problem.cell)(D, H, dtype=getattr(torch, problem.dtype))
         self.module.load_state_dict({k: torch.from_numpy(v) for k, v in problem.weights.items()})
+        self.parameters = dict(self.module.named_parameters())
 
     def _inputs(self, gradients: bool) -> tuple[Any, list[Any]]:
         arrays = [self.problem.x, *self.problem.state]
@@ -117,7 +153,7 @@ class Torch(Contender):
         y.backward(self.torch.from_numpy(self.problem.dy))
         result = {"y": y.detach().numpy(), "x": x.grad.numpy()}
         result |= _states(joined([s.grad.numpy() for s in state]))
-        return result | {name: p.grad.numpy() for name, p in self.module.named_parameters()}
+        return result | {name: p.grad.numpy() for name, p in self.parameters.items()}
 
 
 class OnnxRuntime(Contender):
@@ -152,13 +188,13 @@ class Jax(Contender):
         self.run = jax.jit(run)
 
         def gradients(dy: Any, x: Any, state: Any, weights: Any) -> Any:
-            y, pull = jax.vjp(run, x, state, weights)
+            y, pull = jax.vjp(lambda *inputs: run(*inputs)[1], x, state, weights)
             return y, pull(dy)
 
         self.gradients = jax.jit(gradients)
 
     def forward(self) -> Arrays:
-        return {"y": np.asarray(self.run(self.problem.x, [s[0] for s in self.problem.state], self.weights))}
+        return {"y": np.asarray(self.run(self.problem.x, [s[0] for s in self.problem.state], self.weights)[1])}
 
     def training(self) -> Arrays:
         state = [s[0] for s in self.problem.state]
@@ -171,28 +207,61 @@ class Jax(Contender):
 # The loop over time in NumPy is the backend of that name.
 BACKENDS = {"fastrnn cpp": "cpp", "fastrnn numba": "numba", "NumPy": "numpy"}
 OURS: dict[str, type[Contender]] = {"fastrnn cpp": Fastrnn, "fastrnn numba": Fastrnn}
-PEERS: dict[str, type[Contender]] = {"PyTorch": Torch, "ONNX Runtime": OnnxRuntime, "JAX": Jax, "NumPy": Fastrnn}
+PEERS: dict[str, type[Contender]] = {
+    "PyTorch": Torch,
+    "ONNX Runtime": OnnxRuntime,
+    "JAX": Jax,
+    "NumPy": Fastrnn,
+    "NumPy by hand": Textbook,
+}
+ALL = {**OURS, **PEERS}
+# Packages that a library needs here beside this project's own.
+_PACKAGES = {"PyTorch": ("torch",), "ONNX Runtime": ("onnxruntime", "onnx"), "JAX": ("jax",)}
+
+
+def take_turn(name: str) -> None:
+    """Make ready for a turn of the contender `name`: its backend, and nobody else at work."""
+    choose(name)
+    quiet()
 
 
 def choose(name: str) -> None:
-    """Make ready for a turn of the contender `name`."""
+    """Use the backend of the contender `name`."""
     if name in BACKENDS:
         fastrnn.use_backend(BACKENDS[name])
 
 
-def installed(name: str) -> bool:
-    """Whether the contender `name` can run here."""
+def missing(name: str) -> str:
+    """Why the contender `name` cannot run here; empty if it can."""
     if name in BACKENDS:
-        return BACKENDS[name] in fastrnn.available_backends()
-    package = {"PyTorch": "torch", "ONNX Runtime": "onnxruntime", "JAX": "jax"}[name]
-    return version(package) != "missing"
+        return "" if BACKENDS[name] in fastrnn.available_backends() else "the backend is not built"
+    absent = [package for package in _PACKAGES.get(name, ()) if version(package) == "missing"]
+    return f"{' and '.join(absent)} not installed" if absent else ""
+
+
+def takes_part(name: str, cell: str, dtype: str, training: bool) -> bool:
+    """Whether there is such a contender: not every library has every cell, dtype, or gradients."""
+    if missing(name) or (training and not ALL[name].trains):
+        return False
+    if name == "NumPy by hand" and cell != "LSTM":
+        return False
+    return dtype == "float32" or name not in ("ONNX Runtime", "JAX")
+
+
+def reference(problem: Problem, mode: str) -> Arrays:
+    """What all must agree with: the NumPy backend's results, and so each other's."""
+    choose("NumPy")
+    result: Arrays = getattr(Fastrnn(problem, 1), mode)()
+    return result
 
 
 def assert_same(name: str, got: Arrays, want: Arrays, dtype: str) -> None:
-    """Every result within rounding of what is wanted, relative to its largest number."""
+    """Every result within rounding of what is wanted, relative to its largest number; of nothing more or less."""
     rtol = 2e-4 if dtype == "float32" else 1e-9
+    assert got.keys() == want.keys(), f"{name}: expected {list(want)}, got {list(got)}"
     for key, expected in want.items():
         bound = rtol * max(1e-3, float(np.abs(expected).max()))
+        assert isinstance(got[key], np.ndarray), f"{name}: {key} is no NumPy array"
         np.testing.assert_allclose(got[key], expected, rtol=0, atol=bound, err_msg=f"{name}: {key}")
 
 
@@ -220,21 +289,24 @@ def _onnx_model(problem: Problem) -> Any:
     bias = np.concatenate([blocks("bias_ih_l0"), blocks("bias_hh_l0")])
     constants = {"W": blocks("weight_ih_l0")[None], "R": blocks("weight_hh_l0")[None], "B": bias[None]}
     states = {"h0": (1, N, H), "c0": (1, N, H)} if cell == "LSTM" else {"h0": (1, N, H)}
-    node = helper.make_node(cell, ["x", *constants, "", *states], ["y"], hidden_size=H)
+    last = [name.replace("0", "") for name in states]
+    node = helper.make_node(cell, ["x", *constants, "", *states], ["y", *last], hidden_size=H)
     if cell == "GRU":
         node.attribute.append(helper.make_attribute("linear_before_reset", 1))
     inputs = {"x": (T, N, D), **states}
+    outputs = {"y": (T, 1, N, H), **dict.fromkeys(last, (1, N, H))}
     graph = helper.make_graph(
         [node],
         cell,
         [helper.make_tensor_value_info(name, kind, shape) for name, shape in inputs.items()],
-        [helper.make_tensor_value_info("y", kind, (T, 1, N, H))],
+        [helper.make_tensor_value_info(name, kind, shape) for name, shape in outputs.items()],
         [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 def _jax_run(jax: Any, cell: str) -> Callable[..., Any]:
+    """The last states and the outputs, from input, states and weights."""
     jnp, sigmoid = jax.numpy, jax.nn.sigmoid
 
     def run(x: Any, state: Any, weights: Any) -> Any:
@@ -259,6 +331,6 @@ def _jax_run(jax: Any, cell: str) -> Callable[..., Any]:
             return [h], h
 
         step = {"RNN": rnn, "LSTM": lstm, "GRU": gru}[cell]
-        return jax.lax.scan(step, state, x @ Wx + bx)[1]
+        return jax.lax.scan(step, state, x @ Wx + bx)
 
     return run

@@ -95,6 +95,30 @@ def quiet(limit: float = 1.0, window: float = 0.004) -> None:
             return
 
 
+class Others:
+    """How busy other processes are: call it for their share of the processors since the last call, 0 to 1."""
+
+    def __init__(self) -> None:
+        self._before = self._now()
+
+    def __call__(self) -> float:
+        """0 where the system does not tell."""
+        before, self._before = self._before, self._now()
+        wall, busy, own = (now - then for now, then in zip(self._before, before, strict=True))
+        return max(0.0, busy - own) / (wall * (os.cpu_count() or 1))
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        """Seconds: of the clock, of work of all processors, of work of this process."""
+        stat = Path("/proc/stat")
+        own = time.process_time()
+        if not stat.exists():
+            return time.perf_counter(), own, own
+        user, nice, system, _, _, *interrupts = map(int, stat.read_text().split("\n", 1)[0].split()[1:9])
+        busy = (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+        return time.perf_counter(), busy, own
+
+
 def processors(threads: int) -> list[int] | None:
     """Processors for `threads` threads, one of each core as far as there are; None where they cannot be chosen."""
     if not hasattr(os, "sched_getaffinity"):

@@ -1,4 +1,7 @@
-"""Streaming: one sequence, a step or a block of steps at a time, the state carried from call to call."""
+"""Streaming: one sequence, a step or a block of steps at a time, the state carried from call to call.
+
+Each library keeps the state in its own form; each block goes in and each output comes out as a NumPy array.
+"""
 
 from __future__ import annotations
 
@@ -8,53 +11,102 @@ from typing import Any
 import numpy as np
 
 from .cases import Shape
-from .contenders import BACKENDS, Arrays, Fastrnn, OnnxRuntime, Problem, Torch, choose, installed, joined
+from .contenders import BACKENDS, Fastrnn, Jax, OnnxRuntime, Problem, Torch, choose, joined, missing
+from .measure import Run
 
-Run = Callable[[], Any]
+SIZES = (8, 16, 32, 64)
+BLOCK = 64
+# Calls of one run, so that the loop around them, which all share, is short beside them.
+CALLS = {1: 256, BLOCK: 16}
 
 
 def contenders(cell: str, size: int, steps: int) -> dict[str, Run]:
-    """One call of each library, with D = H = `size`; they agree on the output."""
-    problem = Problem(cell, Shape(1, steps, size, size))
-    runs: dict[str, Run] = {name: _ours(problem) for name in BACKENDS if installed(name)}
-    if installed("PyTorch"):
-        runs["PyTorch"] = Torch(problem, 1).forward
+    """A run through the same stream for each library, with D = H = `size`; they agree on the outputs."""
+    problem = Problem(cell, Shape(1, CALLS[steps] * steps, size, size))
+    runs: dict[str, Run] = {name: _ours(problem, steps) for name in BACKENDS if not missing(name)}
+    if not missing("PyTorch"):
+        runs["PyTorch"] = _torch(problem, steps)
         if steps == 1:
             runs["PyTorch cell"] = _torch_cell(problem)
-    if installed("ONNX Runtime"):
-        runs["ONNX Runtime"] = OnnxRuntime(problem, 1).forward
+    if not missing("ONNX Runtime"):
+        runs["ONNX Runtime"] = _onnx(problem, steps)
+    if not missing("JAX"):
+        runs["JAX"] = _jax(problem, steps)
     choose("NumPy")
-    want = _output(runs["NumPy"]())
+    want = np.concatenate(runs["NumPy"]()).reshape(-1)
     for name, run in runs.items():
         choose(name)
-        np.testing.assert_allclose(_output(run()), want, rtol=0, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(np.concatenate(run()).reshape(-1), want, rtol=0, atol=2e-5, err_msg=name)
     return runs
 
 
-def _output(result: Any) -> Any:
-    return np.asarray(result["y"] if isinstance(result, dict) else result[0]).reshape(-1)
+def _stream(feed: Callable[[Any, Any], tuple[Any, Any]], blocks: list[Any], state: Any) -> Run:
+    """Outputs of `feed` over the blocks, beginning with `state`."""
+
+    def run() -> list[Any]:
+        carried, outputs = state, []
+        for block in blocks:
+            y, carried = feed(block, carried)
+            outputs.append(y)
+        return outputs
+
+    return run
 
 
-def _ours(problem: Problem) -> Run:
-    layer, state = Fastrnn(problem, 1).layer, problem.initial
-    if problem.shape.T > 1:
-        return lambda: layer(problem.x, state)
-    x = problem.x[0]
-    return lambda: layer.step(x, state)
+def _blocks(problem: Problem, steps: int) -> list[Any]:
+    return [problem.x[t : t + steps] for t in range(0, problem.shape.T, steps)]
+
+
+def _ours(problem: Problem, steps: int) -> Run:
+    layer = Fastrnn(problem, 1).layer
+    if steps == 1:
+        return _stream(layer.step, list(problem.x), problem.initial)
+    return _stream(layer, _blocks(problem, steps), problem.initial)
+
+
+def _torch(problem: Problem, steps: int) -> Run:
+    contender = Torch(problem, 1)
+    torch, module = contender.torch, contender.module
+
+    def feed(x: Any, state: Any) -> tuple[Any, Any]:
+        y, state = module(torch.from_numpy(x), state)
+        return y.numpy(), state
+
+    initial = joined([torch.from_numpy(s) for s in problem.state])
+    return torch.inference_mode()(_stream(feed, _blocks(problem, steps), initial))  # type: ignore[no-any-return]
 
 
 def _torch_cell(problem: Problem) -> Run:
-    """A single step by PyTorch's cell module, which has no loop over time."""
-    import torch
-
+    """A step by PyTorch's cell module, which has no loop over time."""
+    torch = Torch(problem, 1).torch
     _, _, D, H = problem.shape
     module = getattr(torch.nn, f"{problem.cell}Cell")(D, H)
     module.load_state_dict({k.removesuffix("_l0"): torch.from_numpy(v) for k, v in problem.weights.items()})
 
-    def run() -> Arrays:
-        with torch.inference_mode():
-            state = [torch.from_numpy(s[0]) for s in problem.state]
-            result = module(torch.from_numpy(problem.x[0]), joined(state))
-            return {"y": (result[0] if isinstance(result, tuple) else result).numpy()}
+    def feed(x: Any, state: Any) -> tuple[Any, Any]:
+        state = module(torch.from_numpy(x), state)
+        return (state[0] if isinstance(state, tuple) else state).numpy(), state
 
-    return run
+    initial = joined([torch.from_numpy(s[0]) for s in problem.state])
+    return torch.inference_mode()(_stream(feed, list(problem.x), initial))  # type: ignore[no-any-return]
+
+
+def _onnx(problem: Problem, steps: int) -> Run:
+    session = OnnxRuntime(problem.first(steps), 1).session
+    names = ("h0", "c0")[: len(problem.state)]
+
+    def feed(x: Any, state: Any) -> tuple[Any, Any]:
+        y, *state = session.run(None, {"x": x, **dict(zip(names, state, strict=True))})
+        return y, state
+
+    return _stream(feed, _blocks(problem, steps), problem.state)
+
+
+def _jax(problem: Problem, steps: int) -> Run:
+    contender = Jax(problem, 1)
+
+    def feed(x: Any, state: Any) -> tuple[Any, Any]:
+        state, y = contender.run(x, state, contender.weights)
+        return np.asarray(y), state
+
+    return _stream(feed, _blocks(problem, steps), [s[0] for s in problem.state])

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from .cases import CELLS, Shape
-from .contenders import OURS, PEERS, Problem, assert_same, choose, installed
+from .contenders import ALL, Problem, assert_same, choose, missing, reference, take_turn, takes_part
 
-SHAPES = [Shape(1, 1000, 1, 20), Shape(8, 100, 32, 64), Shape(32, 100, 128, 128)]
-ALL = {**OURS, **PEERS}
+SHAPES = [Shape(1, 200, 1, 20), Shape(8, 50, 32, 64), Shape(32, 20, 128, 128)]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -18,15 +17,15 @@ ALL = {**OURS, **PEERS}
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("cell", CELLS)
 def test_speed(benchmark: Any, cell: str, shape: Shape, mode: str, name: str) -> None:
-    if not installed(name):
-        pytest.skip(f"{name} is not installed")
+    if name != "PyTorch" and missing(name):
+        pytest.skip(f"{name}: {missing(name)}")
+    if not takes_part(name, cell, "float32", mode == "training"):
+        pytest.skip(f"{name} has no {mode} of {cell}")
     problem = Problem(cell, shape)
-    contender = ALL[name](problem, 1)
-    if mode == "training" and not contender.trains:
-        pytest.skip(f"{name} has no gradients")
-    choose("NumPy")
-    want = getattr(PEERS["NumPy"](problem, 1), mode)()
+    want = reference(problem, mode)
+    run = getattr(ALL[name](problem, 1), mode)
     choose(name)
+    assert_same(name, run(), want, problem.dtype)
+    take_turn(name)
     benchmark.group = f"{cell} {shape} {mode}"
-    got = benchmark.pedantic(getattr(contender, mode), rounds=5, warmup_rounds=1)
-    assert_same(name, got, want, problem.dtype)
+    benchmark.pedantic(run, rounds=5, iterations=5, warmup_rounds=1)

@@ -328,10 +328,26 @@ class RNN(Recurrent):
         num_layers: int = 1,
         *,
         nonlinearity: str = "tanh",
-        **options: Any,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        dtype: DTypeLike = "float32",
+        seed: int | None = None,
     ) -> None:
         self.nonlinearity = nonlinearity
-        super().__init__(rnn(nonlinearity), input_size, hidden_size, num_layers, **options)
+        super().__init__(
+            rnn(nonlinearity),
+            input_size,
+            hidden_size,
+            num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            dtype=dtype,
+            seed=seed,
+        )
 
     def config(self) -> dict[str, Any]:
         """See :meth:`Layer.config`."""
@@ -341,8 +357,31 @@ class RNN(Recurrent):
 class LSTM(Recurrent):
     """LSTM (Hochreiter & Schmidhuber 1997; Gers et al. 2000), as ``torch.nn.LSTM``; see :class:`Recurrent`."""
 
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, **options: Any) -> None:
-        super().__init__(lstm, input_size, hidden_size, num_layers, **options)
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        dtype: DTypeLike = "float32",
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(
+            lstm,
+            input_size,
+            hidden_size,
+            num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            dtype=dtype,
+            seed=seed,
+        )
 
     def config(self) -> dict[str, Any]:
         """See :meth:`Layer.config`."""
@@ -365,10 +404,26 @@ class GRU(Recurrent):
         num_layers: int = 1,
         *,
         reset_after: bool = True,
-        **options: Any,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        dtype: DTypeLike = "float32",
+        seed: int | None = None,
     ) -> None:
         self.reset_after = bool(reset_after)
-        super().__init__(gru(self.reset_after), input_size, hidden_size, num_layers, **options)
+        super().__init__(
+            gru(self.reset_after),
+            input_size,
+            hidden_size,
+            num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            dtype=dtype,
+            seed=seed,
+        )
 
     def config(self) -> dict[str, Any]:
         """See :meth:`Layer.config`."""
