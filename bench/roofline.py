@@ -41,11 +41,11 @@ class Machine(NamedTuple):
         return next(level.bandwidth for level in self.levels if size <= level.size)
 
 
-def measure(threads: int) -> Machine:
-    """Measure this machine; NumPy's BLAS must have been given as many threads."""
-    rates = {dtype: _product_rate(dtype) for dtype in ("float32", "float64")}
+def measure(threads: int, quick: bool = False) -> Machine:
+    """Measure this machine; NumPy's BLAS must have been given as many threads. `quick` is no more than an estimate."""
+    rates = {dtype: _product_rate(dtype, 512 if quick else 2048) for dtype in ("float32", "float64")}
     quiet()
-    return Machine(rates, list(_levels(threads)))
+    return Machine(rates, list(_levels(threads, 1e8 if quick else 3e9)))
 
 
 def bound(machine: Machine, cell: str, shape: Shape, dtype: str, training: bool) -> float:
@@ -58,19 +58,19 @@ def bound(machine: Machine, cell: str, shape: Shape, dtype: str, training: bool)
     return max(products, steps, arrays / machine.bandwidth(arrays))
 
 
-def _product_rate(dtype: str, n: int = 2048) -> float:
+def _product_rate(dtype: str, n: int) -> float:
     """Of the best of several: what the machine can do, not what it mostly does."""
     a, b = np.random.default_rng(0).standard_normal((2, n, n)).astype(dtype)
     out = np.empty_like(a)
     return 2 * n**3 / min(timed(lambda: np.dot(a, b, out=out)) for _ in range(6))
 
 
-def _levels(threads: int) -> Iterator[Level]:
+def _levels(threads: int, traffic: float) -> Iterator[Level]:
     for name, size in _cache_sizes().items():
         # The first two belong to a core, the others to all.
         total = size * threads if name in ("L1", "L2") else size
-        yield Level(name, total, _read_rate(0.5 * total, threads))
-    yield Level("memory", float("inf"), _read_rate(512e6, threads))
+        yield Level(name, total, _read_rate(0.5 * total, threads, traffic))
+    yield Level("memory", float("inf"), _read_rate(256e6, threads, traffic))
 
 
 def _cache_sizes() -> dict[str, float]:
@@ -83,11 +83,11 @@ def _cache_sizes() -> dict[str, float]:
     return sizes or {"L1": 32 * 1024.0, "L2": 1024 * 1024.0}
 
 
-def _read_rate(size: float, threads: int) -> float:
-    """Bytes a second that `threads` threads read together, each its own part of `size` bytes again and again."""
+def _read_rate(size: float, threads: int, traffic: float) -> float:
+    """Bytes a second that `threads` threads read together, each its part of `size` bytes until it is `traffic`."""
     parts = [_aligned(size / threads) for _ in range(threads)]
     total = sum(part.nbytes for part in parts)
-    times = max(2, int(3e9 / total))
+    times = max(2, int(traffic / total))
     _sum(parts[0], 1)
     with ThreadPoolExecutor(threads) as pool:
 
