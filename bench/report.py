@@ -73,6 +73,7 @@ def markdown(rows: list[Row], described: dict[str, Any], rounds: int) -> str:
         f"more than {100 * DISTURBED:.0f} % of the machine.",
         "",
         *_machines([r for r in rows if r["mode"] == "machine"]),
+        *_summary([r for r in rows if "us" in r]),
     ]
     grids = [r for r in rows if "bound" in r]
     for threads, dtype, mode in dict.fromkeys((r["threads"], r["dtype"], r["mode"]) for r in grids):
@@ -90,6 +91,23 @@ def _machines(rows: list[Row]) -> list[str]:
     lines = [f"- {_threads(row['threads'])}: {limits(row)}" for row in rows]
     absent = {name: why for row in rows for name, why in row["missing"].items()}
     return lines + [f"- {name} is left out: {why}" for name, why in absent.items()] + [""]
+
+
+def _summary(rows: list[Row]) -> list[str]:
+    """Geometric mean, least and most of the ratio to the best peer, a line for each grid."""
+    cells = list(dict.fromkeys(r["cell"] for r in rows))
+    lines = []
+    for threads, dtype, mode in dict.fromkeys((r["threads"], r["dtype"], r["mode"]) for r in rows):
+        grid = [r for r in rows if (r["threads"], r["dtype"], r["mode"]) == (threads, dtype, mode)]
+        name = f"{MODES.get(mode, f'streaming, {mode}')}, {dtype}, {_threads(threads)}"
+        lines.append([name, *(_spread([r for r in grid if r["cell"] == cell]) for cell in cells)])
+    heads = ["best peer's time / fastrnn's", *cells]
+    return [*_table(heads, lines), "", "Geometric mean over the grid; in brackets the least and the most.", ""]
+
+
+def _spread(rows: list[Row]) -> str:
+    ratios = [ratio(r) for r in rows]
+    return f"{_geometric(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f}){_star(rows)}" if ratios else ""
 
 
 def _threads(n: int) -> str:
@@ -128,7 +146,7 @@ def _geometric(values: list[float]) -> float:
 
 
 def _means(rows: list[Row]) -> list[str]:
-    """Ratios over the grid: to the best peer of each point, to each library, and Numba's to C++."""
+    """Ratios over the grid to each library, and Numba's to C++."""
     names = list(dict.fromkeys(n for r in rows for n in r["us"] if not n.startswith("fastrnn")))
     keys = list(dict.fromkeys((r["dtype"], r["threads"], r["mode"], r["cell"]) for r in rows))
     if not keys:
@@ -136,13 +154,10 @@ def _means(rows: list[Row]) -> list[str]:
     lines = []
     for dtype, threads, mode, cell in keys:
         some = [r for r in rows if (r["dtype"], r["threads"], r["mode"], r["cell"]) == (dtype, threads, mode, cell)]
-        ratios = [ratio(r) for r in some]
-        mean = f"**{_geometric(ratios):.2f}**{_star(some)}"
-        line = [dtype, str(threads), MODES[mode], cell, mean, f"{min(ratios):.2f}"]
-        line += [_mean_to(name, some) for name in names] + [f"{_geometric([numba_ratio(r) for r in some]):.2f}"]
-        lines.append(line)
-    heads = ["dtype", "threads", "mode", "cell", "to the best peer", "least", *(f"to {n}" for n in names)]
-    return ["### Geometric means of the ratios over the grid", "", *_table([*heads, "Numba/C++ speed"], lines), ""]
+        line = [dtype, str(threads), MODES[mode], cell, *(_mean_to(name, some) for name in names)]
+        lines.append([*line, f"{_geometric([numba_ratio(r) for r in some]):.2f}{_star(some)}"])
+    heads = ["dtype", "threads", "mode", "cell", *names, "Numba/C++ speed"]
+    return ["### Each library's time / fastrnn's, geometric means over the grid", "", *_table(heads, lines), ""]
 
 
 def _mean_to(name: str, rows: list[Row]) -> str:
