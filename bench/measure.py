@@ -9,9 +9,14 @@ import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 Run = Callable[[], Any]
+Result = TypeVar("Result")
+
+# Other processes' share of the machine from which a figure is not to be trusted: libraries whose threads spin for
+# each other are then slowed by orders of magnitude.
+DISTURBED = 0.1
 
 # Read once, when the libraries are imported.
 THREAD_VARIABLES = (
@@ -117,6 +122,17 @@ class Others:
         user, nice, system, _, _, *interrupts = map(int, stat.read_text().split("\n", 1)[0].split()[1:9])
         busy = (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
         return time.perf_counter(), busy, own
+
+
+def undisturbed(work: Callable[[], Result], attempts: int) -> tuple[Result, float]:
+    """The result of the attempt that other processes disturbed least, and their share of the machine meanwhile."""
+    done = []
+    for _ in range(attempts):
+        others = Others()
+        done.append((work(), others()))
+        if done[-1][1] <= DISTURBED:
+            break
+    return min(done, key=lambda attempt: attempt[1])
 
 
 def processors(threads: int) -> list[int] | None:

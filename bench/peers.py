@@ -20,7 +20,7 @@ from typing import Any
 from . import report, roofline, streams
 from .cases import CELLS, Shape
 from .contenders import ALL, Problem, assert_same, choose, missing, reference, take_turn, takes_part
-from .measure import Others, Run, in_turns, processors, thread_environment
+from .measure import Run, in_turns, processors, thread_environment, undisturbed
 
 GRID = [
     Shape(1, 1000, 1, 20),
@@ -44,7 +44,7 @@ QUICK = [Shape(1, 20, 1, 20), Shape(32, 4, 32, 128)]
 MODES = ("forward", "training")
 # Seconds of a turn at least, so that the clock and a switch of processes disturb little.
 LEAST = 0.02
-# Where other processes were busy, libraries whose threads spin for each other are slowed by orders of magnitude.
+# How often a figure is taken again while other processes are busy.
 ATTEMPTS = 3
 Row = dict[str, Any]
 
@@ -82,6 +82,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.rounds = 1 if options.quick else options.rounds
+    options.attempts = 1 if options.quick else ATTEMPTS
     known = [str(i) for i in range(len(GRID))]
     unknown = [i for i in options.shapes if i not in ("all", *known)]
     if unknown:
@@ -134,10 +135,11 @@ def _work(options: argparse.Namespace) -> None:
 
 def _rows(options: argparse.Namespace) -> Iterator[Row]:
     threads = options.worker
-    limits = roofline.measure(threads, options.quick)
+    limits, share = undisturbed(lambda: roofline.measure(threads, options.quick), options.attempts)
     absent = {name: why for name in ALL if (why := missing(name))}
     levels = {level.name: level.bandwidth for level in limits.levels}
-    yield {"mode": "machine", "threads": threads, "missing": absent, "rate": limits.operations, "bandwidth": levels}
+    rates = {"rate": limits.operations, "bandwidth": levels, "others": share}
+    yield {"mode": "machine", "threads": threads, "missing": absent, **rates}
     modes = [mode for mode in MODES if options.only in (None, mode)]
     for dtype in options.dtype:
         for shape in _shapes(options, dtype):
@@ -201,14 +203,8 @@ def _measure_streams(options: argparse.Namespace) -> Iterator[Row]:
 
 def _timed_steps(runs: dict[str, Run], steps: int, options: argparse.Namespace) -> Row:
     """µs a step of each, median and all rounds, and the share of the machine that other processes took."""
-    attempts = []
-    for _ in range(1 if options.quick else ATTEMPTS):
-        others = Others()
-        seconds = in_turns(runs, options.rounds, LEAST / 10 if options.quick else LEAST, take_turn)
-        attempts.append((others(), seconds))
-        if attempts[-1][0] <= report.DISTURBED:
-            break
-    share, seconds = min(attempts, key=lambda attempt: attempt[0])
+    least = LEAST / 10 if options.quick else LEAST
+    seconds, share = undisturbed(lambda: in_turns(runs, options.rounds, least, take_turn), options.attempts)
     us = {name: [1e6 * s / steps for s in values] for name, values in seconds.items()}
     return {"us": {name: statistics.median(values) for name, values in us.items()}, "rounds": us, "others": share}
 

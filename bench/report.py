@@ -14,12 +14,10 @@ import numpy as np
 
 from fastrnn import info
 
-from .measure import cpu, version
+from .measure import DISTURBED, cpu, version
 
 PACKAGES = ("fastrnn", "numpy", "numba", "torch", "onnxruntime", "jax", "jaxlib")
 MODES = {"forward": "forward", "training": "forward and backward"}
-# Other processes' share of the processors from which a figure is marked.
-DISTURBED = 0.1
 Row = dict[str, Any]
 
 
@@ -69,7 +67,7 @@ def markdown(rows: list[Row], described: dict[str, Any], rounds: int) -> str:
         f"{described['cpu']}, {described['processors']} processors; Python {described['python']}, {versions}.",
         "",
         f"Median of {rounds} round{'s' * (rounds > 1)}, in µs a step of all N sequences. Ratio: the best peer's time / "
-        "fastrnn's (C++ backend); above 1 fastrnn is quicker. A star marks figures taken while other processes used "
+        "fastrnn's (C++ backend; Numba where that is not built); above 1 fastrnn is quicker. A star marks figures taken while other processes used "
         f"more than {100 * DISTURBED:.0f} % of the machine.",
         "",
         *_machines([r for r in rows if r["mode"] == "machine"]),
@@ -88,7 +86,7 @@ def markdown(rows: list[Row], described: dict[str, Any], rounds: int) -> str:
 
 def _machines(rows: list[Row]) -> list[str]:
     """The machine's limits, and who is left out."""
-    lines = [f"- {_threads(row['threads'])}: {limits(row)}" for row in rows]
+    lines = [f"- {_threads(row['threads'])}: {limits(row)}{_star([row])}" for row in rows]
     absent = {name: why for row in rows for name, why in row["missing"].items()}
     return lines + [f"- {name} is left out: {why}" for name, why in absent.items()] + [""]
 
