@@ -67,8 +67,8 @@ def markdown(rows: list[Row], described: dict[str, Any], rounds: int) -> str:
         f"{described['cpu']}, {described['processors']} processors; Python {described['python']}, {versions}.",
         "",
         f"Median of {rounds} round{'s' * (rounds > 1)}, in µs a step of all N sequences. Ratio: the best peer's time / "
-        "fastrnn's (C++ backend; Numba where that is not built); above 1 fastrnn is quicker. A star marks figures taken while other processes used "
-        f"more than {100 * DISTURBED:.0f} % of the machine.",
+        "fastrnn's (C++ backend; Numba where that is not built); above 1 fastrnn is quicker. A star marks figures "
+        f"taken while other processes used more than {100 * DISTURBED:.0f} % of the machine.",
         "",
         *_machines([r for r in rows if r["mode"] == "machine"]),
         *_summary([r for r in rows if "us" in r]),
