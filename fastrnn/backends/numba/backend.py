@@ -25,7 +25,7 @@ from ...engine.call import Array, Call, Gradients, Result, StackLayout
 from ...engine.plan import Plan, Stage
 from ...engine.threads import run_together
 from .pack import aligned, pack, pad_blocks, strip_blocks
-from .parts import split
+from .parts import several, split
 from .simd import host_features
 from .store import load_module
 
@@ -53,7 +53,7 @@ class NumbaBackend:
         return None
 
     def forward(self, call: Call, keep: bool) -> Result:
-        if call.threads == 1:
+        if not several(call):
             return self._forward(call, keep)
         parts = split(call)
         y = np.empty((*call.x.shape[:2], call.Wh.shape[0]), call.dtype)
@@ -70,7 +70,7 @@ class NumbaBackend:
     def backward(
         self, call: Call, saved: Any, dy: Array | None, dlast: tuple[Array, ...], truncate: int | None
     ) -> Gradients:
-        if call.threads == 1:
+        if not several(call):
             return self._backward(call, saved, dy, dlast, truncate)
         dx = np.empty(call.x.shape, call.dtype)
 

@@ -1,11 +1,26 @@
-"""A batch in parts, one for each thread."""
+"""A batch in parts, one for each thread.
+
+Only where NumPy's BLAS has one thread: several calls at once of a BLAS with threads of its own take turns, and wait for
+each other on processors that the parts need. A small batch was then ten times slower than on one thread.
+"""
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from itertools import pairwise
 
 from ...engine.call import Call
+
+
+_LIMITS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+# BLAS reads them once, when NumPy is imported.
+_BLAS_ALONE = any(os.environ.get(name) == "1" for name in _LIMITS)
+
+
+def several(call: Call) -> bool:
+    """Whether `call` is to be split."""
+    return _BLAS_ALONE and call.threads > 1
 
 
 def split(call: Call) -> list[tuple[slice, Call]]:
