@@ -12,7 +12,6 @@ from itertools import pairwise
 
 from ...engine.call import Call
 
-
 _LIMITS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 # BLAS reads them once, when NumPy is imported.
 _BLAS_ALONE = any(os.environ.get(name) == "1" for name in _LIMITS)
