@@ -14,6 +14,9 @@
 #ifndef _WIN32
 #include <pthread.h>
 #endif
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 namespace fastrnn {
 
@@ -73,8 +76,23 @@ thread_local Block block;
 
 char* aligned_up(void* at) { return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(at) + line - 1) & ~uintptr_t(line - 1)); }
 
+// Large blocks lie on huge pages where the system has them: a step reads megabytes of packed weights in order, and
+// with pages of 4 KB a tenth of its time would go into finding them.
+void* allocate_or_null(size_t bytes) {
+#ifdef __linux__
+    constexpr size_t huge = size_t(2) << 20;
+    if (bytes >= huge) {
+        void* at = nullptr;
+        if (posix_memalign(&at, huge, bytes)) return nullptr;
+        madvise(at, bytes / huge * huge, MADV_HUGEPAGE);  // advice: if it is not taken, nothing else changes
+        return at;
+    }
+#endif
+    return std::malloc(bytes);
+}
+
 void* allocate(size_t bytes) {
-    void* at = std::malloc(bytes + line);
+    void* at = allocate_or_null(bytes + line);
     if (!at) throw std::bad_alloc();
     return at;
 }
@@ -88,7 +106,7 @@ Workspace::~Workspace() {
     block.more.clear();
     if (block.wanted <= block.size || block.wanted > keep_at_most) return;
     std::free(block.at);
-    block.at = static_cast<char*>(std::malloc(block.wanted + line));
+    block.at = static_cast<char*>(allocate_or_null(block.wanted + line));
     block.size = block.at ? block.wanted : 0;
 }
 
