@@ -291,7 +291,7 @@ cdef class Stack:
     def __call__(self, dict params, x, state, int ndim, threads_for):
         """`x` (T, N, D) or (N, T, D), or one step (N, D) with `ndim` 2; `state` as the layer's, or None.
 
-        `threads_for(T, N)` is asked where there are several sequences.
+        `threads_for(multiply-adds)` is asked for every layer.
         """
         cdef ForwardCall call
         cdef const Kernel* engine = &variant.kernels[self.number]
@@ -310,7 +310,6 @@ cdef class Stack:
         last = self.states_of(layers, call.N)
         state_bytes = call.N * self.H * self.item
         call.keep, call.saved, call.lengths, call.reverse = False, NULL, <const int64_t*> NULL, False
-        call.threads = 1 if call.N == 1 else threads_for(call.T, call.N)
         for layer in range(layers):
             weights = self.weights(params, layer)
             if weights is None:
@@ -319,6 +318,7 @@ cdef class Stack:
             if layer:
                 rows = y
                 set_input(&call, rows, -1 if ndim == 2 else 0, 0 if ndim == 2 else 1)
+            call.threads = threads_for(call.T * call.N * self.H * (call.D * self.gates + self.H * self.matrices))
             for k in range(self.states):
                 call.state[k] = NULL
                 if state is not None:

@@ -2,6 +2,7 @@
 // processor; every variant of the engine sees the same declarations.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -80,5 +81,22 @@ class Workspace {
 
 // Run `task(context, part)` for every part; by up to `parts` threads at once. Which thread runs a part is not fixed.
 void parallel(int parts, void (*task)(void* context, int part), void* context);
+
+// A place where a number of threads wait until all of them have come to it.
+class Barrier {
+  public:
+    explicit Barrier(int threads) : threads(threads) {}
+    void wait();
+
+    const int threads;
+
+  private:
+    alignas(64) std::atomic<int> arrived{0};
+    alignas(64) std::atomic<unsigned> turn{0};
+};
+
+// Run `task(context, thread, barrier)` by as many threads as can be had, at most `most`: all at once, so that they may
+// wait for each other. `thread` counts from 0 to `barrier.threads`.
+void together(int most, void (*task)(void* context, int thread, Barrier& barrier), void* context);
 
 }  // namespace fastrnn

@@ -13,6 +13,8 @@ namespace FASTRNN_VARIANT {
 constexpr int max_products = 4, max_threads = 64;
 // Sequences below which the wait for a step's sums counts more than their number.
 constexpr ptrdiff_t few = 4;
+// Multiply-adds of a step for which waiting for another thread pays.
+constexpr ptrdiff_t worth_a_wait = 16000;
 // Steps for which packing the weights of a single sequence pays.
 constexpr ptrdiff_t worth_packing = 8;
 
@@ -114,12 +116,64 @@ template <class Cell, class T> const T* bias_rows(Workspace& memory, const Call&
     return units;
 }
 
-// The first of a part's sequences: parts differ by at most one.
-FASTRNN_INLINE ptrdiff_t part_begin(ptrdiff_t N, int parts, int part) { return N * part / parts; }
+// How a call is divided between threads: by sequences, where no part waits for another; or by units, with a wait after
+// every stage of a step: each part then reads only its share of the weights, and few sequences stay in one tile.
+// What a part computes does not depend on the thread that runs it.
+struct Division {
+    ptrdiff_t N;
+    int parts;
+    bool by_units;
 
-FASTRNN_INLINE int threads_of(const Call& call) {
-    const ptrdiff_t most = call.N < 1 ? 1 : call.N < max_threads ? call.N : max_threads;
-    return call.threads < most ? call.threads : int(most);
+    Division(const Call& call, int matrices) : N(call.N) {
+        const ptrdiff_t threads = call.threads < max_threads ? call.threads : max_threads;
+        const ptrdiff_t worth = N * call.H * call.H * matrices / worth_a_wait;
+        const ptrdiff_t of_units = worth < threads ? worth : threads;
+        const ptrdiff_t of_sequences = N < 1 ? 1 : N < threads ? N : threads;
+        by_units = of_units > 1 && of_units >= of_sequences && N < few * of_units;
+        parts = int(by_units ? of_units : of_sequences);
+    }
+
+    // The first of a part's sequences: parts differ by at most one.
+    ptrdiff_t begin(int part) const { return by_units ? 0 : N * part / parts; }
+    ptrdiff_t end(int part) const { return by_units ? N : N * (part + 1) / parts; }
+    ptrdiff_t most_rows() const { return by_units ? N : (N + parts - 1) / parts; }
+    // Of memory that every part has of its own, unless parts are of units.
+    ptrdiff_t owners() const { return by_units ? 1 : parts; }
+    int owner(int part) const { return by_units ? 0 : part; }
+    template <class T> Range units(ptrdiff_t columns, int vectors, int part) const {
+        return by_units ? share<T>(columns, vectors, parts, part) : Range{0, columns};
+    }
+};
+
+// What one thread does of a call: the parts `first`, `first + stride`, ...; it waits for the others at a barrier, if
+// there is one.
+struct Worker {
+    int first, stride, parts;
+    Barrier* barrier;
+
+    template <class F> void each(F f) const {
+        for (int part = first; part < parts; part += stride) f(part);
+    }
+    void wait() const {
+        if (barrier) barrier->wait();
+    }
+    bool leads() const { return !barrier || first == 0; }
+};
+
+template <class F> void run_parts(int parts, F f) {
+    parallel(parts, [](void* context, int part) { (*static_cast<F*>(context))(part); }, &f);
+}
+
+// Calls f(worker) in every thread of a call.
+template <class F> void run_workers(const Division& division, F f) {
+    const int parts = division.parts;
+    if (!division.by_units) return run_parts(parts, [&](int part) { f(Worker{part, parts, parts, nullptr}); });
+    const auto task = [&](int thread, Barrier& barrier) {
+        f(Worker{thread, barrier.threads, parts, barrier.threads > 1 ? &barrier : nullptr});
+    };
+    using Task = decltype(task);
+    together(parts, [](void* context, int thread, Barrier& barrier) { (*static_cast<Task*>(context))(thread, barrier); },
+             const_cast<void*>(static_cast<const void*>(&task)));
 }
 
 // Calls f(first, rows) for `count` rows in tiles of at most `most`.
@@ -131,29 +185,24 @@ template <class F> FASTRNN_INLINE void each_tile(ptrdiff_t count, int most, F f)
     }
 }
 
-template <class F> void run_parts(int parts, F f) {
-    parallel(parts, [](void* context, int part) { (*static_cast<F*>(context))(part); }, &f);
-}
-
-// Vectors of units that a block of a stage takes, so that a tile of `rows` rows has work for every register.
-template <class Stage> int block_vectors(ptrdiff_t rows, ptrdiff_t vectors) {
+template <class Stage> constexpr int widest_sums() {
     int widest = 1;
     for (int p = 0; p < Stage::products; ++p)
         if (Stage::product[p].sums > widest) widest = Stage::product[p].sums;
-    if (widest > max_sums) widest = max_sums;
-    if (widest == 3) widest = 4;
-    int v = max_columns(rows < most_rows ? int(rows) : most_rows) / widest;
+    return widest < max_sums ? widest : max_sums;
+}
+
+// Vectors of units that a block of a stage takes, so that a tile of `rows` rows has work for every register, and every
+// one of `shares` shares of the blocks about the same.
+template <class Stage> int block_vectors(ptrdiff_t rows, ptrdiff_t vectors, int shares) {
+    const int widest = widest_sums<Stage>();
+    int v = max_columns(rows < most_rows ? int(rows) : most_rows) / (widest == 3 ? 4 : widest);
     if (v > 8) v = 8;
     if (v < 1) v = 1;
     while (v > vectors && v > 1) v /= 2;
+    const auto uneven = [&] { return shares > 1 && (vectors / v + shares - 1) / shares * shares * v * 8 > vectors * 9; };
+    while (v > 2 && uneven()) v /= 2;
     return v;
-}
-
-template <class Stage> int widest_sums() {
-    int widest = 1;
-    for (int p = 0; p < Stage::products; ++p)
-        if (Stage::product[p].sums > widest) widest = Stage::product[p].sums;
-    return widest;
 }
 
 // The sums of one tile of sequences and where they stand.
@@ -187,26 +236,27 @@ template <class T> struct Tally {
 
 template <class Cell, class T> class Forward {
   public:
-    explicit Forward(const ForwardCall& call) : call(call), run(call), keep(call.keep) {
+    explicit Forward(const ForwardCall& call) : call(call), run(call), division(call, Cell::matrices), keep(call.keep) {
         T* saved = keep ? static_cast<T*>(call.saved) : memory.take<T>(run.working_size());
         run.place(saved, static_cast<T*>(call.y), call.y_time, call.y_row, keep);
         run.units = bias_rows<Cell, T>(memory, call);
         for (int k = 0; k < Cell::states; ++k)
             pad_rows(run.state[k].first, static_cast<const T*>(call.state[k]), run.N, run.H, run.Hp);
-        parts = threads_of(call);
-        const ptrdiff_t rows = (run.N + parts - 1) / parts;
+        const ptrdiff_t rows = division.most_rows();
         // Few sequences: each step would read all of Wx for little work, so many steps are projected at once.
         hoisted = rows < 8 && run.D > 4 && run.T_ > 1;
-        pack_panels(rows);
+        place_panels(rows);
         chunk = hoisted ? (gemm_depth + rows - 1) / rows : run.T_;
         if (chunk > run.T_) chunk = run.T_;
-        part_size = Tally<T>::size();
-        if (hoisted) part_size += run.D * gemm_vectors * width<T> + chunk * rows * Cell::gates * run.Hp;
-        part_memory = memory.take<T>(part_size * parts);
+        own_size = Tally<T>::size() + (hoisted ? run.D * gemm_vectors * width<T> : 0);
+        projected_size = hoisted ? chunk * rows * Cell::gates * run.Hp : 0;
+        own = memory.take<T>(own_size * division.parts);
+        projected = memory.take<T>(projected_size * division.owners());
     }
 
     void execute() {
-        run_parts(parts, [this](int part) { keep ? run_part<true>(part) : run_part<false>(part); });
+        run_parts(division.parts, [this](int part) { pack_share(part); });
+        run_workers(division, [this](const Worker& worker) { keep ? run_steps<true>(worker) : run_steps<false>(worker); });
         const ptrdiff_t s = run.T_;
         for (int k = 0; k < Cell::states; ++k)
             for (ptrdiff_t n = 0; n < run.N; ++n)
@@ -217,10 +267,11 @@ template <class Cell, class T> class Forward {
     const ForwardCall& call;
     Workspace memory;
     Run<Cell, T> run;
+    const Division division;
     bool keep, hoisted;
-    int parts, vectors[Cell::forward::count];
-    ptrdiff_t chunk, part_size;
-    T* part_memory;
+    int vectors[Cell::forward::count];
+    ptrdiff_t chunk, own_size, projected_size;
+    T *own, *projected;
     Panel<T> input[Cell::forward::count], panel[Cell::forward::count][max_products];
     // For each stage the vectors that hold the last units of all its sums, 0 where those have vectors of their own.
     int merged[Cell::forward::count];
@@ -228,25 +279,51 @@ template <class Cell, class T> class Forward {
     Panel<T> tail_input[Cell::forward::count], tail[Cell::forward::count][max_products];
 
     Matrix<T> Wx() const { return {static_cast<const T*>(call.Wx), call.Wx_row, call.Wx_col}; }
+    Matrix<T> Wh() const { return {static_cast<const T*>(call.Wh), call.Wh_row, call.Wh_col}; }
     Matrix<T> block(Matrix<T> W, int m) const { return {W.at + m * run.H * W.col, W.row, W.col}; }
 
-    void pack_panels(ptrdiff_t rows) {
-        const Matrix<T> Wh{static_cast<const T*>(call.Wh), call.Wh_row, call.Wh_col};
-        const ptrdiff_t H = run.H, D = run.D;
+    // Sums of a stage that begin with a gate's projection: the first ones.
+    template <class S> static constexpr int gates_of() {
+        int gates = 0;
+        while (gates < S::sums && S::sum[gates].gate >= 0) ++gates;
+        return gates;
+    }
+    // Columns of a stage's whole vectors, without the merged ones.
+    ptrdiff_t whole(int i) const { return merged[i] ? run.H - run.H % width<T> : run.Hp; }
+    Range units(int i, int part) const { return division.units<T>(whole(i), vectors[i], part); }
+
+    // Calls f(stage number, panel, depth, sums, B) for every matrix product, where B(sum) is a matrix.
+    template <class F> void each_panel(F f) {
         Cell::forward::each([&](auto stage, int i) {
             using S = decltype(stage);
-            merged[i] = hoisted || rows < few ? 0 : merged_vectors<S>(H % width<T>);
-            const ptrdiff_t columns = merged[i] ? H - H % width<T> : run.Hp;
-            vectors[i] = block_vectors<S>(rows, columns / width<T>);
-            int gates = 0;
-            while (gates < S::sums && S::sum[gates].gate >= 0) ++gates;
-            if (!hoisted && gates)
-                input[i] = panel_of(Wx(), D, gates, columns, vectors[i], [&](int s) { return block(Wx(), S::sum[s].gate); });
+            constexpr int gates = gates_of<S>();
+            if (!hoisted && gates) f(i, input[i], run.D, gates, [&](int s) { return block(Wx(), S::sum[s].gate); });
             for (int p = 0; p < S::products; ++p) {
                 const Product& product = S::product[p];
-                panel[i][p] = panel_of(Wh, H, product.sums, columns, vectors[i], [&](int s) { return block(Wh, product.matrix[s]); });
+                f(i, panel[i][p], run.H, product.sums, [&](int s) { return block(Wh(), product.matrix[s]); });
             }
-            if (merged[i]) pack_tail<S>(i, gates, Wh);
+        });
+    }
+
+    void place_panels(ptrdiff_t rows) {
+        Cell::forward::each([&](auto stage, int i) {
+            using S = decltype(stage);
+            merged[i] = hoisted || division.by_units || rows < few ? 0 : merged_vectors<S>(run.H % width<T>);
+            vectors[i] = block_vectors<S>(rows, whole(i) / width<T>, division.by_units ? division.parts : 1);
+            if (merged[i]) pack_tail<S>(i);
+        });
+        each_panel([&](int i, Panel<T>& panel, ptrdiff_t depth, int sums, auto B) {
+            const Matrix<T> first = B(0);
+            const bool as_it_is = run.N == 1 && run.T_ < worth_packing && run.Hp == run.H && first.col == 1 && first.row;
+            panel = as_it_is ? in_place<T>(sums, depth, B) : place<T>(memory, 1, sums, depth, depth, whole(i));
+        });
+    }
+
+    void pack_share(int part) {
+        each_panel([&](int i, Panel<T>& panel, ptrdiff_t depth, int, auto B) {
+            if (panel.row) return;
+            const Range range = share<T>(whole(i), vectors[i], division.parts, part);
+            pack(panel, 1, depth, depth, run.H, range, vectors[i], [&](int, int s) { return B(s); });
         });
     }
 
@@ -255,11 +332,12 @@ template <class Cell, class T> class Forward {
         return units && vectors < S::sums && numbers <= vectors * width<T> ? int(vectors) : 0;
     }
 
-    template <class S> void pack_tail(int i, int gates, Matrix<T> Wh) {
-        const ptrdiff_t units = run.H % width<T>, whole = run.H - units, columns = merged[i] * width<T>;
+    template <class S> void pack_tail(int i) {
+        constexpr int gates = gates_of<S>();
+        const ptrdiff_t units = run.H % width<T>, first = run.H - units, columns = merged[i] * width<T>;
         T* bias = memory.take<T>(columns);
         clear(bias, columns);
-        for (int j = 0; j < S::sums; ++j) copy_row(bias + j * units, run.units + S::sum[j].unit * run.Hp + whole, units);
+        for (int j = 0; j < S::sums; ++j) copy_row(bias + j * units, run.units + S::sum[j].unit * run.Hp + first, units);
         tail_bias[i] = bias;
         const auto pack = [&](ptrdiff_t depth, int count, auto sum, auto matrix) {
             T* to = memory.take<T>(depth * columns);
@@ -268,7 +346,7 @@ template <class Cell, class T> class Forward {
                 const Matrix<T> B = matrix(b);
                 for (ptrdiff_t k = 0; k < depth; ++k)
                     for (ptrdiff_t j = 0; j < units; ++j)
-                        to[k * columns + sum(b) * units + j] = B.at[k * B.row + (whole + j) * B.col];
+                        to[k * columns + sum(b) * units + j] = B.at[k * B.row + (first + j) * B.col];
             }
             return Panel<T>{to, depth, 1, 0, {}};
         };
@@ -276,32 +354,29 @@ template <class Cell, class T> class Forward {
             tail_input[i] = pack(run.D, gates, [](int b) { return b; }, [&](int b) { return block(Wx(), S::sum[b].gate); });
         for (int p = 0; p < S::products; ++p) {
             const Product& product = S::product[p];
-            tail[i][p] = pack(run.H, product.sums, [&](int b) { return product.sum[b]; }, [&](int b) { return block(Wh, product.matrix[b]); });
+            tail[i][p] = pack(run.H, product.sums, [&](int b) { return product.sum[b]; }, [&](int b) { return block(Wh(), product.matrix[b]); });
         }
     }
 
-    template <class F> Panel<T> panel_of(Matrix<T> W, ptrdiff_t depth, int sums, ptrdiff_t columns, int v, F B) {
-        if (run.N == 1 && run.T_ < worth_packing && run.Hp == run.H && W.col == 1) return in_place<T>(sums, depth, B);
-        T* to = memory.take<T>(depth * sums * columns);
-        return pack<T>(to, 1, sums, depth, depth, run.H, columns, v, [&](int, int s) { return B(s); });
-    }
-
-    template <bool KEEP> void run_part(int part) {
-        const ptrdiff_t begin = part_begin(run.N, parts, part), end = part_begin(run.N, parts, part + 1);
+    template <bool KEEP> void run_steps(Worker worker) {
+        const ptrdiff_t begin = division.begin(worker.first), end = division.end(worker.first);
         Tally<T> tally{};
-        tally.scratch = part_memory + part * part_size;
+        tally.scratch = own + worker.first * own_size;
         T* packed = tally.scratch + Tally<T>::size();
-        T* projected = packed + run.D * gemm_vectors * width<T>;
+        T* inputs = projected + division.owner(worker.first) * projected_size;
         for (ptrdiff_t s = 0; s < run.T_; ++s) {
-            if (hoisted && s % chunk == 0) project_chunk(s, begin, end, packed, projected);
+            if (hoisted && s % chunk == 0) worker.each([&](int part) { project_chunk(s, begin, end, part, packed, inputs); });
             const T* x = nullptr;
             if (hoisted) {
                 const ptrdiff_t low = low_time(s), t = run.time_of(s);
-                x = projected + (t - low) * (end - begin) * Cell::gates * run.Hp;
+                x = inputs + (t - low) * (end - begin) * Cell::gates * run.Hp;
             }
             const At at = addresses(s, x);
-            Cell::forward::each([&](auto stage, int i) { step<KEEP>(stage, i, at, begin, end, tally); });
-            if (run.own_rows) write_outputs(s, begin, end);
+            Cell::forward::each([&](auto stage, int i) {
+                worker.each([&](int part) { step<KEEP>(stage, i, at, units(i, part), begin, end, tally); });
+                worker.wait();
+            });
+            if (run.own_rows) worker.each([&](int part) { write_outputs(s, begin, end, division.units<T>(run.Hp, 1, part)); });
         }
     }
 
@@ -312,25 +387,26 @@ template <class Cell, class T> class Forward {
     }
 
     // Wx is packed block by block, into memory that stays in a near cache: a chunk has many rows for each.
-    void project_chunk(ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end, T* packed, T* to) {
+    void project_chunk(ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end, int part, T* packed, T* to) {
         const ptrdiff_t low = low_time(s), left = run.T_ - s, steps = left < chunk ? left : chunk, n = end - begin;
         const ptrdiff_t row = Cell::gates * run.Hp;
         const Rows<const T> x{static_cast<const T*>(call.x) + low * call.x_time + begin * call.x_row, call.x_time, call.x_row};
-        Cell::forward::each([&](auto stage, int) {
+        Cell::forward::each([&](auto stage, int i) {
             using S = decltype(stage);
-            for (int i = 0; i < S::sums; ++i) {
-                const int g = S::sum[i].gate;
-                if (g < 0) continue;
-                const T* bias = run.units + S::sum[i].unit * run.Hp;
+            const Range range = units(i, part);
+            for (int j = 0; j < gates_of<S>(); ++j) {
+                const int g = S::sum[j].gate;
+                const T* bias = run.units + S::sum[j].unit * run.Hp + range.first;
+                T* first = to + g * run.Hp + range.first;
                 const auto pack_block = [&](ptrdiff_t u, int v) {
-                    pack_columns(packed, v * width<T>, block(Wx(), g), run.D, run.H, u, v * width<T>);
+                    pack_columns(packed, v * width<T>, block(Wx(), g), run.D, run.H, range.first + u, v * width<T>);
                     return packed;
                 };
                 // One sequence: its steps are the rows.
                 if (n == 1)
-                    project<T>({x.at, 0, call.x_time}, run.D, pack_block, bias, {to + g * run.Hp, 0, row}, 1, steps, run.Hp);
+                    project<T>({x.at, 0, call.x_time}, run.D, pack_block, bias, {first, 0, row}, 1, steps, range.last - range.first);
                 else
-                    project<T>(x, run.D, pack_block, bias, {to + g * run.Hp, n * row, row}, steps, n, run.Hp);
+                    project<T>(x, run.D, pack_block, bias, {first, n * row, row}, steps, n, range.last - range.first);
             }
         });
     }
@@ -358,11 +434,10 @@ template <class Cell, class T> class Forward {
     }
 
     template <bool KEEP, class S>
-    void step(S stage, int i, const At& at, ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally) {
-        const ptrdiff_t count = end - begin, whole = merged[i] ? run.H - run.H % width<T> : run.Hp;
-        const int sums = widest_sums<S>() < max_sums ? widest_sums<S>() : max_sums;
-        each_block<T>(whole, vectors[i], at.s & 1, [&](ptrdiff_t u, int v) {
-            each_tile(count, max_rows(sums * vectors[i]), [&](ptrdiff_t n, int rows) {
+    void step(S stage, int i, const At& at, Range units, ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally) {
+        const ptrdiff_t count = end - begin;
+        each_block<T>(units, vectors[i], at.s & 1, [&](ptrdiff_t u, int v) {
+            each_tile(count, max_rows(widest_sums<S>() * vectors[i]), [&](ptrdiff_t n, int rows) {
                 block_sums(stage, i, at, u, v, n, begin + n, rows, tally);
                 apply<KEEP>(stage, i, at, u, v, begin + n, rows, tally);
             });
@@ -370,7 +445,7 @@ template <class Cell, class T> class Forward {
         if (!merged[i]) return;
         each_tile(count, max_rows(merged[i]), [&](ptrdiff_t n, int rows) {
             tail_sums(stage, i, at, begin + n, rows, tally);
-            apply<KEEP>(stage, i, at, whole, 1, begin + n, rows, tally);
+            apply<KEEP>(stage, i, at, units.last, 1, begin + n, rows, tally);
         });
     }
 
@@ -453,12 +528,12 @@ template <class Cell, class T> class Forward {
             for (int k = 0; k < Cell::keeps; ++k) store(row.keep + k * run.Hp, Vec<T>{});
     }
 
-    void write_outputs(ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end) {
+    void write_outputs(ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end, Range units) {
         const ptrdiff_t t = run.time_of(s);
         const T* from = run.state[0].after(s, t);
         T* y = static_cast<T*>(call.y) + t * call.y_time;
         for (ptrdiff_t n = begin; n < end; ++n)
-            for (ptrdiff_t u = 0; u < run.H; u += width<T>) {
+            for (ptrdiff_t u = units.first; u < units.last; u += width<T>) {
                 const Vec<T> value = run.idle(s, n) ? Vec<T>{} : load(from + n * run.state[0].row + u);
                 store_head(y + n * call.y_row + u, value, run.H - u);
             }
@@ -469,29 +544,29 @@ template <class Cell, class T> class Forward {
 
 template <class Cell, class T> class Backward {
   public:
-    explicit Backward(const BackwardCall& call) : call(call), run(call) {
+    explicit Backward(const BackwardCall& call) : call(call), run(call), division(call, Cell::matrices) {
         run.place(static_cast<T*>(const_cast<void*>(call.saved)), static_cast<T*>(const_cast<void*>(call.y)), call.y_time,
                   call.y_row, true);
         run.units = bias_rows<Cell, T>(memory, call);
-        const ptrdiff_t N = run.N, H = run.H, Hp = run.Hp;
+        const ptrdiff_t N = run.N, H = run.H, Hp = run.Hp, rows = division.most_rows();
         for (int k = 0; k < Cell::states; ++k) {
             carry[k] = memory.take<T>(N * Hp);
             pad_rows(carry[k], static_cast<const T*>(call.dlast[k]), N, H, Hp);
         }
-        parts = threads_of(call);
-        rows = (N + parts - 1) / parts;
         chunk = rows < gemm_depth ? gemm_depth / (rows > 0 ? rows : 1) : 1;
         if (chunk > run.T_) chunk = run.T_;
-        pack_panels();
+        place_panels(rows);
         da_size = rows * Cell::slots * Hp;
         depth = chunk * rows < gemm_depth ? chunk * rows : gemm_depth;
-        part_size = Tally<T>::size() + (chunk + 1) * da_size + depth * (gemm_vectors * width<T> + run.D + sources() * Hp);
-        part_memory = memory.take<T>(part_size * parts);
+        own_size = Tally<T>::size() + depth * (gemm_vectors * width<T> + run.D + sources() * Hp);
+        own = memory.take<T>(own_size * division.parts);
+        da = memory.take<T>((chunk + 1) * da_size * division.owners());
         place_sums();
     }
 
     void execute() {
-        run_parts(parts, [this](int part) { run_part(part); });
+        run_parts(division.parts, [this](int part) { pack_share(part); });
+        run_workers(division, [this](const Worker& worker) { run_steps(worker); });
         reduce();
     }
 
@@ -504,32 +579,43 @@ template <class Cell, class T> class Backward {
     const BackwardCall& call;
     Workspace memory;
     Run<Cell, T> run;
-    int parts, vectors[Cell::backward::count];
-    ptrdiff_t rows, chunk, da_size, depth, part_size;
-    T *carry[max_states], *part_memory;
+    const Division division;
+    int vectors[Cell::backward::count];
+    ptrdiff_t chunk, da_size, depth, own_size;
+    T *carry[max_states], *own, *da;
     Panel<T> input, panel[Cell::backward::count][max_products];
     Sums sums[max_threads];
 
     ptrdiff_t gates() const { return Cell::gates * run.Hp; }
     ptrdiff_t matrices() const { return Cell::matrices * run.Hp; }
+    Range units(int i, int part) const { return division.units<T>(run.Hp, vectors[i], part); }
+    ptrdiff_t input_columns() const { return padded<T>(run.D); }
 
-    void pack_panels() {
-        const ptrdiff_t H = run.H, Hp = run.Hp, D = run.D, W = width<T>;
-        const ptrdiff_t Dp = (D + W - 1) / W * W;
+    void place_panels(ptrdiff_t rows) {
+        const ptrdiff_t H = run.H, Hp = run.Hp;
+        input = place<T>(memory, Cell::gates, 1, H, Hp, input_columns());
+        Cell::backward::each([&](auto stage, int i) {
+            using S = decltype(stage);
+            vectors[i] = block_vectors<S>(rows, Hp / width<T>, division.by_units ? division.parts : 1);
+            for (int p = 0; p < S::products; ++p) panel[i][p] = place<T>(memory, S::product[p].sources, 1, H, Hp, Hp);
+        });
+    }
+
+    void pack_share(int part) {
+        const ptrdiff_t H = run.H, Hp = run.Hp;
         const T* Wx = static_cast<const T*>(call.Wx);
-        input = pack<T>(memory.take<T>((Cell::gates - 1) * Hp * Dp + H * Dp), Cell::gates, 1, H, Hp, D, Dp, gemm_vectors,
-                        [&](int g, int) { return Matrix<T>{Wx + g * H * call.Wx_col, call.Wx_col, call.Wx_row}; });
+        pack(input, Cell::gates, H, Hp, run.D, share<T>(input_columns(), gemm_vectors, division.parts, part), gemm_vectors,
+             [&](int g, int) { return Matrix<T>{Wx + g * H * call.Wx_col, call.Wx_col, call.Wx_row}; });
         const T* Wh = static_cast<const T*>(call.Wh);
         Cell::backward::each([&](auto stage, int i) {
             using S = decltype(stage);
-            vectors[i] = block_vectors<S>(rows, Hp / W);
             for (int p = 0; p < S::products; ++p) {
                 const Product& product = S::product[p];
-                panel[i][p] = pack<T>(memory.take<T>(product.sources * Hp * Hp), product.sources, 1, H, Hp, H, Hp, vectors[i],
-                                      [&](int source, int) {
-                                          const T* at = Wh + product.matrix[source] * H * call.Wh_col;
-                                          return Matrix<T>{at, call.Wh_col, call.Wh_row};
-                                      });
+                pack(panel[i][p], product.sources, H, Hp, H, share<T>(Hp, vectors[i], division.parts, part), vectors[i],
+                     [&](int source, int) {
+                         const T* at = Wh + product.matrix[source] * H * call.Wh_col;
+                         return Matrix<T>{at, call.Wh_col, call.Wh_row};
+                     });
             }
         });
     }
@@ -565,39 +651,49 @@ template <class Cell, class T> class Backward {
     void place_sums() {
         const bool direct = run.Hp == run.H;
         const ptrdiff_t wx = run.D * gates(), wh = run.H * matrices(), slots = Cell::slots * run.Hp;
-        for (int part = 0; part < parts; ++part) {
+        for (int part = 0; part < division.owners(); ++part) {
             const bool own = part || !direct;
             sums[part] = {own ? memory.take<T>(wx) : static_cast<T*>(call.dWx), own ? memory.take<T>(wh) : static_cast<T*>(call.dWh),
                           own ? memory.take<T>(slots) : static_cast<T*>(call.dslots)};
         }
     }
 
-    void run_part(int part) {
-        const ptrdiff_t begin = part_begin(run.N, parts, part), end = part_begin(run.N, parts, part + 1);
-        const Sums& total = sums[part];
-        if (begin == end) clear(total.dWx, run.D * gates());
-        if (begin == end || !single_use()) clear(total.dWh, run.H * matrices());
+    void clear_sums(const Sums& total) {
+        if (run.T_ * run.N == 0) clear(total.dWx, run.D * gates());
+        if (run.T_ * run.N == 0 || !single_use()) clear(total.dWh, run.H * matrices());
         clear(total.dslots, Cell::slots * run.Hp);
+    }
+
+    void run_steps(Worker worker) {
+        const ptrdiff_t begin = division.begin(worker.first), end = division.end(worker.first);
+        const int owner = division.owner(worker.first);
+        const Sums& total = sums[owner];
+        if (worker.leads()) clear_sums(total);
         Tally<T> tally{};
-        tally.scratch = part_memory + part * part_size;
-        T* edge = tally.scratch + Tally<T>::size();
-        T* da = edge + da_size;
-        T* packed = da + chunk * da_size;
+        tally.scratch = own + worker.first * own_size;
+        T* packed = tally.scratch + Tally<T>::size();
+        T* edge = da + owner * (chunk + 1) * da_size;
+        T* all = edge + da_size;
         const ptrdiff_t step_size = (end - begin) * Cell::slots * run.Hp;
         const T* after = nullptr;
         for (ptrdiff_t last = run.T_; last > 0;) {
             const ptrdiff_t first = last > chunk ? last - chunk : 0, low = run.reverse ? run.T_ - last : first;
             for (ptrdiff_t s = last - 1; s >= first; --s) {
-                T* here = da + (run.time_of(s) - low) * step_size;
-                Cell::backward::each([&](auto stage, int i) { step(stage, i, s, begin, end, tally, after, here); });
+                T* here = all + (run.time_of(s) - low) * step_size;
+                Cell::backward::each([&](auto stage, int i) {
+                    worker.each([&](int part) { step(stage, i, s, units(i, part), begin, end, tally, after, here); });
+                    worker.wait();
+                });
                 after = here;
             }
-            add_weights(total, da, low, last - first, begin, end, last == run.T_, packed);
-            copy_row(edge, after, step_size);
+            const Chunk done{all, low, last - first, begin, end - begin, last == run.T_};
+            worker.each([&](int part) { add_weights(total, done, part, packed); });
+            if (worker.leads()) copy_row(edge, after, step_size);
+            worker.wait();
             after = edge;
             last = first;
         }
-        through_products(begin, end, tally, after);
+        worker.each([&](int part) { through_products(units(0, part), begin, end, tally, after); });
     }
 
     // Sums of a stage's products for one tile; they begin with what `carry` holds of a state's gradient.
@@ -621,7 +717,7 @@ template <class Cell, class T> class Backward {
     }
 
     template <class S>
-    void step(S stage, int i, ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally, const T* after, T* here) {
+    void step(S stage, int i, ptrdiff_t s, Range units, ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally, const T* after, T* here) {
         const ptrdiff_t t = run.time_of(s), Hp = run.Hp, count = end - begin;
         const T* kept = run.keep + t * run.keep_time;
         const T* dy = call.dy ? static_cast<const T*>(call.dy) + t * call.dy_time : nullptr;
@@ -633,7 +729,7 @@ template <class Cell, class T> class Backward {
             prev_row[k] = run.prev_row(k, s);
             next[k] = run.state[k].after(s, t);
         }
-        each_block<T>(Hp, vectors[i], s & 1, [&](ptrdiff_t u, int v) {
+        each_block<T>(units, vectors[i], s & 1, [&](ptrdiff_t u, int v) {
             each_tile(count, max_rows(vectors[i]), [&](ptrdiff_t n, int tile_rows) {
                 const ptrdiff_t first = begin + n;
                 add_products(stage, i, u, v, tile_rows, n, first, i == 0 ? after : here, tally);
@@ -685,9 +781,9 @@ template <class Cell, class T> class Backward {
     }
 
     // Gradient of the states before the first step.
-    void through_products(ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally, const T* da) {
+    void through_products(Range units, ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally, const T* da) {
         using S = typename std::tuple_element<0, typename Cell::backward::tuple>::type;
-        each_block<T>(run.Hp, vectors[0], [&](ptrdiff_t u, int v) {
+        each_block<T>(units, vectors[0], [&](ptrdiff_t u, int v) {
             each_tile(end - begin, max_rows(vectors[0]), [&](ptrdiff_t n, int count) {
                 add_products(S{}, 0, u, v, count, n, begin + n, da, tally);
                 for (int k = 0; k < Cell::states; ++k) {
@@ -704,32 +800,43 @@ template <class Cell, class T> class Backward {
         });
     }
 
+    // Steps that are done, and their `da`: for each of `steps` steps from time `low` on, and each of n sequences.
+    struct Chunk {
+        const T* da;
+        ptrdiff_t low, steps, begin, n;
+        bool fresh;
+    };
+
     // A chunk's part of dx, dWx, dWh and the sums over da: products over all of its steps at once.
-    void add_weights(const Sums& total, const T* da, ptrdiff_t low, ptrdiff_t steps, ptrdiff_t begin, ptrdiff_t end, bool fresh, T* packed) {
-        const ptrdiff_t n = end - begin, row = Cell::slots * run.Hp, D = run.D;
-        T* dx = static_cast<T*>(call.dx) + (low * run.N + begin) * D;
+    void add_weights(const Sums& total, const Chunk& chunk, int part, T* packed) {
+        const ptrdiff_t n = chunk.n, row = Cell::slots * run.Hp, D = run.D;
+        // A part of units takes some of the steps.
+        const int parts = division.by_units ? division.parts : 1, number = division.by_units ? part : 0;
+        const ptrdiff_t first = chunk.steps * number / parts, last = chunk.steps * (number + 1) / parts;
+        T* dx = static_cast<T*>(call.dx) + ((chunk.low + first) * run.N + chunk.begin) * D;
         const auto packed_input = [&](ptrdiff_t u, int v) { return input.block(u, v, 0); };
-        project<T>({da, n * row, row}, input.depth, packed_input, nullptr, {dx, run.N * D, D}, steps, n, D);
-        for (ptrdiff_t k = 0; k < steps * n; k += depth) {
-            const ptrdiff_t count = steps * n - k < depth ? steps * n - k : depth;
-            add_rows(total, da, low, begin, n, k, count, fresh && k == 0, packed);
+        project<T>({chunk.da + first * n * row, n * row, row}, input.depth, packed_input, nullptr, {dx, run.N * D, D}, last - first, n, D);
+        const Range units = division.units<T>(run.Hp, gemm_vectors, part);
+        for (ptrdiff_t k = 0; k < chunk.steps * n; k += depth) {
+            const ptrdiff_t count = chunk.steps * n - k < depth ? chunk.steps * n - k : depth;
+            add_rows(total, chunk, units, k, count, chunk.fresh && k == 0, packed);
         }
     }
 
-    void add_rows(const Sums& total, const T* da, ptrdiff_t low, ptrdiff_t begin, ptrdiff_t n, ptrdiff_t k0, ptrdiff_t count, bool fresh, T* packed) {
-        const ptrdiff_t Hp = run.Hp, row = Cell::slots * Hp;
+    void add_rows(const Sums& total, const Chunk& chunk, Range units, ptrdiff_t k0, ptrdiff_t count, bool fresh, T* packed) {
+        const ptrdiff_t Hp = run.Hp, row = Cell::slots * Hp, n = chunk.n;
         T* right = packed;
         Left<T> left_x{right + depth * gemm_vectors * width<T>, run.D, count}, left[sources() ? sources() : 1];
         for (int i = 0; i < sources(); ++i) left[i] = {left_x.at + depth * (run.D + i * Hp), run.H, count};
         for (ptrdiff_t k = 0; k < count; ++k) {
-            const ptrdiff_t t = low + (k0 + k) / n, m = begin + (k0 + k) % n;
+            const ptrdiff_t t = chunk.low + (k0 + k) / n, m = chunk.begin + (k0 + k) % n;
             left_x.set_row(k, static_cast<const T*>(call.x) + t * call.x_time + m * call.x_row);
             for (int i = 0; i < Cell::uses; ++i)
                 if (source_of(i) >= done(i)) left[source_of(i)].set_row(k, vector(Cell::use[i], t, m));
         }
         for (int slot = 0; slot < Cell::slots; ++slot)
-            each_block<T>(Hp, gemm_vectors, [&](ptrdiff_t u, int v) {
-                pack_right(right, da + k0 * row + slot * Hp + u, row, count, v, total.dslots + slot * Hp + u);
+            each_block<T>(units, gemm_vectors, [&](ptrdiff_t u, int v) {
+                pack_right(right, chunk.da + k0 * row + slot * Hp + u, row, count, v, total.dslots + slot * Hp + u);
                 if (slot < Cell::gates) add_outer(left_x, right, v, total.dWx + slot * Hp + u, gates(), fresh);
                 for (int i = 0; i < Cell::uses; ++i)
                     if (Cell::use[i].slot == slot)
@@ -774,7 +881,7 @@ template <class Cell, class T> class Backward {
 
     void add_parts(T* to, T* Sums::*of, ptrdiff_t count) {
         const ptrdiff_t H = run.H, Hp = run.Hp;
-        for (int part = 0; part < parts; ++part) {
+        for (int part = 0; part < division.owners(); ++part) {
             const T* from = sums[part].*of;
             if (from == to) continue;
             for (ptrdiff_t i = 0; i < count; ++i)

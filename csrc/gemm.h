@@ -28,7 +28,7 @@ void project(Rows<const T> A, ptrdiff_t depth, F packed, const T* begin, Rows<T>
     }
     alignas(64) static const T zeros[gemm_vectors * width<T>] = {};
     const ptrdiff_t padded = (columns + width<T> - 1) / width<T> * width<T>;
-    each_block<T>(padded, gemm_vectors, [&](ptrdiff_t u, int v) {
+    each_block<T>(Range{0, padded}, gemm_vectors, [&](ptrdiff_t u, int v) {
         const ptrdiff_t inside = columns - u, block = v * width<T>;
         const Columns<T> B{packed(u, v), 0, {}};
         alignas(64) T edge[gemm_rows * gemm_vectors * width<T>];

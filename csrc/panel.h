@@ -13,24 +13,35 @@ template <class T> struct Matrix {
     ptrdiff_t row, col;
 };
 
-// The units of a row, in blocks of `vectors` vectors; what is left in blocks of half as many, down to one.
-template <class T, class F> FASTRNN_INLINE void each_block(ptrdiff_t Hp, int vectors, F f) {
-    for (ptrdiff_t u = 0; u < Hp;) {
-        while ((Hp - u) / width<T> < vectors) vectors /= 2;
+// Columns from `first` to `last`, whole vectors.
+struct Range {
+    ptrdiff_t first, last;
+};
+
+// A range in blocks of `vectors` vectors; what is left in blocks of half as many, down to one.
+template <class T, class F> FASTRNN_INLINE void each_block(Range range, int vectors, F f) {
+    for (ptrdiff_t u = range.first; u < range.last;) {
+        while ((range.last - u) / width<T> < vectors) vectors /= 2;
         f(u, vectors);
         u += vectors * width<T>;
     }
 }
 
 // The same in turns from both ends: the matrices that a step read last are in a near cache when the next begins.
-template <class T, class F> FASTRNN_INLINE void each_block(ptrdiff_t Hp, int vectors, bool backwards, F f) {
-    if (!backwards) return each_block<T>(Hp, vectors, f);
-    ptrdiff_t left = Hp / width<T>;
+template <class T, class F> FASTRNN_INLINE void each_block(Range range, int vectors, bool backwards, F f) {
+    if (!backwards) return each_block<T>(range, vectors, f);
+    ptrdiff_t left = (range.last - range.first) / width<T>;
     for (int v = 1; left > 0; v = v < vectors ? 2 * v : v) {
         if (v < vectors && !(left % vectors & v)) continue;
         left -= v;
-        f(left * width<T>, v);
+        f(range.first + left * width<T>, v);
     }
+}
+
+// One of `parts` shares of `columns` columns, in whole blocks of `vectors` vectors; the last has what is left as well.
+template <class T> Range share(ptrdiff_t columns, int vectors, int parts, int part) {
+    const ptrdiff_t block = vectors * width<T>, blocks = columns / block;
+    return {blocks * part / parts * block, part + 1 < parts ? blocks * (part + 1) / parts * block : columns};
 }
 
 // Rows from `k` on of one column, of which `count` are left; zeros if it is not `inside`.
@@ -81,15 +92,19 @@ template <class T> struct Panel {
     }
 };
 
-// Packs matrices B(source, sum) of H columns. Every source has `rows` rows, and all but the last are followed by
-// zeros up to `stride` rows.
+// Memory for a panel: every source has `rows` rows, and all but the last are followed by zeros up to `stride` rows.
+template <class T> Panel<T> place(Workspace& memory, int sources, int sums, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t columns) {
+    const ptrdiff_t depth = (sources - 1) * stride + rows;
+    return {memory.take<T>(depth * sums * columns), depth, sums, 0, {}};
+}
+
+// Packs a range of matrices B(source, sum) of H columns.
 template <class T, class F>
-Panel<T> pack(T* at, int sources, int sums, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t H, ptrdiff_t Hp, int vectors, F B) {
-    const Panel<T> panel{at, (sources - 1) * stride + rows, sums, 0, {}};
-    each_block<T>(Hp, vectors, [&](ptrdiff_t u, int v) {
+void pack(const Panel<T>& panel, int sources, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t H, Range range, int vectors, F B) {
+    each_block<T>(range, vectors, [&](ptrdiff_t u, int v) {
         const ptrdiff_t columns = v * width<T>;
-        for (int g = 0; g < sums; g += max_sums) {
-            const int count = sums - g < max_sums ? sums - g : max_sums;
+        for (int g = 0; g < panel.sums; g += max_sums) {
+            const int count = panel.sums - g < max_sums ? panel.sums - g : max_sums;
             T* to = const_cast<T*>(panel.block(u, v, g));
             for (int i = 0; i < sources * count; ++i) {
                 const int source = i / count, s = i % count;
@@ -101,7 +116,6 @@ Panel<T> pack(T* at, int sources, int sums, ptrdiff_t rows, ptrdiff_t stride, pt
             }
         }
     });
-    return panel;
 }
 
 // Matrices B(sum) as they are: worth it where each is read so few times that packing would cost as much.

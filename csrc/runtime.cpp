@@ -145,16 +145,32 @@ struct Job {
     }
 };
 
-void relax() {
+// Looks at a flag before a thread gives up its processor: a few tens of microseconds, as what it waits for is often near.
+constexpr int spins = 2000;
+
+// Between two looks at a flag, after `looks` of them.
+void relax(int looks) {
 #if defined(__x86_64__) || defined(_M_X64)
-    __builtin_ia32_pause();
-#else
-    std::this_thread::yield();
+    if (looks < spins) return __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    if (looks < spins) {
+        asm volatile("isb");  // as long as x86's pause; `yield` is no wait at all on most processors
+        return;
+    }
 #endif
+    std::this_thread::yield();
 }
 
-// Looks at a flag before a thread gives up its processor: a few tens of microseconds, as the next call is often near.
-constexpr int spins = 2000;
+struct Team {
+    void (*task)(void*, int, Barrier&);
+    void* context;
+    Barrier barrier;
+
+    static void run(void* team, int thread) {
+        Team& self = *static_cast<Team*>(team);
+        self.task(self.context, thread, self.barrier);
+    }
+};
 
 class Pool {
   public:
@@ -164,18 +180,17 @@ class Pool {
             for (int part = 0; part < parts; ++part) task(context, part);
             return;
         }
-        const auto job = std::make_shared<Job>(parts, task, context);
-        {
-            std::lock_guard<std::mutex> guard(lock);
-            while (workers < parts - 1 && start_worker()) ++workers;
-            current = job;
-            generation.fetch_add(1, std::memory_order_release);
-        }
-        wake.notify_all();
-        job->work();
-        while (job->done.load(std::memory_order_acquire) < parts) relax();
-        std::lock_guard<std::mutex> guard(lock);
-        current.reset();
+        start_workers(parts - 1);
+        hand_out(parts, task, context);
+    }
+
+    void run_together(int most, void (*task)(void*, int, Barrier&), void* context) {
+        std::unique_lock<std::mutex> mine(busy, std::try_to_lock);
+        // As many parts as threads: no thread comes back for a second one, so all parts run at once.
+        const int threads = mine.owns_lock() ? 1 + start_workers(most - 1) : 1;
+        Team team{task, context, Barrier(threads)};
+        if (threads == 1) return Team::run(&team, 0);
+        hand_out(threads, Team::run, &team);
     }
 
   private:
@@ -184,6 +199,27 @@ class Pool {
     std::shared_ptr<Job> current;
     std::atomic<unsigned> generation{0};
     int workers = 0;
+
+    // Workers there are, at most `wanted`.
+    int start_workers(int wanted) {
+        std::lock_guard<std::mutex> guard(lock);
+        while (workers < wanted && start_worker()) ++workers;
+        return workers < wanted ? workers : wanted;
+    }
+
+    void hand_out(int parts, void (*task)(void*, int), void* context) {
+        const auto job = std::make_shared<Job>(parts, task, context);
+        {
+            std::lock_guard<std::mutex> guard(lock);
+            current = job;
+            generation.fetch_add(1, std::memory_order_release);
+        }
+        wake.notify_all();
+        job->work();
+        for (int i = 0; job->done.load(std::memory_order_acquire) < parts; ++i) relax(i);
+        std::lock_guard<std::mutex> guard(lock);
+        current.reset();
+    }
 
     bool start_worker() {
         try {
@@ -196,7 +232,7 @@ class Pool {
 
     void serve(unsigned seen) {
         for (;;) {
-            for (int i = 0; i < spins && generation.load(std::memory_order_acquire) == seen; ++i) relax();
+            for (int i = 0; i < spins && generation.load(std::memory_order_acquire) == seen; ++i) relax(i);
             std::shared_ptr<Job> job;
             {
                 std::unique_lock<std::mutex> guard(lock);
@@ -226,9 +262,23 @@ Pool& the_pool() {
 
 }  // namespace
 
+void Barrier::wait() {
+    const unsigned now = turn.load(std::memory_order_relaxed);
+    if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
+        arrived.store(0, std::memory_order_relaxed);
+        turn.store(now + 1, std::memory_order_release);
+        return;
+    }
+    for (int i = 0; turn.load(std::memory_order_acquire) == now; ++i) relax(i);
+}
+
 void parallel(int parts, void (*task)(void*, int), void* context) {
     if (parts == 1) return task(context, 0);
     the_pool().run(parts, task, context);
+}
+
+void together(int most, void (*task)(void*, int, Barrier&), void* context) {
+    the_pool().run_together(most, task, context);
 }
 
 }  // namespace fastrnn

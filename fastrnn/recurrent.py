@@ -14,7 +14,7 @@ from .backends.registry import get_backend, load_backend
 from .cells import Cell, gru, lstm, rnn
 from .engine.call import Stack, StackLayout
 from .engine.plan import make_plan
-from .engine.threads import apart, run_together, threads_for
+from .engine.threads import apart, run_together, threads_for, work_of
 from .errors import array_like, positive_int, rows_array
 from .layers import Array, Layer, float_dtype, uniform
 
@@ -128,7 +128,7 @@ class Recurrent(Layer):
         state : like the argument, after each sequence's last step
         """
         quick = self._stack() if lengths is None else None
-        done = quick and quick(self.params, x, state, 3, self._threads_for)
+        done = quick and quick(self.params, x, state, 3, threads_for)
         return done or self._run(x, state, lengths, None)
 
     def forward(self, x: Array, state: State = None, lengths: Any = None) -> tuple[Array, State]:
@@ -174,7 +174,7 @@ class Recurrent(Layer):
         """``work(i)`` of both directions of `layer`, in two threads where that is quicker."""
         both = range(layer * self.directions, (layer + 1) * self.directions)
         shape = (*outer, self.input_size if layer == 0 else self.directions * self.hidden_size)
-        if self.bidirectional and apart(make_plan(self.cell), shape, self.hidden_size):
+        if self.bidirectional and apart(outer[1], work_of(make_plan(self.cell), shape, self.hidden_size)):
             return run_together(work, both)
         return [work(i) for i in both]
 
@@ -231,7 +231,7 @@ class Recurrent(Layer):
             If the layer is bidirectional: a stream has no end to begin from.
         """
         quick = self._stack()
-        done = quick and quick(self.params, x, state, 2, self._threads_for)
+        done = quick and quick(self.params, x, state, 2, threads_for)
         if done:
             return done
         if self.bidirectional:
@@ -250,9 +250,6 @@ class Recurrent(Layer):
     def _layout(self) -> StackLayout:
         names = tuple(tuple(name + suffix for name in ("Wx", "Wh", "bx", "bh")) for suffix in self._suffixes)
         return StackLayout(self.cell, self.input_size, self.hidden_size, names, self.dtype, self.batch_first)
-
-    def _threads_for(self, T: int, N: int) -> int:
-        return threads_for(make_plan(self.cell), (T, N, self.input_size), self.hidden_size)
 
     def _drop(self, x: Array, kept: _Kept | None) -> Array:
         if kept is None:

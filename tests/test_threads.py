@@ -64,6 +64,34 @@ def test_any_shape(backend: str, cell: str, sizes: tuple[int, int, int, int], dt
         assert_close(run(p), reference(p), 4 * ORACLE_RTOL[dtype])
 
 
+@pytest.mark.parametrize("backend", COMPILED)
+@given(
+    cell=st.sampled_from(["rnn_tanh", "lstm", "gru_after", "gru_before"]),
+    sizes=st.tuples(st.integers(1, 12), st.integers(1, 5), st.sampled_from([1, 4, 20]), st.integers(90, 200)),
+    dtype=st.sampled_from(["float32", "float64"]),
+    threads=st.integers(2, 5),
+    ragged=st.booleans(),
+    reverse=st.booleans(),
+    truncate=st.sampled_from([None, 2]),
+)
+def test_few_sequences_of_many_units(
+    backend: str,
+    cell: str,
+    sizes: tuple[int, int, int, int],
+    dtype: str,
+    threads: int,
+    ragged: bool,
+    reverse: bool,
+    truncate: int | None,
+) -> None:
+    p = problem(cell, *sizes, dtype, scale=0.7)
+    T, N = sizes[:2]
+    call = Call(tuple((T + n) % (T + 1) for n in range(N)) if ragged else None, reverse, truncate)
+    with threads_worth(1), fastrnn.use_backend(backend):
+        fastrnn.set_num_threads(threads)
+        assert_close(run(p, call), reference(p, call), 4 * ORACLE_RTOL[dtype])
+
+
 @pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru_before"])
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 def test_the_same_bits_for_the_same_number_of_threads(compiled: str, cell: str, threads: int) -> None:
@@ -80,9 +108,10 @@ def test_the_same_bits_for_the_same_number_of_threads(compiled: str, cell: str, 
     assert_close(first, alone, 1e-5)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_calls_from_several_threads_at_once(compiled: str, threads: int) -> None:
-    p = problem("gru_after", 20, 8, 16, 32, "float32")
+@pytest.mark.parametrize(("N", "H"), [(8, 32), (1, 110)])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_calls_from_several_threads_at_once(compiled: str, threads: int, N: int, H: int) -> None:
+    p = problem("gru_after", 20, N, 16, H, "float32")
     with threads_worth(1), ThreadPoolExecutor(4) as pool:
         fastrnn.set_num_threads(threads)
         want = run(p)
@@ -91,14 +120,15 @@ def test_calls_from_several_threads_at_once(compiled: str, threads: int) -> None
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
-def test_a_forked_child_runs(compiled: str) -> None:
+@pytest.mark.parametrize(("N", "H"), [(12, 32), (1, 120)])
+def test_a_forked_child_runs(compiled: str, N: int, H: int) -> None:
     code = """
 import os, numpy as np, fastrnn, warnings
 from fastrnn.engine import threads
 warnings.simplefilter("ignore")
 threads._WORTH_A_THREAD = 1
 fastrnn.use_backend(BACKEND); fastrnn.set_num_threads(3)
-layer = fastrnn.LSTM(8, 32, seed=0); x = np.ones((9, 12, 8), np.float32)
+layer = fastrnn.LSTM(8, H, seed=0); x = np.ones((9, N, 8), np.float32)
 want, _ = layer(x)
 child = os.fork()
 same = (layer(x)[0] == want).all() and (layer(x)[0] == want).all()
@@ -106,7 +136,7 @@ if not child:
     os._exit(0 if same else 3)
 print(same, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    done = python(code.replace("BACKEND", repr(compiled)))
+    done = python(f"BACKEND, N, H = {compiled!r}, {N}, {H}" + code)
     assert done.stdout.strip() == "True 0", done.stderr
 
 

@@ -53,5 +53,5 @@ class Stack:
         x: Any,
         state: Any,
         ndim: int,
-        threads_for: Callable[[int, int], int],
+        threads_for: Callable[[int], int],
     ) -> tuple[Array, Any] | None: ...

@@ -26,7 +26,7 @@ class Call:
         that were given
     lengths : (N,) int64, or None when every sequence has T steps
     reverse : whether time runs from each sequence's last step to its first
-    threads : how many parts of the batch may run at once, forward and backward
+    threads : how many threads may be used, forward and backward alike
 
     A step past a sequence's end holds the state and passes the state's gradient through.
     """
@@ -132,12 +132,12 @@ class Stack(Protocol):
         x: Any,
         state: Any,
         ndim: int,
-        threads_for: Callable[[int, int], int],
+        threads_for: Callable[[int], int],
     ) -> tuple[Array, Any] | None:
         """Outputs and last states of unchecked arguments; None for what it does not take, wrong or unusual.
 
         x : array of `ndim` dimensions: of a layer, or with 2 of a single step (N, D)
-        threads_for : threads by T and N
+        threads_for : threads by a layer's multiply-adds
         """
 
 

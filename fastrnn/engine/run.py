@@ -15,7 +15,7 @@ from ..backends.registry import backend_for
 from ..cells.cell import Cell
 from .call import Array, Backend, Call
 from .plan import make_plan
-from .threads import threads_for
+from .threads import threads_for, work_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,8 @@ def forward(
         params = {**params, "Wh": np.empty((H, 0), x.dtype)}
     # Whatever stands in the padding, NaN included, must not reach a sum over the batch.
     x = _without_padding(x, lengths)
-    call = Call(plan, x, state, params, lengths, reverse, threads_for(plan, x.shape, params["Wh"].shape[0]))
+    threads = threads_for(work_of(plan, x.shape, params["Wh"].shape[0]))
+    call = Call(plan, x, state, params, lengths, reverse, threads)
     backend = backend_for(plan)
     y, last, saved = backend.forward(call, keep)
     y = _without_padding(y, lengths)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -22,9 +23,10 @@ _wanted: int | None = None
 def set_num_threads(n: int) -> None:
     """Let every call from here on take up to `n` threads.
 
-    The batch is split between them. Results are the same bits for the same number of threads; between numbers
-    they differ by rounding: gradients of the weights are summed over the parts, and a part of few sequences may
-    be computed another way than the whole. Work too small to gain takes one thread.
+    The batch is split between them; where it has few sequences, the hidden units are (``cpp`` backend) or, in a
+    bidirectional layer, the directions. Results are the same bits for the same number of threads; between numbers
+    they differ by rounding: gradients of the weights are summed over the parts of a batch, and a part may be
+    computed in another order than the whole. Work too small to gain takes one thread.
 
     Parameters
     ----------
@@ -70,31 +72,52 @@ def physical_cores() -> int:
         return len(usable)
 
 
-def threads_for(plan: Plan, shape: tuple[int, ...], H: int) -> int:
-    """Threads for an input of `shape` (T, N, D): no more than there are sequences, or than the work is worth."""
-    wanted = get_num_threads()
-    return 1 if wanted == 1 else max(1, min(wanted, shape[1], _worth(plan, shape, H)))
+def threads_for(work: int) -> int:
+    """Threads for a call of `work` multiply-adds: no more than it is worth."""
+    worth = work // _WORTH_A_THREAD
+    return 1 if worth < 2 else max(1, min(worth, get_num_threads() // _here.sharing))
 
 
-def apart(plan: Plan, shape: tuple[int, ...], H: int) -> bool:
-    """Whether the two directions of a layer gain from a thread each: where the batch cannot be split."""
-    return get_num_threads() > 1 and threads_for(plan, shape, H) == 1 and _worth(plan, shape, H) > 0
-
-
-def _worth(plan: Plan, shape: tuple[int, ...], H: int) -> int:
-    """Threads that the work is worth."""
+def work_of(plan: Plan, shape: tuple[int, ...], H: int) -> int:
+    """Multiply-adds of a forward pass over an input of `shape` (T, N, D)."""
     T, N, D = shape
-    return T * N * H * (D * plan.n_gates + H * plan.n_matrices) // _WORTH_A_THREAD
+    return T * N * H * (D * plan.n_gates + H * plan.n_matrices)
+
+
+def apart(N: int, work: int) -> bool:
+    """Whether the two directions of a layer of `work` gain from a thread each: where the batch cannot be split."""
+    worth = work // _WORTH_A_THREAD
+    return get_num_threads() > 1 and min(N, worth) == 1
+
+
+class _Here(threading.local):
+    # Threads among which those that this one may use are divided.
+    sharing = 1
+
+
+_here = _Here()
 
 
 def run_together(work: Callable[[Part], Answer], parts: Iterable[Part]) -> list[Answer]:
     """``work`` of every part, each in a thread: kernels and BLAS hold no lock of the interpreter.
 
-    Answers are in the order of the parts. The first part is done by the caller's own thread.
+    Answers are in the order of the parts. The first part is done by the caller's own thread. What a part runs in
+    parts in its turn is done one after the other: a thread of the pool waits for no other.
     """
+    parts = list(parts)
+    if _here.sharing > 1:
+        return [work(part) for part in parts]
+
+    def share(part: Part) -> Answer:
+        _here.sharing = len(parts)
+        try:
+            return work(part)
+        finally:
+            _here.sharing = 1
+
     first, *others = parts
-    later = [_pool().submit(work, part) for part in others]
-    return [work(first), *(answer.result() for answer in later)]
+    later = [_pool().submit(share, part) for part in others]
+    return [share(first), *(answer.result() for answer in later)]
 
 
 @cache

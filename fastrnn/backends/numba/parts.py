@@ -19,15 +19,19 @@ _BLAS_ALONE = any(os.environ.get(name) == "1" for name in _LIMITS)
 
 def several(call: Call) -> bool:
     """Whether `call` is to be split."""
-    return _BLAS_ALONE and call.threads > 1
+    return _BLAS_ALONE and _parts(call) > 1
 
 
 def split(call: Call) -> list[tuple[slice, Call]]:
     """The sequences of each part, and the call that is left of `call` for one thread; parts differ by at most one."""
-    N, parts = call.x.shape[1], call.threads
+    N, parts = call.x.shape[1], _parts(call)
     bounds = [N * i // parts for i in range(parts + 1)]
     sequences = [slice(*pair) for pair in pairwise(bounds)]
     return [(part, _part(call, part)) for part in sequences]
+
+
+def _parts(call: Call) -> int:
+    return min(call.threads, call.sizes[1])
 
 
 def _part(call: Call, part: slice) -> Call:
