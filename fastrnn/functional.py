@@ -268,16 +268,12 @@ def rnn_step_forward(
 ) -> tuple[Array, Cache]:
     """One step of :func:`rnn_forward`: `x` (N, D) and `h_prev` (N, H) give ``h_next`` (N, H) and a cache."""
     params = {"Wx": Wx, "Wh": Wh, "bx": b}
-    (h,), cache = cell_step_forward(
-        rnn(nonlinearity), x, (h_prev,), params, state_names=("h_prev",), bias_name="b"
-    )
+    (h,), cache = cell_step_forward(rnn(nonlinearity), x, (h_prev,), params, state_names=("h_prev",), bias_name="b")
     assert cache is not None
     return h, cache
 
 
-def rnn_step_backward(
-    dh_next: Array | None, cache: Cache
-) -> tuple[Array, Array, Array, Array, Array | None]:
+def rnn_step_backward(dh_next: Array | None, cache: Cache) -> tuple[Array, Array, Array, Array, Array | None]:
     """Gradients ``(dx, dh_prev, dWx, dWh, db)`` of :func:`rnn_step_forward`."""
     _check_family("rnn", cache)
     dx, (dh,), d = cell_step_backward((dh_next,), cache, ("dh_next",))

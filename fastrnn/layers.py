@@ -215,9 +215,7 @@ class Embedding(Layer):
         if x.dtype.kind not in "iu":
             raise TypeError(f"x: expected integers, got dtype {x.dtype}")
         if x.size and (x.min() < 0 or x.max() >= self.num_embeddings):
-            raise ValueError(
-                f"x: expected values from 0 to {self.num_embeddings - 1}, got {x.min()} to {x.max()}"
-            )
+            raise ValueError(f"x: expected values from 0 to {self.num_embeddings - 1}, got {x.min()} to {x.max()}")
         y: Array = self.params["W"][x]
         return y
 

@@ -178,9 +178,7 @@ class Recurrent(Layer):
             return run_together(work, both)
         return [work(i) for i in both]
 
-    def backward(
-        self, dy: Array | None, dstate: State = None, truncate: int | None = None
-    ) -> tuple[Array, State]:
+    def backward(self, dy: Array | None, dstate: State = None, truncate: int | None = None) -> tuple[Array, State]:
         """BPTT through the last :meth:`forward`; adds the parameters' gradients to ``grads``.
 
         Parameters
@@ -282,9 +280,7 @@ class Recurrent(Layer):
         return [tuple(a[i] for a in arrays) for i in range(count)]
 
     def _join_state(self, states: Sequence[tuple[Array, ...]]) -> State:
-        joined = tuple(
-            np.stack(parts) if len(parts) > 1 else parts[0][None] for parts in zip(*states, strict=True)
-        )
+        joined = tuple(np.stack(parts) if len(parts) > 1 else parts[0][None] for parts in zip(*states, strict=True))
         return joined if len(joined) > 1 else joined[0]
 
     def torch_name(self, name: str) -> tuple[str, bool]:

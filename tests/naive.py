@@ -106,9 +106,7 @@ relu = _function(
     lambda a: a if a.real > 0 else 0j,
     lambda a, y: 1.0 if a > 0 else 0.0,
 )
-sigmoid = _function(
-    lambda a: 1 / (1 + math.exp(-a)), lambda a: 1 / (1 + cmath.exp(-a)), lambda a, y: y * (1 - y)
-)
+sigmoid = _function(lambda a: 1 / (1 + math.exp(-a)), lambda a: 1 / (1 + cmath.exp(-a)), lambda a, y: y * (1 - y))
 softplus = _function(
     lambda a: math.log1p(math.exp(a)),
     lambda a: cmath.log(1 + cmath.exp(a)),
@@ -193,10 +191,7 @@ def coupled_lstm(p: Params, x: Vector, h: Vector, c: Vector) -> States:
 
 
 def peephole_lstm(p: Params, x: Vector, h: Vector, c: Vector) -> States:
-    pre = [
-        [a + b for a, b in zip(from_x(p, x, k, len(h)), from_vector(p, h, k), strict=True)]
-        for k in range(4)
-    ]
+    pre = [[a + b for a, b in zip(from_x(p, x, k, len(h)), from_vector(p, h, k), strict=True)] for k in range(4)]
     new_h, new_c = [], []
     for u in range(len(h)):
         i = sigmoid(pre[0][u] + p["pi"][u] * c[u])
@@ -275,9 +270,7 @@ class Call:
 PLAIN = Call()
 
 
-def run(
-    step: Step, x: Any, state: Sequence[Any], params: Params, call: Call
-) -> tuple[Any, list[Any]]:
+def run(step: Step, x: Any, state: Sequence[Any], params: Params, call: Call) -> tuple[Any, list[Any]]:
     """Outputs [T][N][H], zero past a sequence's end, and last states [states][N][H]."""
     size = len(state[0][0])
     hs = [[[0.0] * size for _ in x[0]] for _ in x]
@@ -326,9 +319,7 @@ class Run:
     dparams: dict[str, Any] = field(default_factory=dict)
 
 
-def differentiate(
-    step: Step, x: Any, state: Sequence[Any], params: Params, dhs: Any, dlast: Any, call: Call
-) -> Run:
+def differentiate(step: Step, x: Any, state: Sequence[Any], params: Params, dhs: Any, dlast: Any, call: Call) -> Run:
     """The run and its gradients: a tape over every scalar of the call."""
     x, state = nested(x, Scalar), nested(state, Scalar)
     params = {name: nested(value, Scalar) for name, value in params.items()}
@@ -341,6 +332,4 @@ def differentiate(
     def grad(v: Any) -> Any:
         return [grad(e) for e in v] if isinstance(v, list) else v.grad
 
-    return Run(
-        value(hs), value(last), grad(x), grad(state), {k: grad(v) for k, v in params.items()}
-    )
+    return Run(value(hs), value(last), grad(x), grad(state), {k: grad(v) for k, v in params.items()})

@@ -33,9 +33,7 @@ class Problem:
 
     def astype(self, dtype: str) -> Problem:
         """The same numbers in `dtype`."""
-        return Problem(
-            self.cell, *(_map(lambda a: _frozen(a.astype(dtype)), part) for part in self.parts())
-        )
+        return Problem(self.cell, *(_map(lambda a: _frozen(a.astype(dtype)), part) for part in self.parts()))
 
     def parts(self) -> tuple[Any, ...]:
         return self.x, self.state, self.params, self.dhs, self.dlast
@@ -110,9 +108,7 @@ def named(
     }
 
 
-def assert_close(
-    got: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], rtol: float
-) -> None:
+def assert_close(got: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], rtol: float) -> None:
     """Every quantity within ``atol + rtol * max|expected|`` of what is expected, atol = rtol / 10.
 
     The norm is the array's largest magnitude: an element that cancels to nearly nothing is held

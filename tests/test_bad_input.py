@@ -51,14 +51,10 @@ BAD_SIZES: dict[str, Change] = {
 }
 MIXED: dict[str, Change] = {"float32-among-float64": lambda a: a.astype("float32")}
 
-Row = tuple[
-    str, Any, type[Exception], str
-]  # argument, its bad value, error, argument named in the message
+Row = tuple[str, Any, type[Exception], str]  # argument, its bad value, error, argument named in the message
 
 
-def rows(
-    good: dict[str, Any], names: list[str], changes: dict[str, Change], error: type[Exception]
-) -> Iterator[Any]:
+def rows(good: dict[str, Any], names: list[str], changes: dict[str, Change], error: type[Exception]) -> Iterator[Any]:
     for name in names:
         for kind, change in changes.items():
             # x decides the dtype and D of a call: what does not fit it is named.
@@ -141,16 +137,10 @@ CELL_TABLE = [
     pytest.param("state", (Q.state[0], Q.state[1][1:]), ValueError, "state", id="state-c-one-less"),
     row("params", None, TypeError),
     row("params", list(Q.params.values()), TypeError),
-    pytest.param(
-        "params", {k: v for k, v in Q.params.items() if k != "pf"}, ValueError, "pf", id="no-pf"
-    ),
-    pytest.param(
-        "params", {k: v for k, v in Q.params.items() if k != "Wx"}, ValueError, "Wx", id="no-Wx"
-    ),
+    pytest.param("params", {k: v for k, v in Q.params.items() if k != "pf"}, ValueError, "pf", id="no-pf"),
+    pytest.param("params", {k: v for k, v in Q.params.items() if k != "Wx"}, ValueError, "Wx", id="no-Wx"),
     pytest.param("params", params(pf=None), ValueError, "pf", id="pf-None"),
-    pytest.param(
-        "params", params(weight=Q.params["pf"]), ValueError, "weight", id="unknown-weight"
-    ),
+    pytest.param("params", params(weight=Q.params["pf"]), ValueError, "weight", id="unknown-weight"),
     pytest.param("params", params(pf=Q.params["pf"][1:]), ValueError, "pf", id="pf-too-short"),
     pytest.param("params", params(pf=list(Q.params["pf"])), TypeError, "pf", id="pf-list"),
     pytest.param("params", params(bh=Q.params["bh"][1:]), ValueError, "bh", id="bh-too-short"),
@@ -164,13 +154,9 @@ def reference_backend() -> Iterator[None]:
         yield
 
 
-def check(
-    function: Callable[..., Any], arguments: dict[str, Any], error: type[Exception], blamed: str
-) -> None:
+def check(function: Callable[..., Any], arguments: dict[str, Any], error: type[Exception], blamed: str) -> None:
     """`function` raises `error` naming `blamed`, and leaves every argument as it was."""
-    before = {
-        name: deepcopy(value) for name, value in arguments.items() if name not in ("cell", "cache")
-    }
+    before = {name: deepcopy(value) for name, value in arguments.items() if name not in ("cell", "cache")}
     with pytest.raises(error, match=rf"\b{blamed}\b") as caught:
         function(**arguments)
     assert caught.type is error, f"{error.__name__} itself, not a kind of it by accident"

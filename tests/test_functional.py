@@ -97,9 +97,7 @@ def test_steps_one_by_one_equal_the_sequence(backend: str, cell: str) -> None:
 @each_cell
 def test_a_cache_serves_any_number_of_backward_calls(backend: str, cell: str) -> None:
     p = problem(cell)
-    _, _, cache = functional.cell_forward(
-        CELLS[cell], p.x, p.state, p.params, lengths=RAGGED.lengths
-    )
+    _, _, cache = functional.cell_forward(CELLS[cell], p.x, p.state, p.params, lengths=RAGGED.lengths)
     results = []
     for truncate in (None, 2, None):
         dx, dstate, dparams = functional.cell_backward(p.dhs, cache, p.dlast, truncate)
@@ -139,9 +137,7 @@ def test_none_stands_for_zeros(backend: str, cell: str) -> None:
 def test_keep_false_gives_the_same_and_no_cache(backend: str, cell: str) -> None:
     p = problem(cell)
     kept = functional.cell_forward(CELLS[cell], p.x, p.state, p.params, lengths=[2, 0, 5, 3])
-    bare = functional.cell_forward(
-        CELLS[cell], p.x, p.state, p.params, lengths=[2, 0, 5, 3], keep=False
-    )
+    bare = functional.cell_forward(CELLS[cell], p.x, p.state, p.params, lengths=[2, 0, 5, 3], keep=False)
     assert bare[2] is None
     assert not kept[0].flags.writeable
     assert_equal(dict(enumerate([bare[0], *bare[1]])), dict(enumerate([kept[0], *kept[1]])))
@@ -169,9 +165,7 @@ def test_threads_do_not_disturb_each_other(backend: str, cell: str) -> None:
 def test_constants_of_a_cell_matter(backend: str) -> None:
     p = problem("leaky")
     hs, _, _ = functional.cell_forward(user_cells.leaky, p.x, p.state, p.params)
-    slow = naive.run(
-        naive.leaky(10.0, 1.0), *(naive.nested(a) for a in (p.x, p.state)), p.params, Call()
-    )
+    slow = naive.run(naive.leaky(10.0, 1.0), *(naive.nested(a) for a in (p.x, p.state)), p.params, Call())
     assert_close({"hs": hs}, {"hs": np.array(slow[0])}, 1e-12)
 
 
@@ -204,9 +198,7 @@ def flatten(values: tuple[Any, ...]) -> list[Any]:
     return [v for value in values for v in (value if isinstance(value, tuple) else (value,))]
 
 
-def public_sequence(
-    p: Problem, call: Call, batch_first: bool = False, **options: Any
-) -> dict[str, Any]:
+def public_sequence(p: Problem, call: Call, batch_first: bool = False, **options: Any) -> dict[str, Any]:
     """`p` through e.g. lstm_forward and lstm_backward."""
     prefix, fixed = PUBLIC[p.cell]
 
@@ -241,9 +233,7 @@ def test_public_step_functions(backend: str, cell: str, dtype: str) -> None:
     forward = getattr(functional, f"{prefix}_step_forward")
     *last, cache = forward(p.x[0], *p.state, *weights(p), **fixed)
     gradients = getattr(functional, f"{prefix}_step_backward")(*p.dlast, cache)
-    got = dict(zip(public_names(p), gradients, strict=True)) | {
-        f"last.{k}": a for k, a in enumerate(last)
-    }
+    got = dict(zip(public_names(p), gradients, strict=True)) | {f"last.{k}": a for k, a in enumerate(last)}
     reference = problem(cell, T=1)
     expected = oracle(replace(reference, dhs=np.zeros_like(reference.dhs)))
     got["dx"] = got["dx"][None]
@@ -270,10 +260,7 @@ def test_gate_order(backend: str, cell: str, order: str) -> None:
     plain = public_sequence(p, RAGGED)
     moved = replace(p, params={name: permuted(a, own, order) for name, a in p.params.items()})
     got = public_sequence(moved, RAGGED, gate_order=order)
-    back = {
-        name: permuted(a, order, own) if name in ("dWx", "dWh", "dbx", "dbh") else a
-        for name, a in got.items()
-    }
+    back = {name: permuted(a, order, own) if name in ("dWx", "dWh", "dbx", "dbh") else a for name, a in got.items()}
     assert_equal(back, plain)
 
 
@@ -283,9 +270,7 @@ def test_bias_as_a_row_and_no_bias(backend: str, cell: str) -> None:
     p = problem(cell)
     row = {name: a[None] if name in ("bx", "bh") else a for name, a in p.params.items()}
     got = public_sequence(replace(p, params=row), Call())
-    expected = {
-        n: a[None] if n in ("dbx", "dbh") else a for n, a in public_sequence(p, Call()).items()
-    }
+    expected = {n: a[None] if n in ("dbx", "dbh") else a for n, a in public_sequence(p, Call()).items()}
     assert_equal(got, expected)
     prefix, fixed = PUBLIC[cell]
     none = [None] * (2 if prefix == "gru" else 1)

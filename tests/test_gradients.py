@@ -25,10 +25,7 @@ CALLS = [Call(), Call(reverse=True), Call(lengths=(2, 3, 0)), Call(lengths=(1, 2
 def inputs(p: Problem) -> Result:
     """Everything that has a gradient, under the gradient's name; writeable copies."""
     states = {f"dstate.{k}": s for k, s in enumerate(p.state)}
-    return {
-        name: a.copy()
-        for name, a in ({"dx": p.x} | states | {f"d{k}": a for k, a in p.params.items()}).items()
-    }
+    return {name: a.copy() for name, a in ({"dx": p.x} | states | {f"d{k}": a for k, a in p.params.items()}).items()}
 
 
 def differences(p: Problem, call: Call) -> Result:

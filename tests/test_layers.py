@@ -167,9 +167,7 @@ def test_parameters_that_require_gradients_load() -> None:
         ({"bias": np.array(["a", "b"])}, TypeError, r"state_dict\['bias'\]"),
     ],
 )
-def test_load_state_dict_checks_everything_first(
-    change: dict[str, Any], error: type[Exception], named: str
-) -> None:
+def test_load_state_dict_checks_everything_first(change: dict[str, Any], error: type[Exception], named: str) -> None:
     layer = Linear(3, 2, seed=0)
     before = layer.state_dict()
     new = {"weight": np.zeros((2, 3)), "bias": np.zeros(2)} | change

@@ -28,9 +28,7 @@ def complex_step(p: Any, call: naive.Call) -> dict[str, np.ndarray]:
         lists = {name: naive.nested(a, complex) for name, a in values.items()}
         state = [lists[f"dstate.{k}"] for k in range(len(p.state))]
         params = {name: lists[f"d{name}"] for name in p.params}
-        return naive.loss(
-            *naive.run(naive.CELLS[p.cell].step, lists["dx"], state, params, call), dhs, dlast
-        )
+        return naive.loss(*naive.run(naive.CELLS[p.cell].step, lists["dx"], state, params, call), dhs, dlast)
 
     gradients = {name: np.empty(a.shape) for name, a in inputs.items()}
     for name, a in values.items():

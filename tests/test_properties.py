@@ -36,9 +36,7 @@ def draw_call(draw: Any, T: int, N: int) -> Call:
 @given(st.data())
 def test_any_shape_against_oracle(backend: str, data: st.DataObject) -> None:
     # Scalars are slow: the full range of all four sizes is left to the tests below.
-    T, N, D, H = data.draw(
-        st.tuples(st.integers(1, 4), st.integers(1, 3), small, st.integers(1, 6))
-    )
+    T, N, D, H = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 3), small, st.integers(1, 6)))
     cell, dtype = data.draw(cells), data.draw(dtypes)
     call = draw_call(data.draw, T, N)
     got = run(problem(cell, T, N, D, H, dtype=dtype), call)
@@ -56,9 +54,7 @@ def alone(p: Problem, call: Call) -> Result:
         one = slice(n, n + 1)
         state, dlast = tuple(s[one] for s in p.state), tuple(s[one] for s in p.dlast)
         if own == 0:
-            r = {f"last.{k}": s for k, s in enumerate(state)} | {
-                f"dstate.{k}": s for k, s in enumerate(dlast)
-            }
+            r = {f"last.{k}": s for k, s in enumerate(state)} | {f"dstate.{k}": s for k, s in enumerate(dlast)}
         else:
             single = replace(p, x=p.x[:own, one], state=state, dhs=p.dhs[:own, one], dlast=dlast)
             r = run(single, replace(call, lengths=None))
@@ -161,9 +157,7 @@ def test_padding_may_hold_anything(backend: str, data: st.DataObject) -> None:
     """NaN or infinity past a sequence's end reaches nothing, in input or in output gradient."""
     T, N, D, H = data.draw(sizes)
     p = problem(data.draw(cells), T, N, D, H)
-    call = replace(
-        draw_call(data.draw, T, N), lengths=data.draw(st.tuples(*[st.integers(0, T)] * N))
-    )
+    call = replace(draw_call(data.draw, T, N), lengths=data.draw(st.tuples(*[st.integers(0, T)] * N)))
     padding = np.arange(T)[:, None] >= np.array(call.lengths)
     rubbish = data.draw(st.sampled_from([np.nan, np.inf, -np.inf, 1e308]))
     x, dhs = p.x.copy(), p.dhs.copy()
@@ -223,9 +217,7 @@ def test_no_sequences(backend: str, cell: str, batch_first: bool, dtype: str) ->
         expected |= {f"d{name}": np.zeros_like(a) for name, a in p.params.items()}
         assert_equal(got, expected)
         assert {a.dtype for a in got.values()} == {np.dtype(dtype)}
-        assert {name: a.shape for name, a in got.items()} == {
-            name: a.shape for name, a in expected.items()
-        }
+        assert {name: a.shape for name, a in got.items()} == {name: a.shape for name, a in expected.items()}
 
 
 @pytest.mark.parametrize("batch_first", [False, True])

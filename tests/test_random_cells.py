@@ -112,9 +112,7 @@ def naive_step(seed: int) -> naive.Step:
                 pairs = zip(registers[a], registers[b], strict=True)
                 registers.append([evaluate(op, naive, v, w) for v, w in pairs])
             else:
-                registers.append(
-                    naive.from_vector(p, registers[a], block[b]) if b in block else registers[a]
-                )
+                registers.append(naive.from_vector(p, registers[a], block[b]) if b in block else registers[a])
         units = zip(registers[-1], registers[-2], *registers[:3], strict=True)
         new_h, new_c = zip(*(finish(naive, *values) for values in units), strict=True)
         return list(new_h), list(new_c)

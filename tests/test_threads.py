@@ -152,8 +152,6 @@ def test_number_of_threads() -> None:
     assert "FASTRNN_NUM_THREADS: expected a positive integer, got 'many'" in refused
 
 
-
-
 @pytest.mark.parametrize("N", [1, 3])
 def test_directions_in_threads_of_their_own(compiled: str, N: int) -> None:
     layer = fastrnn.LSTM(3, 5, 2, bidirectional=True, seed=0)

@@ -87,9 +87,7 @@ class NumpyBackend:
                 slots["acc"] = _multiply(stage, slots, call.Wh)
                 _run(stage, slots, (N, H), call.dtype, active)
             if active is not None:
-                slots["next"] = [
-                    np.where(active, new, old) for new, old in zip(slots["next"], state, strict=True)
-                ]
+                slots["next"] = [np.where(active, new, old) for new, old in zip(slots["next"], state, strict=True)]
             state = slots["next"]
             y[t] = state[0]
             if keep:
@@ -158,8 +156,7 @@ def _through_products(call: Call, first: Step, slots: Slots) -> list[Array]:
     """Gradient of each old state: what came elementwise, and what comes through its products."""
     accs = _multiply_back(first, slots, call.Wh)
     return [
-        carry if i is None else carry + accs[i]
-        for carry, i in zip(slots["carry"], call.plan.grad_acc, strict=True)
+        carry if i is None else carry + accs[i] for carry, i in zip(slots["carry"], call.plan.grad_acc, strict=True)
     ]
 
 

@@ -77,9 +77,7 @@ class Expr:
         return self
 
     def _no_branch(self, *_: Any) -> Any:
-        raise TypeError(
-            "a cell cannot branch on or compare a traced value: its code must be the same for every input"
-        )
+        raise TypeError("a cell cannot branch on or compare a traced value: its code must be the same for every input")
 
     # Without these a comparison would be decided by identity, and the branch taken silently.
     __bool__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _no_branch  # type: ignore[assignment]

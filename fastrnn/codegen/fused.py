@@ -50,9 +50,7 @@ def forward_stages(plan: Plan) -> list[FusedStage]:
 
 def backward_stages(plan: Plan) -> list[FusedStage]:
     """The backward stages of `plan`: nothing to fuse, products grouped."""
-    return [
-        FusedStage((Sum(),) * len(s.products), tuple(_by_sum(s.products)), s) for s in plan.backward
-    ]
+    return [FusedStage((Sum(),) * len(s.products), tuple(_by_sum(s.products)), s) for s in plan.backward]
 
 
 def _fuse(plan: Plan, stage: Stage) -> FusedStage:

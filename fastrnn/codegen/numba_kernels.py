@@ -61,9 +61,7 @@ def products(stage: Stage) -> list[MatrixProduct]:
         for source, matrix in sorted(terms):
             last = result[-1] if len(result) > begin else None
             if last and source == Ref(source.kind, last.sources[-1].index + 1):
-                result[-1] = last._replace(
-                    sources=(*last.sources, source), matrices=(*last.matrices, (matrix,))
-                )
+                result[-1] = last._replace(sources=(*last.sources, source), matrices=(*last.matrices, (matrix,)))
             else:
                 result.append(MatrixProduct((source,), ((matrix,),), (acc,), len(result) > begin))
     return result
@@ -216,9 +214,7 @@ def _choice(test: str, values: tuple[int, ...], statement: str) -> list[str]:
     return _branches(test, values, [[statement.format(v)] for v in values])
 
 
-def _product(
-    plan: Plan, stage: Stage, product: MatrixProduct, panel: str, vectors: int, later: str
-) -> list[str]:
+def _product(plan: Plan, stage: Stage, product: MatrixProduct, panel: str, vectors: int, later: str) -> list[str]:
     more_blocks = len(product.sources) - 1
     depth = f"{more_blocks} * Hp + H" if more_blocks else "H"
     buffer, at, step = _source_row(plan, product.sources[0], later)

@@ -112,9 +112,7 @@ def make_plan(cell: Cell) -> Plan:
     order = topological(outputs)
     adjoints = differentiate(cell.states, tuple(outputs))
     # In the order of the matrices, so that neighbouring blocks of Wh can be multiplied at once.
-    products = sorted(
-        (n for n in order if n.op == "product"), key=lambda p: cell.recurrent.index(p.args[0])
-    )
+    products = sorted((n for n in order if n.op == "product"), key=lambda p: cell.recurrent.index(p.args[0]))
     slots = _Slots(cell, adjoints, products)
 
     base = {n: Ref("prev", cell.states.index(n.args[0])) for n in order if n.op == "state"}
@@ -126,9 +124,7 @@ def make_plan(cell: Cell) -> Plan:
     keep = {n: Ref("keep", j) for j, n in enumerate(kept)}
 
     forward, keep = _forward_stages(cell, outputs, products, base, after, keep)
-    backward, grad_acc, n_da = _backward_stages(
-        cell, adjoints, products, {**after, **keep, **base}, slots
-    )
+    backward, grad_acc, n_da = _backward_stages(cell, adjoints, products, {**after, **keep, **base}, slots)
     return Plan(
         cell=cell,
         forward=forward,
@@ -350,9 +346,7 @@ class _StageBuilder:
             stages.append(Stage(tuple(self._accs[s].values()), loads, tuple(by_stage[s])))
         return tuple(reversed(stages))
 
-    def _loads(
-        self, s: int, values: list[Expr], by_stage: list[list[tuple[Ref, Expr]]]
-    ) -> dict[Expr, Ref]:
+    def _loads(self, s: int, values: list[Expr], by_stage: list[list[tuple[Ref, Expr]]]) -> dict[Expr, Ref]:
         accs = {n: Ref("acc", i) for i, n in enumerate(self._accs[s])}
         here = self._base | accs | (self._first if s == 0 else {})
         loads: dict[Expr, Ref] = {}

@@ -188,9 +188,7 @@ class _WeightSums:
         """The sums, without padding."""
         H, Hp = self._call.Wh.shape[0], self._Hp
         dslots = self._dslots.reshape(-1, Hp)[:, :H]
-        return Gradients(
-            self._dx, dstate, strip_blocks(self._dWx, H, Hp), strip_blocks(self._dWh, H, Hp), dslots
-        )
+        return Gradients(self._dx, dstate, strip_blocks(self._dWx, H, Hp), strip_blocks(self._dWh, H, Hp), dslots)
 
 
 def vector_width(dtype: np.dtype[Any]) -> int:

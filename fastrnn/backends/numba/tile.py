@@ -24,6 +24,7 @@ _INT = ir.IntType(64)
 # than this, the depth is split over several.
 _MIN_SUMS = 8
 
+
 def tile(rows: int, cols: int, width: int) -> Any:
     """The microkernel of one shape; see the module's contract."""
     split = max(1, _MIN_SUMS // (rows * cols))
