@@ -5,6 +5,7 @@ cimport cython
 cimport numpy as cnp
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stddef cimport ptrdiff_t
+from libcpp.vector cimport vector
 
 import numpy as np
 
@@ -56,6 +57,7 @@ cdef extern from "runtime.h" namespace "fastrnn" nogil:
     const Variant* find_variant(const char* wanted)
     const char* variant_names()
     int find_kernel(const Variant* variant, const char* cell, int bytes)
+    void forward_layers(const Kernel& kernel, ForwardCall* calls, int layers, int threads) except +
 
 cdef const Variant* variant = find_variant(NULL)
 cdef enum:
@@ -293,32 +295,33 @@ cdef class Stack:
 
         `threads_for(multiply-adds)` is asked for every layer.
         """
-        cdef ForwardCall call
+        cdef vector[ForwardCall] calls
+        cdef ForwardCall* call
         cdef const Kernel* engine = &variant.kernels[self.number]
-        cdef ptrdiff_t layers = len(self.names), layer, state_bytes
-        cdef int k, step_axis = -1 if ndim == 2 else self.batch_first
+        cdef int layers = len(self.names), layer, k, threads, step_axis = -1 if ndim == 2 else self.batch_first
+        cdef ptrdiff_t state_bytes, work, total = 0
         cdef tuple weights
         cdef cnp.ndarray rows, y = None
-        cdef list first, last
+        cdef list first, last, alive = []
         if not self.accepts(x, ndim):
             return None
         rows = contiguous_rows(x)
-        set_input(&call, rows, step_axis, 0 if ndim == 2 else 1 - step_axis)
-        first = self.initial(state, layers, call.N)
+        calls.resize(layers)
+        set_input(&calls[0], rows, step_axis, 0 if ndim == 2 else 1 - step_axis)
+        first = self.initial(state, layers, calls[0].N)
         if first is None:
             return None
-        last = self.states_of(layers, call.N)
-        state_bytes = call.N * self.H * self.item
-        call.keep, call.saved, call.lengths, call.reverse = False, NULL, <const int64_t*> NULL, False
+        last = self.states_of(layers, calls[0].N)
+        state_bytes = calls[0].N * self.H * self.item
         for layer in range(layers):
+            call = &calls[layer]
             weights = self.weights(params, layer)
             if weights is None:
                 return None
-            set_params(&call, weights[0], weights[1], weights[2], weights[3])
+            set_params(call, weights[0], weights[1], weights[2], weights[3])
             if layer:
-                rows = y
-                set_input(&call, rows, -1 if ndim == 2 else 0, 0 if ndim == 2 else 1)
-            call.threads = threads_for(call.T * call.N * self.H * (call.D * self.gates + self.H * self.matrices))
+                set_input(call, y, -1 if ndim == 2 else 0, 0 if ndim == 2 else 1)
+            call.keep, call.saved, call.lengths, call.reverse = False, NULL, <const int64_t*> NULL, False
             for k in range(self.states):
                 call.state[k] = NULL
                 if state is not None:
@@ -326,8 +329,13 @@ cdef class Stack:
                 call.last[k] = <char*> cnp.PyArray_DATA(<cnp.ndarray> last[k]) + layer * state_bytes
             y = self.outputs(call.T, call.N, ndim)
             call.y, call.y_time, call.y_row = cnp.PyArray_DATA(y), call.N * self.H, self.H
-            with nogil:
-                engine.forward(call)
+            alive.append((weights, y))
+            work = call.T * call.N * self.H * (call.D * self.gates + self.H * self.matrices)
+            call.threads = threads_for(work)
+            total += work
+        threads = call.threads if layers == 1 else threads_for(total)
+        with nogil:
+            forward_layers(engine[0], calls.data(), layers, threads)
         if step_axis == 1:
             y = cnp.PyArray_SwapAxes(y, 0, 1)
         return y, (last[0] if self.states == 1 else tuple(last))

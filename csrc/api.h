@@ -27,12 +27,24 @@ struct Call {
     int threads;
 };
 
+// Steps that a layer has done, for the layer above it where both run at the same time.
+class Progress {
+  public:
+    void reached(ptrdiff_t steps) { done.store(steps, std::memory_order_release); }
+    void wait_for(ptrdiff_t steps) const;
+
+  private:
+    alignas(64) std::atomic<ptrdiff_t> done{0};
+};
+
 struct ForwardCall : Call {
     int keep;
     void* y;  // (T, N, H), zeros past each sequence's end
     ptrdiff_t y_time, y_row;
     void* last[max_states];  // (N, H)
     void* saved;             // `saved_size` numbers if `keep`
+    const Progress* below = nullptr;  // of the layer that computes x, if that is not done
+    Progress* above = nullptr;        // where this one's steps are counted, if anyone asks
 };
 
 struct BackwardCall : Call {
@@ -55,6 +67,7 @@ struct Kernel {
     const char* cell;
     int bytes;  // of a number
     size_t (*saved_size)(const Call&);
+    int (*parts)(const Call&);  // how many threads a call can take
     void (*forward)(const ForwardCall&);
     void (*backward)(const BackwardCall&);
 };
@@ -64,6 +77,10 @@ struct Variant {
     const Kernel* kernels;
     int count;
 };
+
+// The forward pass of layers over each other, each one's `y` the next one's `x`; at the same time where that is all
+// that several threads can do.
+void forward_layers(const Kernel& kernel, ForwardCall* calls, int layers, int threads);
 
 // Memory that lasts until the call ends; throws std::bad_alloc. Of the calling thread: take it before `parallel`.
 class Workspace {

@@ -15,6 +15,8 @@ constexpr int max_products = 4, max_threads = 64;
 constexpr ptrdiff_t few = 4;
 // Multiply-adds of a step for which waiting for another thread pays.
 constexpr ptrdiff_t worth_a_wait = 16000;
+// Steps of the layer below that a layer waits for at once.
+constexpr ptrdiff_t wave_steps = 32;
 // Steps for which packing the weights of a single sequence pays.
 constexpr ptrdiff_t worth_packing = 8;
 
@@ -247,6 +249,7 @@ template <class Cell, class T> class Forward {
         hoisted = rows < 8 && run.D > 4 && run.T_ > 1;
         place_panels(rows);
         chunk = hoisted ? (gemm_depth + rows - 1) / rows : run.T_;
+        if (call.below && chunk > wave_steps) chunk = wave_steps;
         if (chunk > run.T_) chunk = run.T_;
         own_size = Tally<T>::size() + (hoisted ? run.D * gemm_vectors * width<T> : 0);
         projected_size = hoisted ? chunk * rows * Cell::gates * run.Hp : 0;
@@ -365,6 +368,7 @@ template <class Cell, class T> class Forward {
         T* packed = tally.scratch + Tally<T>::size();
         T* inputs = projected + division.owner(worker.first) * projected_size;
         for (ptrdiff_t s = 0; s < run.T_; ++s) {
+            if (call.below && s % chunk == 0) call.below->wait_for(s + chunk < run.T_ ? s + chunk : run.T_);
             if (hoisted && s % chunk == 0) worker.each([&](int part) { project_chunk(s, begin, end, part, packed, inputs); });
             const T* x = nullptr;
             if (hoisted) {
@@ -377,6 +381,7 @@ template <class Cell, class T> class Forward {
                 worker.wait();
             });
             if (run.own_rows) worker.each([&](int part) { write_outputs(s, begin, end, division.units<T>(run.Hp, 1, part)); });
+            if (call.above) call.above->reached(s + 1);
         }
     }
 

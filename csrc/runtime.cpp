@@ -272,6 +272,10 @@ void Barrier::wait() {
     for (int i = 0; turn.load(std::memory_order_acquire) == now; ++i) relax(i);
 }
 
+void Progress::wait_for(ptrdiff_t steps) const {
+    for (int i = 0; done.load(std::memory_order_acquire) < steps; ++i) relax(i);
+}
+
 void parallel(int parts, void (*task)(void*, int), void* context) {
     if (parts == 1) return task(context, 0);
     the_pool().run(parts, task, context);
@@ -279,6 +283,52 @@ void parallel(int parts, void (*task)(void*, int), void* context) {
 
 void together(int most, void (*task)(void*, int, Barrier&), void* context) {
     the_pool().run_together(most, task, context);
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+// A thread takes every so manieth layer; each waits for the one below it, step by step.
+struct Wave {
+    const Kernel& kernel;
+    ForwardCall* calls;
+    int layers;
+    std::unique_ptr<Progress[]> progress{new Progress[layers]};
+    std::atomic<bool> failed{false};
+
+    static void run(void* wave, int thread, Barrier& barrier) {
+        Wave& self = *static_cast<Wave*>(wave);
+        for (int layer = thread; layer < self.layers; layer += barrier.threads) self.run_layer(layer);
+    }
+
+    void run_layer(int layer) {
+        ForwardCall& call = calls[layer];
+        if (layer) call.below = &progress[layer - 1];
+        call.above = &progress[layer];
+        try {
+            kernel.forward(call);
+        } catch (...) {  // no memory; whoever waits for this layer must not wait for ever
+            failed = true;
+            progress[layer].reached(call.T);
+        }
+    }
+};
+
+// Steps of a sequence that are worth waking a thread for.
+constexpr ptrdiff_t worth_a_wave = 64;
+
+}  // namespace
+
+void forward_layers(const Kernel& kernel, ForwardCall* calls, int layers, int threads) {
+    const bool alone = layers < 2 || threads < 2 || calls->T < worth_a_wave || kernel.parts(*calls) > 1;
+    if (alone) {
+        for (int layer = 0; layer < layers; ++layer) kernel.forward(calls[layer]);
+        return;
+    }
+    Wave wave{kernel, calls, layers};
+    together(threads < layers ? threads : layers, Wave::run, &wave);
+    if (wave.failed) throw std::bad_alloc();
 }
 
 }  // namespace fastrnn

@@ -16,6 +16,7 @@ template <class Cell, class T> constexpr Kernel kernel() {
         Cell::name,
         int(sizeof(T)),
         [](const Call& call) { return size_t(Run<Cell, T>(call).saved_size()); },
+        [](const Call& call) { return Division(call, Cell::matrices).parts; },
         [](const ForwardCall& call) { Forward<Cell, T>(call).execute(); },
         [](const BackwardCall& call) { Backward<Cell, T>(call).execute(); },
     };

@@ -169,3 +169,21 @@ def test_directions_in_threads_of_their_own(compiled: str, N: int) -> None:
         fastrnn.set_num_threads(2)
         for got, want in zip(results(), alone, strict=True):
             np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("layers", [2, 3, 5])
+@pytest.mark.parametrize("kind", [fastrnn.RNN, fastrnn.LSTM, fastrnn.GRU])
+def test_layers_at_the_same_time(compiled: str, kind: type[fastrnn.Recurrent], layers: int, threads: int) -> None:
+    layer = kind(3, 9, layers, seed=0)
+    x = np.random.default_rng(0).standard_normal((100, 1, 3)).astype(np.float32)
+    fastrnn.set_num_threads(1)
+    alone, _ = layer(x)
+    with threads_worth(1), ThreadPoolExecutor(3) as pool:
+        fastrnn.set_num_threads(threads)
+        first, last = layer(x)
+        np.testing.assert_allclose(first, alone, rtol=0, atol=1e-6)
+        for got, _ in pool.map(layer, [x] * 12):
+            np.testing.assert_array_equal(got, first)
+        longer, _ = layer(np.concatenate([x, x]))
+        np.testing.assert_allclose(layer(x, last)[0], longer[100:], rtol=0, atol=1e-6)
