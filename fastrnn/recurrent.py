@@ -246,7 +246,8 @@ class Recurrent(Layer):
         return self._stacks[name]
 
     def _layout(self) -> StackLayout:
-        names = tuple(tuple(name + suffix for name in ("Wx", "Wh", "bx", "bh")) for suffix in self._suffixes)
+        own = ("Wx", "Wh", "bx", "bh", *self.cell.units)
+        names = tuple(tuple(name + suffix for name in own) for suffix in self._suffixes)
         return StackLayout(self.cell, self.input_size, self.hidden_size, names, self.dtype, self.batch_first)
 
     def _drop(self, x: Array, kept: _Kept | None) -> Array:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastrnn
+import user_cells
 from conftest import PROMISED_BACKENDS
 from fastrnn import GRU, LSTM, RNN, Recurrent
 
@@ -20,6 +21,7 @@ LAYERS: dict[str, Callable[..., Recurrent]] = {
     "lstm": LSTM,
     "gru": GRU,
     "gru_before": lambda *sizes, **options: GRU(*sizes, reset_after=False, **options),
+    "peephole_lstm": lambda *sizes, **options: Recurrent(user_cells.peephole_lstm, *sizes, **options),
 }
 ODD: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "plain": np.array,

@@ -1,6 +1,6 @@
-"""The time loops of a plan as the text of a Python module that Numba compiles.
+"""The time loops of a plan as the text of Python functions that Numba compiles.
 
-The module is specialized to one cell, number type and vector width: straight-line elementwise code between
+A loop is specialized to one cell, number type and vector width: straight-line elementwise code between
 calls of the microkernel, no array allocated, no Python object touched. Buffers are one-dimensional and every
 row of H numbers is padded to `Hp`, a multiple of the vector width, so that no loop has a remainder.
 
@@ -26,6 +26,8 @@ from .python import Code, stage_code
 # Rows of a register tile by its columns: the sums, a row of B and one number of A fit 32 registers.
 TILE_ROWS = {1: (8, 4, 2, 1), 2: (8, 4, 2, 1), 3: (8, 4, 2, 1), 4: (6, 4, 2, 1)}
 _MAX_COLUMNS = 4
+# Type of a three-dimensional array of a dtype, any strides.
+STRIDED = "Array({}, 3, 'A', readonly=True)"
 
 
 class MatrixProduct(NamedTuple):
@@ -78,40 +80,39 @@ def scratch_vectors(stages: tuple[Stage, ...]) -> int:
     return max(1, *(len(stage.products) * _MAX_COLUMNS * most_rows for stage in stages))
 
 
-def forward_module(plan: Plan, dtype: str, width: int) -> str:
-    """Source of the module whose ``forward`` runs steps ``begin .. end-1``."""
+def forward_loop(plan: Plan, dtype: str, width: int) -> list[str]:
+    """``loop``, which runs steps ``begin .. end-1`` forward, and what it needs."""
     states = [f"state_{k}" for k in range(plan.n_states)]
-    arrays = ["x", *states, "keep", "units", *_panels(plan.forward), "scratch"]
+    arrays = ["x", *states, "keep", "units", *panel_names(plan.forward), "scratch"]
     numbers = ["low", "begin", "end", "T", "N", "H", "Hp", "state_mask", "keep_mask", "reverse"]
     body = [
         "for s in range(begin, end):",
-        *_indent(_time_indices()),
+        *indented(_time_indices()),
     ]
     for i, stage in enumerate(plan.forward):
         idle = [f"store({s}, next_{k} + u, load({s}, prev_{k} + u))" for k, s in enumerate(states)]
         row = _row(plan, stage_code(stage), idle if i == 0 else [], [])
-        body += _indent(_stage(plan, stage, i, row, "forward"))
-    stages = list(plan.forward)
-    return _module(stages, dtype, width, "forward", arrays, numbers, body)
+        body += indented(_stage(plan, stage, i, row, "forward"))
+    return _loop(plan.forward, dtype, width, arrays, numbers, body)
 
 
-def backward_module(plan: Plan, dtype: str, width: int) -> str:
-    """Source of the module whose ``backward`` runs steps ``end-1 .. begin``."""
+def backward_loop(plan: Plan, dtype: str, width: int) -> list[str]:
+    """``loop``, which runs steps ``end-1 .. begin`` backward, and what it needs."""
     states = [f"state_{k}" for k in range(plan.n_states)]
     carries = [f"carry_{k}" for k in range(plan.n_states)]
-    arrays = ["dy", *states, "keep", "units", *carries, "da", *_panels(plan.backward), "scratch"]
+    arrays = ["dy", *states, "keep", "units", *carries, "da", *panel_names(plan.backward), "scratch"]
     numbers = ["low", "begin", "end", "T", "N", "H", "Hp", "truncate", "has_dy", "reverse"]
     body = [
         "state_mask = keep_mask = -1",
         "for s in range(end - 1, begin - 1, -1):",
-        *_indent(_time_indices()),
+        *indented(_time_indices()),
         "    after = t - 1 if reverse else t + 1",
     ]
     for i, stage in enumerate(plan.backward):
         first = _gradients(plan) if i == 0 else []
         row = _row(plan, stage_code(stage), _idle_backward(plan) if i == 0 else [], first)
-        body += _indent(_stage(plan, stage, i, row, "backward"))
-    return _module(list(plan.backward), dtype, width, "backward", arrays, numbers, body)
+        body += indented(_stage(plan, stage, i, row, "backward"))
+    return _loop(plan.backward, dtype, width, arrays, numbers, body)
 
 
 def _widest(stage: Stage) -> int:
@@ -122,19 +123,19 @@ def _tile_rows(stage: Stage, vectors: int) -> tuple[int, ...]:
     return TILE_ROWS[_widest(stage) * vectors] if stage.products else (1,)
 
 
-def _panels(stages: tuple[Stage, ...]) -> list[str]:
+def panel_names(stages: tuple[Stage, ...]) -> list[str]:
+    """The arguments that hold packed matrices."""
     return [f"panel_{i}" for i in range(sum(len(products(stage)) for stage in stages))]
 
 
-def _module(
-    stages: list[Stage],
+def _loop(
+    stages: tuple[Stage, ...],
     dtype: str,
     width: int,
-    name: str,
     arrays: list[str],
     numbers: list[str],
     body: list[str],
-) -> str:
+) -> list[str]:
     tiles = sorted(
         {
             (rows, len(p.accs) * vectors)
@@ -144,28 +145,32 @@ def _module(
             for rows in _tile_rows(stage, vectors)
         }
     )
-    strided = f"Array({dtype}, 3, 'A', readonly=True)"
-    types = [strided if a == "dy" else f"{dtype}[::1]" for a in arrays]
-    signature = ", ".join([*types, "int64[::1]", *("int64" for _ in numbers)])
-    lines = [
-        '"""Generated by fastrnn; a new file is written when anything that went into it changes."""',
-        "from numba import njit",
+    types = {a: STRIDED.format(dtype) if a == "dy" else f"{dtype}[::1]" for a in arrays}
+    return [
         "from fastrnn.backends.numba.simd import constants, head, loader, row_loader, store",
         "from fastrnn.backends.numba.tile import tile",
         "from fastrnn.backends.numba.vecmath import exp, positive, relu, sigmoid, softplus, tanh",
         "",
-        f"load, load_row, constant = loader({width}), row_loader({width}), constants({dtype!r}, {width})",
+        f"load, load_row, constant = loader(WIDTH), row_loader(WIDTH), constants({dtype!r}, WIDTH)",
         *(f"tile_{r}x{c} = tile({r}, {c}, {width})" for r, c in tiles),
         "",
         "",
-        f'@njit("void({signature})", nogil=True, cache=True, error_model="numpy")',
-        f"def {name}({', '.join([*arrays, 'lengths', *numbers])}):",
-        *_indent(body),
+        *function("loop", {**types, "lengths": "int64[::1]"}, numbers, body),
     ]
-    return "\n".join(lines).replace("WIDTH", str(width)) + "\n"
 
 
-def _indent(lines: list[str], by: int = 1) -> list[str]:
+def function(name: str, arrays: dict[str, str], numbers: list[str], body: list[str]) -> list[str]:
+    """A compiled function of `arrays`, given with their types, and of integers."""
+    signature = ", ".join([*arrays.values(), *("int64" for _ in numbers)])
+    return [
+        f'@njit("void({signature})", nogil=True, cache=True, error_model="numpy")',
+        f"def {name}({', '.join([*arrays, *numbers])}):",
+        *indented(body),
+    ]
+
+
+def indented(lines: list[str], by: int = 1) -> list[str]:
+    """`lines`, `by` levels further in."""
     return ["    " * by + line for line in lines]
 
 
@@ -184,19 +189,19 @@ def _stage(plan: Plan, stage: Stage, number: int, row: list[str], direction: str
     branches = []
     for vectors in unit_vectors(stage):
         rows = _tile_rows(stage, vectors)
-        inner = ["n = 0", "while n < N:", *_indent(_choice("N - n >= {}", rows, "rows = {}"))]
+        inner = ["n = 0", "while n < N:", *indented(_choice("N - n >= {}", rows, "rows = {}"))]
         for i, product in enumerate(products(stage)):
-            inner += _indent(_product(plan, stage, product, f"panel_{panel + i}", vectors, later))
+            inner += indented(_product(plan, stage, product, f"panel_{panel + i}", vectors, later))
         inner += [
             "    for r in range(rows):",
             f"        for j in range({vectors}):",
-            *_indent(["u = block + j * WIDTH", *_acc_loads(stage, vectors), *row], 3),
+            *indented(["u = block + j * WIDTH", *_acc_loads(stage, vectors), *row], 3),
             "    n += rows",
             f"block += {vectors} * WIDTH",
         ]
         branches.append(inner)
     choice = _branches("(Hp - block) // WIDTH >= {}", unit_vectors(stage), branches)
-    return ["block = 0", "while block < Hp:", *_indent(choice)]
+    return ["block = 0", "while block < Hp:", *indented(choice)]
 
 
 def _branches(test: str, values: tuple[int, ...], bodies: list[list[str]]) -> list[str]:
@@ -206,7 +211,7 @@ def _branches(test: str, values: tuple[int, ...], bodies: list[list[str]]) -> li
     lines = []
     for i, (value, body) in enumerate(zip(values, bodies, strict=True)):
         word = "else:" if i == len(values) - 1 else f"{'elif' if i else 'if'} {test.format(value)}:"
-        lines += [word, *_indent(body)]
+        lines += [word, *indented(body)]
     return lines
 
 
@@ -284,8 +289,8 @@ def _row(plan: Plan, code: Code, idle: list[str], first: list[str]) -> list[str]
         # A NaN in the padding of a row would spoil the sums of the products that run over it.
         text = f"head({vector}, H - u)" if ref.kind == "da" else vector
         active.append(f"store({_place(ref)}, {text})")
-    lines += ["if own >= 0 and own < lengths[i]:", *_indent(active or ["pass"])]
-    return lines + (["else:", *_indent(idle)] if idle else [])
+    lines += ["if own >= 0 and own < lengths[i]:", *indented(active or ["pass"])]
+    return lines + (["else:", *indented(idle)] if idle else [])
 
 
 def _masked(time: str, k: int) -> str:

@@ -112,7 +112,7 @@ class Gradients(NamedTuple):
 class StackLayout(NamedTuple):
     """Layers of one direction over each other: their cell, sizes, and the keys of each layer's parameters.
 
-    names : for each layer the keys of ``Wx``, ``Wh``, ``bx``, ``bh``
+    names : for each layer the keys of ``Wx``, ``Wh``, ``bx``, ``bh`` and the per-unit parameters
     """
 
     cell: Cell

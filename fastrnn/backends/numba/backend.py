@@ -13,21 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...codegen.numba_kernels import (
-    MatrixProduct,
-    backward_module,
-    forward_module,
-    products,
-    scratch_vectors,
-    unit_vectors,
-)
 from ...engine.call import Array, Call, Gradients, Result, StackLayout
-from ...engine.plan import Plan, Stage
+from ...engine.plan import Plan
 from ...engine.threads import run_together
-from .pack import aligned, pack, pad_blocks, strip_blocks
+from .modules import compiled, project, vector_width
+from .pack import aligned_parts, pad_blocks, strip_blocks
 from .parts import several, split
-from .simd import host_features
-from .store import load_module
+from .short import ShortStack
 
 # A chunk's buffer should fit the second-level cache, and its products be large enough for BLAS to be fast.
 _CHUNK_BYTES = 1 << 20
@@ -35,7 +27,7 @@ _CHUNK_ROWS = 256
 
 
 class Saved(NamedTuple):
-    """What a forward pass keeps: states (T+1, N, Hp) and kept values (T, N, J*Hp), in time order."""
+    """What a forward pass keeps: states (T+1, N, Hp) and kept values (T, N, J*Hp), in time order, in one dimension."""
 
     states: list[Array]
     keep: Array
@@ -49,8 +41,9 @@ class NumbaBackend:
     def supports(self, plan: Plan) -> bool:
         return True
 
-    def stack(self, layout: StackLayout) -> None:
-        return None
+    def stack(self, layout: StackLayout) -> ShortStack | None:
+        cell = layout.cell
+        return ShortStack(layout, vector_width(layout.dtype)) if cell.gates and cell.recurrent else None
 
     def forward(self, call: Call, keep: bool) -> Result:
         if not several(call):
@@ -93,33 +86,30 @@ class NumbaBackend:
         width = vector_width(dtype)
         Hp = -(-H // width) * width
         rows = T + 1 if keep else 2
-        states = [_rows(T + 1 if k == 0 else rows, N, Hp, dtype) for k in range(plan.n_states)]
-        begin = T if call.reverse else 0
-        for state, initial in zip(states, call.state, strict=True):
-            state[begin % len(state)] = 0
-            state[begin % len(state), :, :H] = initial
-        # An idle step keeps nothing, and what is kept goes into products with zeros: it must be finite.
-        kept = _rows(T if keep else 1, N, plan.n_keep * Hp, dtype, zero=call.lengths is not None)
+        sizes = [(rows if k else T + 1) * N * Hp for k in range(plan.n_states)]
+        *states, kept = aligned_parts([*sizes, (T if keep else 1) * N * plan.n_keep * Hp], dtype)
+        if call.lengths is not None:
+            # An idle step keeps nothing, and what is kept goes into products with zeros: it must be finite.
+            kept[:] = 0
+        last = tuple(np.empty((N, H), dtype) for _ in states)
+        # Where nothing is padded, the states after the steps are the output.
+        y = np.empty((0, N, H) if Hp == H else (T, N, H), dtype)
 
-        kernel = _kernel(plan, "forward", dtype.name, width)
-        units = pad_blocks(call.units.reshape(1, -1), H, Hp).ravel()
-        panels, scratch = _panels(plan, "forward", call.Wh, Hp, width)
-        Wx = pad_blocks(call.Wx, H, Hp)
-        lengths = _lengths(call)
-        x = aligned(_chunk_steps(call, plan.n_gates * Hp) * N * plan.n_gates * Hp, dtype)
-        for first, end, low in _chunks(call, plan.n_gates * Hp):
-            steps = call.x[low : low + end - first].reshape((end - first) * N, D)
-            # A product of depth 1 is not one for BLAS.
-            project = np.multiply if D == 1 else np.matmul
-            project(steps, Wx, out=x[: len(steps) * Wx.shape[1]].reshape(len(steps), Wx.shape[1]))
-            kernel(
-                x, *(s.reshape(-1) for s in states), kept.reshape(-1), units, *panels, scratch, lengths,
-                low, first, end, T, N, H, Hp, -1 if keep else 1, -1 if keep else 0, int(call.reverse),
+        module = compiled(plan, "forward", dtype.name, width)
+        chunk = _chunk_steps(call, plan.n_gates * Hp)
+        memory, x = aligned_parts((module.memory_size(H), chunk * N * plan.n_gates * Hp), dtype)
+        first, Wx = [_plain(a) for a in call.state], call.Wx
+        given = [*_parameters(call), *first, *last, y, *states, kept, memory, _lengths(call)]
+        for begin, end, low in _chunks(T, chunk, call.reverse):
+            steps = call.x[low : low + end - begin].reshape((end - begin) * N, D)
+            out = x[: len(steps) * Wx.shape[1]].reshape(len(steps), Wx.shape[1]) if Hp == H else None
+            module.forward(
+                project(steps, Wx, out), x, *given,
+                low, begin, end, T, N, -1 if keep else 1, -1 if keep else 0, int(call.reverse),
             )  # fmt: skip
-        y = states[0][:T] if call.reverse else states[0][1:]
-        end = 0 if call.reverse else T
-        last = tuple(np.array(state[end % len(state), :, :H]) for state in states)
-        return Result(np.ascontiguousarray(y[..., :H]), last, Saved(states, kept) if keep else None)
+        if Hp == H:
+            y = states[0].reshape(T + 1, N, H)[:T] if call.reverse else states[0].reshape(T + 1, N, H)[1:]
+        return Result(y, last, Saved(states, kept) if keep else None)
 
     def _backward(
         self, call: Call, saved: Saved, dy: Array | None, dlast: tuple[Array, ...], truncate: int | None
@@ -127,25 +117,21 @@ class NumbaBackend:
         plan, dtype = call.plan, call.dtype
         T, N, _, H = call.sizes
         width = vector_width(dtype)
-        Hp = saved.states[0].shape[2]
-        kernel = _kernel(plan, "backward", dtype.name, width)
-        units = pad_blocks(call.units.reshape(1, -1), H, Hp).ravel()
-        panels, scratch = _panels(plan, "backward", call.Wh, Hp, width)
-        carries = [aligned(N * Hp, dtype) for _ in dlast]
-        for carry, d in zip(carries, dlast, strict=True):
-            carry[:] = 0
-            carry.reshape(N, Hp)[:, :H] = d
-        lengths = _lengths(call)
-        strided = np.zeros((1, 1, 1), dtype) if dy is None else _row_contiguous(dy, H, Hp)
+        Hp = -(-H // width) * width
+        module = compiled(plan, "backward", dtype.name, width)
+        chunk = _chunk_steps(call, plan.n_da * Hp)
+        sizes = (module.memory_size(H), chunk * N * plan.n_da * Hp, *[N * Hp] * len(dlast))
+        memory, da, *carries = aligned_parts(sizes, dtype)
+        strided = np.empty((1, 1, 1), dtype) if dy is None else _row_contiguous(dy, H, Hp)
         sums = _WeightSums(call, saved, Hp)
-        da = aligned(_chunk_steps(call, plan.n_da * Hp) * N * plan.n_da * Hp, dtype)
-        states = [s.reshape(-1) for s in saved.states]
-        for first, end, low in reversed(list(_chunks(call, plan.n_da * Hp))):
-            kernel(
-                strided, *states, saved.keep.reshape(-1), units, *carries, da, *panels, scratch, lengths,
-                low, first, end, T, N, H, Hp, truncate or 0, int(dy is not None), int(call.reverse),
+        dlast = tuple(_plain(d) for d in dlast)
+        given = [*_parameters(call), *dlast, *saved.states, saved.keep, *carries, da, memory, _lengths(call)]
+        for begin, end, low in reversed(list(_chunks(T, chunk, call.reverse))):
+            module.backward(
+                strided, *given,
+                low, begin, end, T, N, truncate or 0, int(dy is not None), int(call.reverse),
             )  # fmt: skip
-            steps = da[: (end - first) * N * plan.n_da * Hp].reshape(end - first, N, plan.n_da * Hp)
+            steps = da[: (end - begin) * N * plan.n_da * Hp].reshape(end - begin, N, plan.n_da * Hp)
             sums.add(steps, low)
             _through_products(call, steps[-1 if call.reverse else 0], carries, Hp)
         dstate = tuple(np.array(carry.reshape(N, Hp)[:, :H]) for carry in carries)
@@ -167,7 +153,7 @@ class _WeightSums:
     def add(self, da: Array, low: int) -> None:
         """The part of the steps from time `low` on, given their ``da`` (steps, N, M*Hp)."""
         plan, Hp = self._call.plan, self._Hp
-        _, _, D, H = self._call.sizes
+        _, N, D, H = self._call.sizes
         high = low + len(da)
         rows = da.reshape(da.shape[0] * da.shape[1], da.shape[2])
         gates = rows[:, : plan.n_gates * Hp]
@@ -176,10 +162,10 @@ class _WeightSums:
         for vector, matrices, slots in _weight_blocks(plan):
             if vector.kind == "prev":
                 shift = int(self._call.reverse)
-                buffer, at = self._saved.states[vector.index][low + shift : high + shift], 0
+                left = self._saved.states[vector.index].reshape(-1, Hp)[(low + shift) * N : (high + shift) * N, :H]
             else:
-                buffer, at = self._saved.keep[low:high], vector.index * Hp
-            left = buffer.reshape(len(rows), buffer.shape[2])[:, at : at + H]
+                at = vector.index * Hp
+                left = self._saved.keep.reshape(-1, plan.n_keep * Hp)[low * N : high * N, at : at + H]
             right = rows[:, slots.start * Hp : slots.stop * Hp]
             self._dWh[:, matrices.start * Hp : matrices.stop * Hp] += left.T @ right
         self._dslots += rows.sum(axis=0)
@@ -191,40 +177,17 @@ class _WeightSums:
         return Gradients(self._dx, dstate, strip_blocks(self._dWx, H, Hp), strip_blocks(self._dWh, H, Hp), dslots)
 
 
-def vector_width(dtype: np.dtype[Any]) -> int:
-    """Numbers of `dtype` in the widest vector register of this processor."""
-    return _vector_bytes() // dtype.itemsize
+def _plain(array: Array) -> Array:
+    """`array` as the compiled code reads it."""
+    return array if array.flags.carray else np.array(array, order="C")
 
 
-def _vector_bytes() -> int:
-    if "avx512f" in host_features():
-        return 64
-    return 32 if "avx" in host_features() else 16
-
-
-@cache
-def _kernel(plan: Plan, direction: str, dtype: str, width: int) -> Any:
-    text = (forward_module if direction == "forward" else backward_module)(plan, dtype, width)
-    return getattr(load_module(f"{plan.cell.name}_{direction}_{dtype}", text), direction)
-
-
-def _panels(plan: Plan, direction: str, Wh: Array, Hp: int, width: int) -> tuple[list[Array], Array]:
-    """The packed matrices of a step, and room for the sums of a tile."""
-    parts, vectors = _products(plan, direction)
-    panels = [pack(product, Wh, Hp, sizes, width, direction == "backward") for product, sizes in parts]
-    return panels, aligned(vectors * width, Wh.dtype)
-
-
-@cache
-def _products(plan: Plan, direction: str) -> tuple[list[tuple[MatrixProduct, tuple[int, ...]]], int]:
-    """Products of the kernel, each with the sizes of its blocks; vectors of a tile's sums."""
-    stages: tuple[Stage, ...] = getattr(plan, direction)
-    parts = [(product, unit_vectors(stage)) for stage in stages for product in products(stage)]
-    return parts, scratch_vectors(stages)
-
-
-def _rows(steps: int, N: int, columns: int, dtype: np.dtype[Any], zero: bool = False) -> Array:
-    return aligned(steps * N * columns, dtype, zero).reshape(steps, N, columns)
+def _parameters(call: Call) -> list[Array]:
+    """The weights of the states, the biases (empty for those that are not there), the cell's own parameters."""
+    none = np.empty(0, call.dtype)
+    # A bias may have come as a row.
+    vectors = [call.params.get(name, none).reshape(-1) for name in ("bx", "bh", *call.plan.cell.units)]
+    return [_plain(a) for a in (call.Wh, *vectors)]
 
 
 def _lengths(call: Call) -> Array:
@@ -240,12 +203,11 @@ def _chunk_steps(call: Call, columns: int) -> int:
     return min(T, steps)
 
 
-def _chunks(call: Call, columns: int) -> Iterator[tuple[int, int, int]]:
+def _chunks(T: int, size: int, reverse: bool) -> Iterator[tuple[int, int, int]]:
     """First step, end, and least time of each chunk, in the order of the steps."""
-    T, size = call.x.shape[0], _chunk_steps(call, columns)
-    for first in range(0, T, size):
-        end = min(T, first + size)
-        yield first, end, T - end if call.reverse else first
+    for begin in range(0, T, size):
+        end = min(T, begin + size)
+        yield begin, end, T - end if reverse else begin
 
 
 def _row_contiguous(dy: Array, H: int, Hp: int) -> Array:
@@ -277,6 +239,20 @@ def _through_products(call: Call, da: Array, carries: list[Array], Hp: int) -> N
     for carry, acc in zip(carries, call.plan.grad_acc, strict=True):
         if acc is None:
             continue
-        for source, m in call.plan.backward[0].products[acc]:
-            part = da[:, source.index * Hp : source.index * Hp + H] @ call.Wh[:, m * H : (m + 1) * H].T
-            carry.reshape(N, Hp)[:, :H] += part
+        for slots, matrices in _term_blocks(call.plan, acc, joined=Hp == H):
+            left = da[:, slots.start * Hp : (slots.stop - 1) * Hp + H]
+            right = call.Wh[:, matrices.start * H : matrices.stop * H]
+            carry.reshape(N, Hp)[:, :H] += left @ right.T
+
+
+@cache
+def _term_blocks(plan: Plan, acc: int, joined: bool) -> list[tuple[range, range]]:
+    """Slots of ``da`` and matrices of the terms of a sum, neighbours as one where they may be `joined`."""
+    blocks: list[tuple[range, range]] = []
+    for source, m in sorted(plan.backward[0].products[acc]):
+        if joined and blocks and (source.index, m) == (blocks[-1][0].stop, blocks[-1][1].stop):
+            slots, matrices = blocks.pop()
+            blocks.append((range(slots.start, source.index + 1), range(matrices.start, m + 1)))
+        else:
+            blocks.append((range(source.index, source.index + 1), range(m, m + 1)))
+    return blocks

@@ -314,3 +314,29 @@ def head(typingctx: Any, a: Any, count: Any) -> Any:
         return builder.select(inside, args[0], ir.Constant(llvm_type(vec), None))
 
     return signature(a, a, types.intp), lower
+
+
+@intrinsic
+def copy(typingctx: Any, to: Any, to_at: Any, source: Any, source_at: Any, count: Any) -> Any:
+    """Copy `count` numbers between one-dimensional arrays that do not overlap."""
+
+    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        pointers = [address(context, builder, sig.args[i], args[i], args[i + 1]) for i in (0, 2)]
+        size = _element_size(ir.VectorType(_LLVM[sig.args[0].dtype], 1))
+        cgutils.raw_memcpy(builder, *pointers, args[4], size)
+        return context.get_dummy_value()
+
+    return signature(types.none, to, types.intp, source, types.intp, types.intp), lower
+
+
+@intrinsic
+def clear(typingctx: Any, array: Any, at: Any, count: Any) -> Any:
+    """Make `count` numbers of a one-dimensional array zero."""
+
+    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        size = _element_size(ir.VectorType(_LLVM[sig.args[0].dtype], 1))
+        pointer = address(context, builder, sig.args[0], args[0], args[1])
+        cgutils.memset(builder, pointer, builder.mul(args[2], _INT[types.float64](size)), 0)
+        return context.get_dummy_value()
+
+    return signature(types.none, array, types.intp, types.intp), lower

@@ -95,5 +95,5 @@ def _forget(path: Path) -> None:
 @cache
 def _helpers() -> str:
     here = Path(__file__).parent
-    sources = [(here / name).read_text(encoding="utf-8") for name in ("simd.py", "tile.py", "vecmath.py")]
+    sources = [(here / name).read_text(encoding="utf-8") for name in ("gather.py", "simd.py", "tile.py", "vecmath.py")]
     return "\0".join([numba.__version__, np.__version__, sys.version, *sources])
