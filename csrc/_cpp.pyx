@@ -57,11 +57,15 @@ cdef extern from "runtime.h" namespace "fastrnn" nogil:
     const Variant* find_variant(const char* wanted)
     const char* variant_names()
     int find_kernel(const Variant* variant, const char* cell, int bytes)
+    void* take_buffer(size_t bytes)
+    void give_buffer(void* at, size_t bytes)
     void forward_layers(const Kernel& kernel, ForwardCall* calls, int layers, int threads) except +
 
 cdef const Variant* variant = find_variant(NULL)
 cdef enum:
     LINE = 64
+    # Bytes from which the system hands out new pages; they begin at a huge one.
+    LARGE = 2 << 20
 
 
 def variants():
@@ -128,6 +132,33 @@ cdef cnp.ndarray aligned(int typenum, int item, int ndim, cnp.npy_intp* shape):
     start += (LINE - <uintptr_t> start % LINE) % LINE
     cdef cnp.ndarray array = cnp.PyArray_SimpleNewFromData(ndim, shape, typenum, start)
     cnp.set_array_base(array, memory)
+    return array
+
+
+cdef class Buffer:
+    """Memory that is given back for the next forward pass when the last array in it is gone."""
+
+    cdef void* at
+    cdef size_t size
+
+    def __cinit__(self, size_t size):
+        self.size = size
+        self.at = take_buffer(size)
+        if self.at == NULL:
+            raise MemoryError(f"{size} bytes for what BPTT needs")
+
+    def __dealloc__(self):
+        if self.at != NULL:
+            give_buffer(self.at, self.size)
+
+
+cdef cnp.ndarray kept(int typenum, int item, cnp.npy_intp count):
+    """An array for what a forward pass keeps, beginning at a cache line."""
+    if count * item < LARGE:
+        return aligned(typenum, item, 1, &count)
+    cdef Buffer buffer = Buffer(count * item)
+    cdef cnp.ndarray array = cnp.PyArray_SimpleNewFromData(1, &count, typenum, buffer.at)
+    cnp.set_array_base(array, buffer)
     return array
 
 
@@ -199,8 +230,7 @@ def forward(int kernel, cnp.ndarray x, tuple state, dict params, lengths, bint r
     call.y, call.y_time, call.y_row = cnp.PyArray_DATA(y), call.N * call.H, call.H
     call.keep = keep
     if keep:
-        shape[0] = engine.saved_size(call)
-        saved = aligned(typenum, item, 1, shape)
+        saved = kept(typenum, item, engine.saved_size(call))
         call.saved = cnp.PyArray_DATA(saved)
     with nogil:
         engine.forward(call)

@@ -124,6 +124,63 @@ void* Workspace::take_bytes(size_t bytes) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
+// What a forward pass keeps: tens of megabytes that the system would hand out page by page, zeroed, at every step of
+// a training loop. Those that were given back wait for the next forward pass of the same size.
+
+namespace {
+
+class Spare {
+  public:
+    void* take(size_t bytes) {
+        std::lock_guard<std::mutex> guard(lock);
+        for (size_t i = 0; i < blocks.size(); ++i)
+            if (blocks[i].size == bytes) {
+                void* at = blocks[i].at;
+                total -= bytes;
+                blocks.erase(blocks.begin() + i);
+                return at;
+            }
+        // Another size: the loop that these were for is over.
+        for (const Freed& block : blocks) std::free(block.at);
+        blocks.clear();
+        total = 0;
+        return nullptr;
+    }
+
+    void give(void* at, size_t bytes) {
+        std::lock_guard<std::mutex> guard(lock);
+        if (total + bytes > most) return std::free(at);
+        blocks.push_back({at, bytes});
+        total += bytes;
+    }
+
+  private:
+    struct Freed {
+        void* at;
+        size_t size;
+    };
+    static constexpr size_t most = size_t(256) << 20;
+    std::mutex lock;
+    std::vector<Freed> blocks;
+    size_t total = 0;
+};
+
+// Never destroyed: arrays may be freed at the very end of the process.
+Spare& spare() {
+    static Spare* const one = new Spare;
+    return *one;
+}
+
+}  // namespace
+
+void* take_buffer(size_t bytes) {
+    void* at = spare().take(bytes);
+    return at ? at : allocate_or_null(bytes);
+}
+
+void give_buffer(void* at, size_t bytes) { spare().give(at, bytes); }
+
+// ---------------------------------------------------------------------------------------------------------------
 // Threads: workers that wait for the parts of one job. A job that finds them busy is run by its caller alone, so
 // calls from several threads at once neither wait for each other nor start more threads than asked for.
 

@@ -14,4 +14,8 @@ const char* variant_names();
 // Index of a kernel of `variant`, or -1.
 int find_kernel(const Variant* variant, const char* cell, int bytes);
 
+// Memory for what a forward pass keeps, null if there is none; `give_buffer` takes it back, for the next one.
+void* take_buffer(size_t bytes);
+void give_buffer(void* at, size_t bytes);
+
 }  // namespace fastrnn

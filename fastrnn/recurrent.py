@@ -136,6 +136,8 @@ class Recurrent(Layer):
 
         Of `x`, `state` and ``params`` it keeps the arrays themselves: leave them unchanged until then.
         """
+        # What the last call kept would be there twice.
+        self._cache = None
         kept = _Kept([], [])
         result = self._run(x, state, lengths, kept)
         self._cache = kept

@@ -13,6 +13,7 @@ import fastrnn
 from cases import CELLS, reference, run
 from conftest import PROMISED_BACKENDS
 from fastrnn.codegen.cpp import headers
+from fastrnn.functional import cell_backward, cell_forward
 from naive import PLAIN, Call
 from problems import ORACLE_RTOL, assert_close, problem
 from processes import python
@@ -131,3 +132,31 @@ def test_subnormal_numbers_are_kept() -> None:
         want = run(tiny, **zero)
     assert 0 < np.abs(want["hs"]).max() < 1e-37
     np.testing.assert_allclose(got["hs"], want["hs"], rtol=0, atol=1e-43)
+
+
+def test_memory_of_an_earlier_call_is_used_again_and_not_too_early() -> None:
+    rng = np.random.default_rng(0)
+    layer = fastrnn.LSTM(4, 64, seed=0)
+    # Enough steps that what is kept is more than what every process keeps for itself.
+    batches = [rng.standard_normal((500, 16, 4)).astype(np.float32) for _ in range(2)]
+
+    def gradient(x: np.ndarray) -> np.ndarray:
+        layer.zero_grad()
+        y, _ = layer.forward(x)
+        layer.backward(y)
+        return layer.grads["Wh_l0"].copy()
+
+    with fastrnn.use_backend("cpp"):
+        first = [gradient(x) for x in batches]
+        caches = [cell_forward(layer.cell, x, None, by_cell_name(layer))[2] for x in batches]
+        again = [gradient(x) for x in batches]
+        held = [cell_backward(np.ones((500, 16, 64), np.float32), cache)[2]["Wh"] for cache in caches]
+        del caches
+        fresh = [cell_forward(layer.cell, x, None, by_cell_name(layer))[2] for x in batches]
+        want = [cell_backward(np.ones((500, 16, 64), np.float32), cache)[2]["Wh"] for cache in fresh]
+    for a, b in zip(first + want, again + held, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def by_cell_name(layer: fastrnn.Recurrent) -> dict[str, np.ndarray]:
+    return {name.removesuffix("_l0"): array for name, array in layer.params.items()}
