@@ -15,6 +15,7 @@
 #include <pthread.h>
 #endif
 #ifdef __linux__
+#include <sched.h>
 #include <sys/mman.h>
 #endif
 
@@ -202,20 +203,31 @@ struct Job {
     }
 };
 
-// Looks at a flag before a thread gives up its processor: a few tens of microseconds, as what it waits for is often near.
-constexpr int spins = 2000;
+// Looks at a flag before a thread gives up its processor. A worker waits some tens of microseconds, as the next call is
+// often near; a thread within a call a few, for if the other is not there by then, it may be waiting for this processor.
+constexpr int spins = 2000, short_spins = 200;
 
-// Between two looks at a flag, after `looks` of them.
-void relax(int looks) {
+// Between two looks at a flag, after `looks` of at most `most`.
+void relax(int looks, int most) {
 #if defined(__x86_64__) || defined(_M_X64)
-    if (looks < spins) return __builtin_ia32_pause();
+    if (looks < most) return __builtin_ia32_pause();
 #elif defined(__aarch64__)
-    if (looks < spins) {
+    if (looks < most) {
         asm volatile("isb");  // as long as x86's pause; `yield` is no wait at all on most processors
         return;
     }
 #endif
     std::this_thread::yield();
+}
+
+// More threads than these would only wait for each other.
+int usable_processors() {
+#ifdef __linux__
+    cpu_set_t usable;
+    if (sched_getaffinity(0, sizeof usable, &usable) == 0) return CPU_COUNT(&usable);
+#endif
+    const int count = int(std::thread::hardware_concurrency());
+    return count > 0 ? count : 1;
 }
 
 struct Team {
@@ -244,7 +256,8 @@ class Pool {
     void run_together(int most, void (*task)(void*, int, Barrier&), void* context) {
         std::unique_lock<std::mutex> mine(busy, std::try_to_lock);
         // As many parts as threads: no thread comes back for a second one, so all parts run at once.
-        const int threads = mine.owns_lock() ? 1 + start_workers(most - 1) : 1;
+        const int processors = usable_processors();
+        const int threads = mine.owns_lock() ? 1 + start_workers((most < processors ? most : processors) - 1) : 1;
         Team team{task, context, Barrier(threads)};
         if (threads == 1) return Team::run(&team, 0);
         hand_out(threads, Team::run, &team);
@@ -273,7 +286,7 @@ class Pool {
         }
         wake.notify_all();
         job->work();
-        for (int i = 0; job->done.load(std::memory_order_acquire) < parts; ++i) relax(i);
+        for (int i = 0; job->done.load(std::memory_order_acquire) < parts; ++i) relax(i, short_spins);
         std::lock_guard<std::mutex> guard(lock);
         current.reset();
     }
@@ -289,7 +302,7 @@ class Pool {
 
     void serve(unsigned seen) {
         for (;;) {
-            for (int i = 0; i < spins && generation.load(std::memory_order_acquire) == seen; ++i) relax(i);
+            for (int i = 0; i < spins && generation.load(std::memory_order_acquire) == seen; ++i) relax(i, spins);
             std::shared_ptr<Job> job;
             {
                 std::unique_lock<std::mutex> guard(lock);
@@ -326,11 +339,11 @@ void Barrier::wait() {
         turn.store(now + 1, std::memory_order_release);
         return;
     }
-    for (int i = 0; turn.load(std::memory_order_acquire) == now; ++i) relax(i);
+    for (int i = 0; turn.load(std::memory_order_acquire) == now; ++i) relax(i, short_spins);
 }
 
 void Progress::wait_for(ptrdiff_t steps) const {
-    for (int i = 0; done.load(std::memory_order_acquire) < steps; ++i) relax(i);
+    for (int i = 0; done.load(std::memory_order_acquire) < steps; ++i) relax(i, short_spins);
 }
 
 void parallel(int parts, void (*task)(void*, int), void* context) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -61,15 +62,25 @@ def get_num_threads() -> int:
 
 @cache
 def physical_cores() -> int:
-    """Cores that this process may run on; two threads of one core share its arithmetic."""
+    """Cores that this process may use; two threads of one core share its arithmetic."""
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
     usable = os.sched_getaffinity(0)
     folder = Path("/sys/devices/system/cpu")
     try:
-        return len({(folder / f"cpu{i}/topology/thread_siblings_list").read_text() for i in usable})
+        cores = len({(folder / f"cpu{i}/topology/thread_siblings_list").read_text() for i in usable})
     except OSError:
-        return len(usable)
+        cores = len(usable)
+    return min(cores, _quota())
+
+
+def _quota() -> int:
+    """Processors whose time a container's control group (version 2) grants."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):  # no such group, or "max"
+        return os.cpu_count() or 1
 
 
 def threads_for(work: int) -> int:
