@@ -4,7 +4,8 @@
 #include <tuple>
 #include <type_traits>
 
-#include "engine.h"
+#include "backward.h"
+#include "forward.h"
 #include "generated/elementary.h"
 #include "generated/cells.h"
 

@@ -1,0 +1,361 @@
+// BPTT of one cell over a batch.
+#pragma once
+
+#include "division.h"
+#include "gemm.h"
+#include "run.h"
+#include "tally.h"
+
+namespace fastrnn {
+namespace FASTRNN_VARIANT {
+
+template <class Cell, class T> class Backward {
+  public:
+    explicit Backward(const BackwardCall& call) : call(call), run(call), division(call, Cell::matrices) {
+        run.place(static_cast<T*>(const_cast<void*>(call.saved)), static_cast<T*>(const_cast<void*>(call.y)), call.y_time,
+                  call.y_row, true);
+        run.units = bias_rows<Cell, T>(memory, call);
+        const ptrdiff_t N = run.N, H = run.H, Hp = run.Hp, rows = division.most_rows();
+        for (int k = 0; k < Cell::states; ++k) {
+            carry[k] = memory.take<T>(N * Hp);
+            pad_rows(carry[k], static_cast<const T*>(call.dlast[k]), N, H, Hp);
+        }
+        chunk = rows < gemm_depth ? gemm_depth / (rows > 0 ? rows : 1) : 1;
+        if (chunk > run.T_) chunk = run.T_;
+        place_panels(rows);
+        da_size = rows * Cell::slots * Hp;
+        depth = chunk * rows < gemm_depth ? chunk * rows : gemm_depth;
+        own_size = Tally<T>::size() + depth * (gemm_vectors * width<T> + run.D + sources() * Hp);
+        own = memory.take<T>(own_size * division.parts);
+        da = memory.take<T>((chunk + 1) * da_size * division.owners());
+        place_sums();
+    }
+
+    void execute() {
+        run_parts(division.parts, [this](int part) { pack_share(part); });
+        run_workers(division, [this](const Worker& worker) { run_steps(worker); });
+        reduce();
+    }
+
+  private:
+    struct Sums {
+        T* dWx;
+        T* dWh;
+        T* dslots;
+    };
+    const BackwardCall& call;
+    Workspace memory;
+    Run<Cell, T> run;
+    const Division division;
+    int vectors[Cell::backward::count];
+    ptrdiff_t chunk, da_size, depth, own_size;
+    T *carry[max_states], *own, *da;
+    Panel<T> input, panel[Cell::backward::count][max_products];
+    Sums sums[max_threads];
+
+    ptrdiff_t gates() const { return Cell::gates * run.Hp; }
+    ptrdiff_t matrices() const { return Cell::matrices * run.Hp; }
+    Range units(int i, int part) const { return division.units<T>(run.Hp, vectors[i], part); }
+    ptrdiff_t input_columns() const { return padded<T>(run.D); }
+
+    void place_panels(ptrdiff_t rows) {
+        const ptrdiff_t H = run.H, Hp = run.Hp;
+        input = place<T>(memory, Cell::gates, 1, H, Hp, input_columns());
+        Cell::backward::each([&](auto stage, int i) {
+            using S = decltype(stage);
+            vectors[i] = block_vectors<S>(rows, Hp / width<T>, division.by_units ? division.parts : 1);
+            for (int p = 0; p < S::products; ++p) panel[i][p] = place<T>(memory, S::product[p].sources, 1, H, Hp, Hp);
+        });
+    }
+
+    void pack_share(int part) {
+        const ptrdiff_t H = run.H, Hp = run.Hp;
+        const T* Wx = static_cast<const T*>(call.Wx);
+        pack(input, Cell::gates, H, Hp, run.D, share<T>(input_columns(), gemm_vectors, division.parts, part), gemm_vectors,
+             [&](int g, int) { return Matrix<T>{Wx + g * H * call.Wx_col, call.Wx_col, call.Wx_row}; });
+        const T* Wh = static_cast<const T*>(call.Wh);
+        Cell::backward::each([&](auto stage, int i) {
+            using S = decltype(stage);
+            for (int p = 0; p < S::products; ++p) {
+                const Product& product = S::product[p];
+                pack(panel[i][p], product.sources, H, Hp, H, share<T>(Hp, vectors[i], division.parts, part), vectors[i],
+                     [&](int source, int) {
+                         const T* at = Wh + product.matrix[source] * H * call.Wh_col;
+                         return Matrix<T>{at, call.Wh_col, call.Wh_row};
+                     });
+            }
+        });
+    }
+
+    // Vectors that stand on the left of weight gradients; the same one may serve several uses.
+    static constexpr int source_of(int use) {
+        for (int i = 0; i < use; ++i)
+            if (Cell::use[i].kind == Cell::use[use].kind && Cell::use[i].index == Cell::use[use].index) return source_of(i);
+        int count = 0;
+        for (int i = 0; i < use; ++i) {
+            bool first = true;
+            for (int j = 0; j < i; ++j)
+                if (Cell::use[j].kind == Cell::use[i].kind && Cell::use[j].index == Cell::use[i].index) first = false;
+            count += first;
+        }
+        return count;
+    }
+    static constexpr int sources() {
+        int count = 0;
+        for (int i = 0; i < Cell::uses; ++i)
+            if (source_of(i) + 1 > count) count = source_of(i) + 1;
+        return count;
+    }
+
+    // Whether every matrix is in one product: its gradient then begins with that product.
+    static constexpr bool single_use() {
+        for (int i = 0; i < Cell::uses; ++i)
+            for (int j = 0; j < i; ++j)
+                if (Cell::use[j].matrix == Cell::use[i].matrix) return false;
+        return true;
+    }
+
+    void place_sums() {
+        const bool direct = run.Hp == run.H;
+        const ptrdiff_t wx = run.D * gates(), wh = run.H * matrices(), slots = Cell::slots * run.Hp;
+        for (int part = 0; part < division.owners(); ++part) {
+            const bool own = part || !direct;
+            sums[part] = {own ? memory.take<T>(wx) : static_cast<T*>(call.dWx), own ? memory.take<T>(wh) : static_cast<T*>(call.dWh),
+                          own ? memory.take<T>(slots) : static_cast<T*>(call.dslots)};
+        }
+    }
+
+    void clear_sums(const Sums& total) {
+        if (run.T_ * run.N == 0) clear(total.dWx, run.D * gates());
+        if (run.T_ * run.N == 0 || !single_use()) clear(total.dWh, run.H * matrices());
+        clear(total.dslots, Cell::slots * run.Hp);
+    }
+
+    void run_steps(Worker worker) {
+        const ptrdiff_t begin = division.begin(worker.first), end = division.end(worker.first);
+        const int owner = division.owner(worker.first);
+        const Sums& total = sums[owner];
+        if (worker.leads()) clear_sums(total);
+        Tally<T> tally{};
+        tally.scratch = own + worker.first * own_size;
+        T* packed = tally.scratch + Tally<T>::size();
+        T* edge = da + owner * (chunk + 1) * da_size;
+        T* all = edge + da_size;
+        const ptrdiff_t step_size = (end - begin) * Cell::slots * run.Hp;
+        const T* after = nullptr;
+        for (ptrdiff_t last = run.T_; last > 0;) {
+            const ptrdiff_t first = last > chunk ? last - chunk : 0, low = run.reverse ? run.T_ - last : first;
+            for (ptrdiff_t s = last - 1; s >= first; --s) {
+                T* here = all + (run.time_of(s) - low) * step_size;
+                Cell::backward::each([&](auto stage, int i) {
+                    worker.each([&](int part) { step(stage, i, s, units(i, part), begin, end, tally, after, here); });
+                    worker.wait();
+                });
+                after = here;
+            }
+            const Chunk done{all, low, last - first, begin, end - begin, last == run.T_};
+            worker.each([&](int part) { add_weights(total, done, part, packed); });
+            if (worker.leads()) copy_row(edge, after, step_size);
+            worker.wait();
+            after = edge;
+            last = first;
+        }
+        worker.each([&](int part) { through_products(units(0, part), begin, end, tally, after); });
+    }
+
+    // Sums of a stage's products for one tile; they begin with what `carry` holds of a state's gradient.
+    template <class S>
+    void add_products(S, int i, ptrdiff_t u, int v, int count, ptrdiff_t n, ptrdiff_t first, const T* da, Tally<T>& tally) {
+        alignas(64) static const T zeros[8 * width<T>] = {};
+        for (int a = 0; a < S::sums; ++a) {
+            tally.at[a] = zeros;
+            tally.row[a] = 0;
+        }
+        if (i == 0)
+            for (int k = 0; k < Cell::states; ++k)
+                if (Cell::grad_sum[k] >= 0) {
+                    tally.at[Cell::grad_sum[k]] = carry[k] + first * run.Hp + u;
+                    tally.row[Cell::grad_sum[k]] = run.Hp;
+                }
+        const ptrdiff_t a_row = Cell::slots * run.Hp;
+        if (!da) return;
+        for (int p = 0; p < S::products; ++p)
+            tally.add(panel[i][p], S::product[p].sum, u, v, count, da + n * a_row + S::product[p].index * run.Hp, a_row);
+    }
+
+    template <class S>
+    void step(S stage, int i, ptrdiff_t s, Range units, ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally, const T* after, T* here) {
+        const ptrdiff_t t = run.time_of(s), Hp = run.Hp, count = end - begin;
+        const T* kept = run.keep + t * run.keep_time;
+        const T* dy = call.dy ? static_cast<const T*>(call.dy) + t * call.dy_time : nullptr;
+        const T* prev[max_states] = {};
+        const T* next[max_states] = {};
+        ptrdiff_t prev_row[max_states] = {};
+        for (int k = 0; k < Cell::states; ++k) {
+            prev[k] = run.prev(k, s);
+            prev_row[k] = run.prev_row(k, s);
+            next[k] = run.state[k].after(s, t);
+        }
+        each_block<T>(units, vectors[i], s & 1, [&](ptrdiff_t u, int v) {
+            each_tile(count, max_rows(vectors[i]), [&](ptrdiff_t n, int tile_rows) {
+                const ptrdiff_t first = begin + n;
+                add_products(stage, i, u, v, tile_rows, n, first, i == 0 ? after : here, tally);
+                for (int r = 0; r < tile_rows; ++r) {
+                    const ptrdiff_t m = first + r, own = run.own(s, m);
+                    const bool idle = run.idle(s, m);
+                    const ptrdiff_t length = run.lengths ? run.lengths[m] : run.T_;
+                    const bool cut = call.truncate > 0 && own + 1 < length && (own + 1) % call.truncate == 0;
+                    for (ptrdiff_t j = 0; j < v * width<T>; j += width<T>) {
+                        Row<T> row;
+                        for (int a = 0; a < S::sums; ++a) row.acc[a] = tally.at[a] + r * tally.row[a] + j;
+                        for (int k = 0; k < Cell::states; ++k) {
+                            row.prev[k] = prev[k] + m * prev_row[k] + u + j;
+                            row.next[k] = const_cast<T*>(next[k]) + m * run.state[k].row + u + j;
+                            row.carry[k] = carry[k] + m * Hp + u + j;
+                        }
+                        row.da = here + (n + r) * Cell::slots * Hp + u + j;
+                        if (idle) {
+                            if (i == 0) pass_through(row);
+                            continue;
+                        }
+                        row.keep = const_cast<T*>(kept) + m * Cell::keeps * Hp + u + j;
+                        row.unit = run.units + u + j;
+                        row.Hp = Hp;
+                        row.head = head_mask<T>(run.H - u - j);
+                        Vec<T> grad[max_states] = {};
+                        if (i == 0) gradients(row, cut, dy ? dy + m * call.dy_row + u + j : nullptr, run.H - u - j, grad);
+                        S::template run<true, T>(row, grad);
+                    }
+                }
+            });
+        });
+    }
+
+    // Gradient of every state after the step: from the steps after it, unless cut, and from the output.
+    FASTRNN_INLINE void gradients(const Row<T>& row, bool cut, const T* dy, ptrdiff_t inside, Vec<T>* grad) {
+        for (int k = 0; k < Cell::states; ++k) {
+            const int sum = Cell::grad_sum[k];
+            grad[k] = cut ? Vec<T>{} : load(sum >= 0 ? row.acc[sum] : row.carry[k]);
+        }
+        if (dy) grad[0] += load_head(dy, inside);
+    }
+
+    // A step past a sequence's end passes the states' gradient through.
+    void pass_through(const Row<T>& row) {
+        for (int k = 0; k < Cell::states; ++k)
+            if (Cell::grad_sum[k] >= 0) store(row.carry[k], load(row.acc[Cell::grad_sum[k]]));
+        for (int m = 0; m < Cell::slots; ++m) store(row.da + m * run.Hp, Vec<T>{});
+    }
+
+    // Gradient of the states before the first step.
+    void through_products(Range units, ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally, const T* da) {
+        using S = typename std::tuple_element<0, typename Cell::backward::tuple>::type;
+        each_block<T>(units, vectors[0], [&](ptrdiff_t u, int v) {
+            each_tile(end - begin, max_rows(vectors[0]), [&](ptrdiff_t n, int count) {
+                add_products(S{}, 0, u, v, count, n, begin + n, da, tally);
+                for (int k = 0; k < Cell::states; ++k) {
+                    const int sum = Cell::grad_sum[k];
+                    for (int r = 0; r < count; ++r) {
+                        const ptrdiff_t m = begin + n + r;
+                        const T* from = sum >= 0 ? tally.at[sum] + r * tally.row[sum] : carry[k] + m * run.Hp + u;
+                        T* to = static_cast<T*>(call.dstate[k]) + m * run.H + u;
+                        for (ptrdiff_t j = 0; j < v * width<T>; j += width<T>)
+                            store_head(to + j, load(from + j), run.H - u - j);
+                    }
+                }
+            });
+        });
+    }
+
+    // Steps that are done, and their `da`: for each of `steps` steps from time `low` on, and each of n sequences.
+    struct Chunk {
+        const T* da;
+        ptrdiff_t low, steps, begin, n;
+        bool fresh;
+    };
+
+    // A chunk's part of dx, dWx, dWh and the sums over da: products over all of its steps at once.
+    void add_weights(const Sums& total, const Chunk& chunk, int part, T* packed) {
+        const ptrdiff_t n = chunk.n, row = Cell::slots * run.Hp, D = run.D;
+        // A part of units takes some of the steps.
+        const int parts = division.by_units ? division.parts : 1, number = division.by_units ? part : 0;
+        const ptrdiff_t first = chunk.steps * number / parts, last = chunk.steps * (number + 1) / parts;
+        T* dx = static_cast<T*>(call.dx) + ((chunk.low + first) * run.N + chunk.begin) * D;
+        const auto packed_input = [&](ptrdiff_t u, int v) { return input.block(u, v, 0); };
+        project<T>({chunk.da + first * n * row, n * row, row}, input.depth, packed_input, nullptr, {dx, run.N * D, D}, last - first, n, D);
+        const Range units = division.units<T>(run.Hp, gemm_vectors, part);
+        for (ptrdiff_t k = 0; k < chunk.steps * n; k += depth) {
+            const ptrdiff_t count = chunk.steps * n - k < depth ? chunk.steps * n - k : depth;
+            add_rows(total, chunk, units, k, count, chunk.fresh && k == 0, packed);
+        }
+    }
+
+    void add_rows(const Sums& total, const Chunk& chunk, Range units, ptrdiff_t k0, ptrdiff_t count, bool fresh, T* packed) {
+        const ptrdiff_t Hp = run.Hp, row = Cell::slots * Hp, n = chunk.n;
+        T* right = packed;
+        Left<T> left_x{right + depth * gemm_vectors * width<T>, run.D, count}, left[sources() ? sources() : 1];
+        for (int i = 0; i < sources(); ++i) left[i] = {left_x.at + depth * (run.D + i * Hp), run.H, count};
+        for (ptrdiff_t k = 0; k < count; ++k) {
+            const ptrdiff_t t = chunk.low + (k0 + k) / n, m = chunk.begin + (k0 + k) % n;
+            left_x.set_row(k, static_cast<const T*>(call.x) + t * call.x_time + m * call.x_row);
+            for (int i = 0; i < Cell::uses; ++i)
+                if (source_of(i) >= done(i)) left[source_of(i)].set_row(k, vector(Cell::use[i], t, m));
+        }
+        for (int slot = 0; slot < Cell::slots; ++slot)
+            each_block<T>(units, gemm_vectors, [&](ptrdiff_t u, int v) {
+                pack_right(right, chunk.da + k0 * row + slot * Hp + u, row, count, v, total.dslots + slot * Hp + u);
+                if (slot < Cell::gates) add_outer(left_x, right, v, total.dWx + slot * Hp + u, gates(), fresh);
+                for (int i = 0; i < Cell::uses; ++i)
+                    if (Cell::use[i].slot == slot)
+                        add_outer(left[source_of(i)], right, v, total.dWh + Cell::use[i].matrix * Hp + u, matrices(), fresh && single_use());
+            });
+    }
+
+    // Sources that the uses before `use` have.
+    static constexpr int done(int use) {
+        int count = 0;
+        for (int i = 0; i < use; ++i)
+            if (source_of(i) + 1 > count) count = source_of(i) + 1;
+        return count;
+    }
+
+    const T* vector(const Use& use, ptrdiff_t t, ptrdiff_t m) const {
+        if (use.kind == Kind::keep) return run.keep + t * run.keep_time + (m * Cell::keeps + use.index) * run.Hp;
+        const ptrdiff_t s = run.time_of(t);
+        return run.prev(use.index, s) + m * run.prev_row(use.index, s);
+    }
+
+    // A panel of da, and its sums added to `sum`.
+    static void pack_right(T* to, const T* from, ptrdiff_t row, ptrdiff_t count, int vectors, T* sum) {
+        for (int v = 0; v < vectors; ++v) {
+            Vec<T> total = load(sum + v * width<T>);
+            for (ptrdiff_t k = 0; k < count; ++k) {
+                const Vec<T> value = load(from + k * row + v * width<T>);
+                store(to + (k * vectors + v) * width<T>, value);
+                total += value;
+            }
+            store(sum + v * width<T>, total);
+        }
+    }
+
+    // The parts' sums in the order of the parts, without padding.
+    void reduce() {
+        const ptrdiff_t D = run.D, H = run.H;
+        add_parts(static_cast<T*>(call.dWx), &Sums::dWx, D * Cell::gates);
+        add_parts(static_cast<T*>(call.dWh), &Sums::dWh, H * Cell::matrices);
+        add_parts(static_cast<T*>(call.dslots), &Sums::dslots, Cell::slots);
+    }
+
+    void add_parts(T* to, T* Sums::*of, ptrdiff_t count) {
+        const ptrdiff_t H = run.H, Hp = run.Hp;
+        for (int part = 0; part < division.owners(); ++part) {
+            const T* from = sums[part].*of;
+            if (from == to) continue;
+            for (ptrdiff_t i = 0; i < count; ++i)
+                for (ptrdiff_t j = 0; j < H; ++j) to[i * H + j] = (part ? to[i * H + j] : 0) + from[i * Hp + j];
+        }
+    }
+};
+
+}  // namespace FASTRNN_VARIANT
+}  // namespace fastrnn

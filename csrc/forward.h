@@ -1,0 +1,327 @@
+// The forward pass of one cell over a batch.
+#pragma once
+
+#include "division.h"
+#include "gemm.h"
+#include "run.h"
+#include "tally.h"
+
+namespace fastrnn {
+namespace FASTRNN_VARIANT {
+
+// Steps of the layer below that a layer waits for at once.
+constexpr ptrdiff_t wave_steps = 32;
+// Steps for which packing the weights of a single sequence pays.
+constexpr ptrdiff_t worth_packing = 8;
+
+template <class Cell, class T> class Forward {
+  public:
+    explicit Forward(const ForwardCall& call) : call(call), run(call), division(call, Cell::matrices), keep(call.keep) {
+        T* saved = keep ? static_cast<T*>(call.saved) : memory.take<T>(run.working_size());
+        run.place(saved, static_cast<T*>(call.y), call.y_time, call.y_row, keep);
+        run.units = bias_rows<Cell, T>(memory, call);
+        for (int k = 0; k < Cell::states; ++k)
+            pad_rows(run.state[k].first, static_cast<const T*>(call.state[k]), run.N, run.H, run.Hp);
+        const ptrdiff_t rows = division.most_rows();
+        // Few sequences: each step would read all of Wx for little work, so many steps are projected at once.
+        hoisted = rows < 8 && run.D > 4 && run.T_ > 1;
+        place_panels(rows);
+        chunk = hoisted ? (gemm_depth + rows - 1) / rows : run.T_;
+        if (call.below && chunk > wave_steps) chunk = wave_steps;
+        if (chunk > run.T_) chunk = run.T_;
+        own_size = Tally<T>::size() + (hoisted ? run.D * gemm_vectors * width<T> : 0);
+        projected_size = hoisted ? chunk * rows * Cell::gates * run.Hp : 0;
+        own = memory.take<T>(own_size * division.parts);
+        projected = memory.take<T>(projected_size * division.owners());
+    }
+
+    void execute() {
+        run_parts(division.parts, [this](int part) { pack_share(part); });
+        run_workers(division, [this](const Worker& worker) { keep ? run_steps<true>(worker) : run_steps<false>(worker); });
+        const ptrdiff_t s = run.T_;
+        for (int k = 0; k < Cell::states; ++k)
+            for (ptrdiff_t n = 0; n < run.N; ++n)
+                copy_row(static_cast<T*>(call.last[k]) + n * run.H, run.prev(k, s) + n * run.prev_row(k, s), run.H);
+    }
+
+  private:
+    const ForwardCall& call;
+    Workspace memory;
+    Run<Cell, T> run;
+    const Division division;
+    bool keep, hoisted;
+    int vectors[Cell::forward::count];
+    ptrdiff_t chunk, own_size, projected_size;
+    T *own, *projected;
+    Panel<T> input[Cell::forward::count], panel[Cell::forward::count][max_products];
+    // For each stage the vectors that hold the last units of all its sums, 0 where those have vectors of their own.
+    int merged[Cell::forward::count];
+    const T* tail_bias[Cell::forward::count];
+    Panel<T> tail_input[Cell::forward::count], tail[Cell::forward::count][max_products];
+
+    Matrix<T> Wx() const { return {static_cast<const T*>(call.Wx), call.Wx_row, call.Wx_col}; }
+    Matrix<T> Wh() const { return {static_cast<const T*>(call.Wh), call.Wh_row, call.Wh_col}; }
+    Matrix<T> block(Matrix<T> W, int m) const { return {W.at + m * run.H * W.col, W.row, W.col}; }
+
+    // Sums of a stage that begin with a gate's projection: the first ones.
+    template <class S> static constexpr int gates_of() {
+        int gates = 0;
+        while (gates < S::sums && S::sum[gates].gate >= 0) ++gates;
+        return gates;
+    }
+    // Columns of a stage's whole vectors, without the merged ones.
+    ptrdiff_t whole(int i) const { return merged[i] ? run.H - run.H % width<T> : run.Hp; }
+    Range units(int i, int part) const { return division.units<T>(whole(i), vectors[i], part); }
+
+    // Calls f(stage number, panel, depth, sums, B) for every matrix product, where B(sum) is a matrix.
+    template <class F> void each_panel(F f) {
+        Cell::forward::each([&](auto stage, int i) {
+            using S = decltype(stage);
+            constexpr int gates = gates_of<S>();
+            if (!hoisted && gates) f(i, input[i], run.D, gates, [&](int s) { return block(Wx(), S::sum[s].gate); });
+            for (int p = 0; p < S::products; ++p) {
+                const Product& product = S::product[p];
+                f(i, panel[i][p], run.H, product.sums, [&](int s) { return block(Wh(), product.matrix[s]); });
+            }
+        });
+    }
+
+    void place_panels(ptrdiff_t rows) {
+        Cell::forward::each([&](auto stage, int i) {
+            using S = decltype(stage);
+            merged[i] = hoisted || division.by_units || rows < few ? 0 : merged_vectors<S>(run.H % width<T>);
+            vectors[i] = block_vectors<S>(rows, whole(i) / width<T>, division.by_units ? division.parts : 1);
+            if (merged[i]) pack_tail<S>(i);
+        });
+        each_panel([&](int i, Panel<T>& panel, ptrdiff_t depth, int sums, auto B) {
+            const Matrix<T> first = B(0);
+            const bool as_it_is = run.N == 1 && run.T_ < worth_packing && run.Hp == run.H && first.col == 1 && first.row;
+            panel = as_it_is ? in_place<T>(sums, depth, B) : place<T>(memory, 1, sums, depth, depth, whole(i));
+        });
+    }
+
+    void pack_share(int part) {
+        each_panel([&](int i, Panel<T>& panel, ptrdiff_t depth, int, auto B) {
+            if (panel.row) return;
+            const Range range = share<T>(whole(i), vectors[i], division.parts, part);
+            pack(panel, 1, depth, depth, run.H, range, vectors[i], [&](int, int s) { return B(s); });
+        });
+    }
+
+    template <class S> static int merged_vectors(ptrdiff_t units) {
+        const ptrdiff_t numbers = S::sums * units, vectors = numbers <= width<T> ? 1 : 2;
+        return units && vectors < S::sums && numbers <= vectors * width<T> ? int(vectors) : 0;
+    }
+
+    template <class S> void pack_tail(int i) {
+        constexpr int gates = gates_of<S>();
+        const ptrdiff_t units = run.H % width<T>, first = run.H - units, columns = merged[i] * width<T>;
+        T* bias = memory.take<T>(columns);
+        clear(bias, columns);
+        for (int j = 0; j < S::sums; ++j) copy_row(bias + j * units, run.units + S::sum[j].unit * run.Hp + first, units);
+        tail_bias[i] = bias;
+        const auto pack = [&](ptrdiff_t depth, int count, auto sum, auto matrix) {
+            T* to = memory.take<T>(depth * columns);
+            clear(to, depth * columns);
+            for (int b = 0; b < count; ++b) {
+                const Matrix<T> B = matrix(b);
+                for (ptrdiff_t k = 0; k < depth; ++k)
+                    for (ptrdiff_t j = 0; j < units; ++j)
+                        to[k * columns + sum(b) * units + j] = B.at[k * B.row + (first + j) * B.col];
+            }
+            return Panel<T>{to, depth, 1, 0, {}};
+        };
+        if (gates)
+            tail_input[i] = pack(run.D, gates, [](int b) { return b; }, [&](int b) { return block(Wx(), S::sum[b].gate); });
+        for (int p = 0; p < S::products; ++p) {
+            const Product& product = S::product[p];
+            tail[i][p] = pack(run.H, product.sums, [&](int b) { return product.sum[b]; }, [&](int b) { return block(Wh(), product.matrix[b]); });
+        }
+    }
+
+    template <bool KEEP> void run_steps(Worker worker) {
+        const ptrdiff_t begin = division.begin(worker.first), end = division.end(worker.first);
+        Tally<T> tally{};
+        tally.scratch = own + worker.first * own_size;
+        T* packed = tally.scratch + Tally<T>::size();
+        T* inputs = projected + division.owner(worker.first) * projected_size;
+        for (ptrdiff_t s = 0; s < run.T_; ++s) {
+            if (call.below && s % chunk == 0) call.below->wait_for(s + chunk < run.T_ ? s + chunk : run.T_);
+            if (hoisted && s % chunk == 0) worker.each([&](int part) { project_chunk(s, begin, end, part, packed, inputs); });
+            const T* x = nullptr;
+            if (hoisted) {
+                const ptrdiff_t low = low_time(s), t = run.time_of(s);
+                x = inputs + (t - low) * (end - begin) * Cell::gates * run.Hp;
+            }
+            const At at = addresses(s, x);
+            Cell::forward::each([&](auto stage, int i) {
+                worker.each([&](int part) { step<KEEP>(stage, i, at, units(i, part), begin, end, tally); });
+                worker.wait();
+            });
+            if (run.own_rows) worker.each([&](int part) { write_outputs(s, begin, end, division.units<T>(run.Hp, 1, part)); });
+            if (call.above) call.above->reached(s + 1);
+        }
+    }
+
+    // Least time of the chunk that step `s` is in.
+    ptrdiff_t low_time(ptrdiff_t s) const {
+        const ptrdiff_t first = s / chunk * chunk, last = first + chunk < run.T_ ? first + chunk : run.T_;
+        return run.reverse ? run.T_ - last : first;
+    }
+
+    // Wx is packed block by block, into memory that stays in a near cache: a chunk has many rows for each.
+    void project_chunk(ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end, int part, T* packed, T* to) {
+        const ptrdiff_t low = low_time(s), left = run.T_ - s, steps = left < chunk ? left : chunk, n = end - begin;
+        const ptrdiff_t row = Cell::gates * run.Hp;
+        const Rows<const T> x{static_cast<const T*>(call.x) + low * call.x_time + begin * call.x_row, call.x_time, call.x_row};
+        Cell::forward::each([&](auto stage, int i) {
+            using S = decltype(stage);
+            const Range range = units(i, part);
+            for (int j = 0; j < gates_of<S>(); ++j) {
+                const int g = S::sum[j].gate;
+                const T* bias = run.units + S::sum[j].unit * run.Hp + range.first;
+                T* first = to + g * run.Hp + range.first;
+                const auto pack_block = [&](ptrdiff_t u, int v) {
+                    pack_columns(packed, v * width<T>, block(Wx(), g), run.D, run.H, range.first + u, v * width<T>);
+                    return packed;
+                };
+                // One sequence: its steps are the rows.
+                if (n == 1)
+                    project<T>({x.at, 0, call.x_time}, run.D, pack_block, bias, {first, 0, row}, 1, steps, range.last - range.first);
+                else
+                    project<T>(x, run.D, pack_block, bias, {first, n * row, row}, steps, n, range.last - range.first);
+            }
+        });
+    }
+
+    // Where one step finds and puts its values.
+    struct At {
+        ptrdiff_t s;
+        const T *x, *projected;
+        T* kept;
+        const T* prev[max_states];
+        T* next[max_states];
+        ptrdiff_t prev_row[max_states], next_row[max_states];
+    };
+
+    At addresses(ptrdiff_t s, const T* projected) const {
+        const ptrdiff_t t = run.time_of(s);
+        At at{s, static_cast<const T*>(call.x) + t * call.x_time, projected, run.keep + t * run.keep_time, {}, {}, {}, {}};
+        for (int k = 0; k < Cell::states; ++k) {
+            at.prev[k] = run.prev(k, s);
+            at.prev_row[k] = run.prev_row(k, s);
+            at.next[k] = run.state[k].after(s, t);
+            at.next_row[k] = run.state[k].row;
+        }
+        return at;
+    }
+
+    template <bool KEEP, class S>
+    void step(S stage, int i, const At& at, Range units, ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally) {
+        const ptrdiff_t count = end - begin;
+        each_block<T>(units, vectors[i], at.s & 1, [&](ptrdiff_t u, int v) {
+            each_tile(count, max_rows(widest_sums<S>() * vectors[i]), [&](ptrdiff_t n, int rows) {
+                block_sums(stage, i, at, u, v, n, begin + n, rows, tally);
+                apply<KEEP>(stage, i, at, u, v, begin + n, rows, tally);
+            });
+        });
+        if (!merged[i]) return;
+        each_tile(count, max_rows(merged[i]), [&](ptrdiff_t n, int rows) {
+            tail_sums(stage, i, at, begin + n, rows, tally);
+            apply<KEEP>(stage, i, at, units.last, 1, begin + n, rows, tally);
+        });
+    }
+
+    // The sums of `rows` sequences from `first` on, number `n` of the part, for v vectors of units from u on.
+    template <class S>
+    void block_sums(S, int i, const At& at, ptrdiff_t u, int v, ptrdiff_t n, ptrdiff_t first, int rows, Tally<T>& tally) {
+        constexpr int gates[4] = {0, 1, 2, 3};
+        for (int j = 0; j < S::sums; ++j) {
+            const bool from_x = at.projected && S::sum[j].gate >= 0;
+            const T* projected = at.projected + (n * Cell::gates + S::sum[j].gate) * run.Hp + u;
+            tally.at[j] = from_x ? projected : run.units + S::sum[j].unit * run.Hp + u;
+            tally.row[j] = from_x ? Cell::gates * run.Hp : 0;
+        }
+        if (!at.projected && S::sum[0].gate >= 0)
+            tally.add(input[i], gates, u, v, rows, at.x + first * call.x_row, call.x_row);
+        for (int p = 0; p < S::products; ++p) {
+            const Source from = source(at, S::product[p]);
+            tally.add(panel[i][p], S::product[p].sum, u, v, rows, from.at + first * from.row, from.row);
+        }
+    }
+
+    // The same for the units that do not fill a vector: the sums' units stand side by side in `merged` vectors.
+    template <class S> void tail_sums(S, int i, const At& at, ptrdiff_t first, int rows, Tally<T>& tally) {
+        const ptrdiff_t out_row = merged[i] * width<T>, units = run.H % width<T>;
+        Ends<T> ends{{tail_bias[i]}, {0}, {tally.scratch}, out_row};
+        const auto add = [&](const Panel<T>& panel, const T* a, ptrdiff_t a_row) {
+            multiply(panel, 0, merged[i], rows, a + first * a_row, a_row, &ends);
+            ends.begin[0] = tally.scratch;
+            ends.begin_row[0] = out_row;
+        };
+        if (S::sum[0].gate >= 0) add(tail_input[i], at.x, call.x_row);
+        for (int p = 0; p < S::products; ++p) {
+            const Source from = source(at, S::product[p]);
+            add(tail[i][p], from.at, from.row);
+        }
+        for (int j = 0; j < S::sums; ++j) {
+            tally.at[j] = tally.scratch + j * units;
+            tally.row[j] = out_row;
+        }
+    }
+
+    struct Source {
+        const T* at;
+        ptrdiff_t row;
+    };
+    Source source(const At& at, const Product& product) const {
+        if (product.kind == Kind::prev) return {at.prev[product.index], at.prev_row[product.index]};
+        return {at.kept + product.index * run.Hp, Cell::keeps * run.Hp};
+    }
+
+    // The elementwise code on the sums.
+    template <bool KEEP, class S>
+    void apply(S, int i, const At& at, ptrdiff_t u, int v, ptrdiff_t first, int rows, const Tally<T>& tally) {
+        for (int r = 0; r < rows; ++r) {
+            const ptrdiff_t m = first + r;
+            T* kept = at.kept + m * Cell::keeps * run.Hp + u;
+            const bool idle = run.idle(at.s, m);
+            for (ptrdiff_t j = 0; j < v * width<T>; j += width<T>) {
+                Row<T> row;
+                for (int a = 0; a < S::sums; ++a) row.acc[a] = tally.at[a] + r * tally.row[a] + j;
+                for (int k = 0; k < Cell::states; ++k) {
+                    row.prev[k] = at.prev[k] + m * at.prev_row[k] + u + j;
+                    row.next[k] = at.next[k] + m * at.next_row[k] + u + j;
+                }
+                row.keep = kept + j;
+                row.unit = run.units + u + j;
+                row.Hp = run.Hp;
+                if (!idle)
+                    S::template run<KEEP, T>(row, nullptr);
+                else if (i == 0)
+                    hold<KEEP>(row);
+            }
+        }
+    }
+
+    // A step past a sequence's end. What is kept goes into products with zeros: it must be finite.
+    template <bool KEEP> void hold(const Row<T>& row) {
+        for (int k = 0; k < Cell::states; ++k) store(row.next[k], load(row.prev[k]));
+        if (KEEP)
+            for (int k = 0; k < Cell::keeps; ++k) store(row.keep + k * run.Hp, Vec<T>{});
+    }
+
+    void write_outputs(ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end, Range units) {
+        const ptrdiff_t t = run.time_of(s);
+        const T* from = run.state[0].after(s, t);
+        T* y = static_cast<T*>(call.y) + t * call.y_time;
+        for (ptrdiff_t n = begin; n < end; ++n)
+            for (ptrdiff_t u = units.first; u < units.last; u += width<T>) {
+                const Vec<T> value = run.idle(s, n) ? Vec<T>{} : load(from + n * run.state[0].row + u);
+                store_head(y + n * call.y_row + u, value, run.H - u);
+            }
+    }
+};
+
+}  // namespace FASTRNN_VARIANT
+}  // namespace fastrnn

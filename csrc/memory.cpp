@@ -1,0 +1,136 @@
+// Memory of a call, and of what it keeps.
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <vector>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+#include "runtime.h"
+
+namespace fastrnn {
+
+// Memory of a call: one block for each thread that calls, kept for the next call unless it is large.
+
+namespace {
+
+constexpr size_t line = 64, keep_at_most = size_t(8) << 20;
+
+struct Block {
+    char* at = nullptr;
+    size_t size = 0, used = 0, wanted = 0;
+    std::vector<void*> more;
+
+    ~Block() { std::free(at); }
+};
+
+thread_local Block block;
+
+char* aligned_up(void* at) { return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(at) + line - 1) & ~uintptr_t(line - 1)); }
+
+// Large blocks lie on huge pages where the system has them: a step reads megabytes of packed weights in order, and
+// with pages of 4 KB a tenth of its time would go into finding them.
+void* allocate_or_null(size_t bytes) {
+#ifdef __linux__
+    constexpr size_t huge = size_t(2) << 20;
+    if (bytes >= huge) {
+        void* at = nullptr;
+        if (posix_memalign(&at, huge, bytes)) return nullptr;
+        madvise(at, bytes / huge * huge, MADV_HUGEPAGE);  // advice: if it is not taken, nothing else changes
+        return at;
+    }
+#endif
+    return std::malloc(bytes);
+}
+
+void* allocate(size_t bytes) {
+    void* at = allocate_or_null(bytes + line);
+    if (!at) throw std::bad_alloc();
+    return at;
+}
+
+}  // namespace
+
+Workspace::Workspace() { block.used = block.wanted = 0; }
+
+Workspace::~Workspace() {
+    for (void* at : block.more) std::free(at);
+    block.more.clear();
+    if (block.wanted <= block.size || block.wanted > keep_at_most) return;
+    std::free(block.at);
+    block.at = static_cast<char*>(allocate_or_null(block.wanted + line));
+    block.size = block.at ? block.wanted : 0;
+}
+
+void* Workspace::take_bytes(size_t bytes) {
+    bytes = (bytes + line - 1) & ~(line - 1);
+    block.wanted += bytes;
+    if (block.used + bytes <= block.size) {
+        char* at = aligned_up(block.at) + block.used;
+        block.used += bytes;
+        return at;
+    }
+    block.more.reserve(block.more.size() + 1);
+    block.more.push_back(allocate(bytes));
+    return aligned_up(block.more.back());
+}
+
+// What a forward pass keeps: tens of megabytes that the system would hand out page by page, zeroed, at every step of
+// a training loop. Those that were given back wait for the next forward pass of the same size.
+
+namespace {
+
+class Spare {
+  public:
+    void* take(size_t bytes) {
+        std::lock_guard<std::mutex> guard(lock);
+        for (size_t i = 0; i < blocks.size(); ++i)
+            if (blocks[i].size == bytes) {
+                void* at = blocks[i].at;
+                total -= bytes;
+                blocks.erase(blocks.begin() + i);
+                return at;
+            }
+        // Another size: the loop that these were for is over.
+        for (const Freed& block : blocks) std::free(block.at);
+        blocks.clear();
+        total = 0;
+        return nullptr;
+    }
+
+    void give(void* at, size_t bytes) {
+        std::lock_guard<std::mutex> guard(lock);
+        if (total + bytes > most) return std::free(at);
+        blocks.push_back({at, bytes});
+        total += bytes;
+    }
+
+  private:
+    struct Freed {
+        void* at;
+        size_t size;
+    };
+    static constexpr size_t most = size_t(256) << 20;
+    std::mutex lock;
+    std::vector<Freed> blocks;
+    size_t total = 0;
+};
+
+// Never destroyed: arrays may be freed at the very end of the process.
+Spare& spare() {
+    static Spare* const one = new Spare;
+    return *one;
+}
+
+}  // namespace
+
+void* take_buffer(size_t bytes) {
+    void* at = spare().take(bytes);
+    return at ? at : allocate_or_null(bytes);
+}
+
+void give_buffer(void* at, size_t bytes) { spare().give(at, bytes); }
+
+}  // namespace fastrnn

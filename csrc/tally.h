@@ -1,0 +1,67 @@
+// A step is done block of units by block of units, and for each block in tiles of sequences: the sums of the products,
+// then the elementwise code while they are in the first-level cache.
+#pragma once
+
+#include "panel.h"
+
+namespace fastrnn {
+namespace FASTRNN_VARIANT {
+
+// Calls f(first, rows) for `count` rows in tiles of at most `most`.
+template <class F> FASTRNN_INLINE void each_tile(ptrdiff_t count, int most, F f) {
+    for (ptrdiff_t n = 0; n < count;) {
+        const int rows = balanced(n, count, most);
+        f(n, rows);
+        n += rows;
+    }
+}
+
+template <class Stage> constexpr int widest_sums() {
+    int widest = 1;
+    for (int p = 0; p < Stage::products; ++p)
+        if (Stage::product[p].sums > widest) widest = Stage::product[p].sums;
+    return widest < max_sums ? widest : max_sums;
+}
+
+// Vectors of units that a block of a stage takes, so that a tile of `rows` rows has work for every register, and every
+// one of `shares` shares of the blocks about the same.
+template <class Stage> int block_vectors(ptrdiff_t rows, ptrdiff_t vectors, int shares) {
+    const int widest = widest_sums<Stage>();
+    int v = max_columns(rows < most_rows ? int(rows) : most_rows) / (widest == 3 ? 4 : widest);
+    if (v > 8) v = 8;
+    if (v < 1) v = 1;
+    while (v > vectors && v > 1) v /= 2;
+    const auto uneven = [&] { return shares > 1 && (vectors / v + shares - 1) / shares * shares * v * 8 > vectors * 9; };
+    while (v > 2 && uneven()) v /= 2;
+    return v;
+}
+
+// The sums of one tile of sequences and where they stand.
+template <class T> struct Tally {
+    static constexpr int block = 8 * width<T>;
+    T* scratch;
+    const T* at[4];
+    ptrdiff_t row[4];
+
+    static ptrdiff_t size() { return 4 * most_rows * block; }
+
+    // Adds a product to the sums `sums[0..]`.
+    void add(const Panel<T>& panel, const int* sums, ptrdiff_t u, int vectors, int rows, const T* a, ptrdiff_t a_row) {
+        const ptrdiff_t out_row = vectors * width<T>;
+        Ends<T> ends[2];
+        for (int i = 0; i < panel.sums; ++i) {
+            Ends<T>& group = ends[i / max_sums];
+            const int s = sums[i], j = i % max_sums;
+            group.begin[j] = at[s];
+            group.begin_row[j] = row[s];
+            group.out[j] = scratch + s * most_rows * block;
+            group.out_row = out_row;
+            at[s] = group.out[j];
+            row[s] = out_row;
+        }
+        multiply(panel, u, vectors, rows, a, a_row, ends);
+    }
+};
+
+}  // namespace FASTRNN_VARIANT
+}  // namespace fastrnn

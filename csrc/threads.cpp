@@ -1,0 +1,193 @@
+// Threads: a pool of workers, and how those that run at the same time wait for each other.
+#include <atomic>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+#ifndef _WIN32
+#include <pthread.h>
+#endif
+#ifdef __linux__
+#include <sched.h>
+#endif
+
+#include "runtime.h"
+
+namespace fastrnn {
+
+// Threads: workers that wait for the parts of one job. A job that finds them busy is run by its caller alone, so
+// calls from several threads at once neither wait for each other nor start more threads than asked for.
+
+namespace {
+
+struct Job {
+    void (*task)(void*, int);
+    void* context;
+    int parts;
+    std::atomic<int> next{0}, done{0};
+
+    Job(int parts, void (*task)(void*, int), void* context) : task(task), context(context), parts(parts) {}
+
+    void work() {
+        for (int part; (part = next.fetch_add(1)) < parts;) {
+            task(context, part);
+            done.fetch_add(1, std::memory_order_release);
+        }
+    }
+};
+
+// Looks at a flag before a thread gives up its processor. A worker waits some tens of microseconds, as the next call is
+// often near; a thread within a call a few, for if the other is not there by then, it may be waiting for this processor.
+constexpr int spins = 2000, short_spins = 200;
+
+// Between two looks at a flag, after `looks` of at most `most`.
+void relax(int looks, int most) {
+#if defined(__x86_64__) || defined(_M_X64)
+    if (looks < most) return __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    if (looks < most) {
+        asm volatile("isb");  // as long as x86's pause; `yield` is no wait at all on most processors
+        return;
+    }
+#endif
+    std::this_thread::yield();
+}
+
+// More threads than these would only wait for each other.
+int usable_processors() {
+#ifdef __linux__
+    cpu_set_t usable;
+    if (sched_getaffinity(0, sizeof usable, &usable) == 0) return CPU_COUNT(&usable);
+#endif
+    const int count = int(std::thread::hardware_concurrency());
+    return count > 0 ? count : 1;
+}
+
+struct Team {
+    void (*task)(void*, int, Barrier&);
+    void* context;
+    Barrier barrier;
+
+    static void run(void* team, int thread) {
+        Team& self = *static_cast<Team*>(team);
+        self.task(self.context, thread, self.barrier);
+    }
+};
+
+class Pool {
+  public:
+    void run(int parts, void (*task)(void*, int), void* context) {
+        std::unique_lock<std::mutex> mine(busy, std::try_to_lock);
+        if (!mine.owns_lock()) {
+            for (int part = 0; part < parts; ++part) task(context, part);
+            return;
+        }
+        start_workers(parts - 1);
+        hand_out(parts, task, context);
+    }
+
+    void run_together(int most, void (*task)(void*, int, Barrier&), void* context) {
+        std::unique_lock<std::mutex> mine(busy, std::try_to_lock);
+        // As many parts as threads: no thread comes back for a second one, so all parts run at once.
+        const int processors = usable_processors();
+        const int threads = mine.owns_lock() ? 1 + start_workers((most < processors ? most : processors) - 1) : 1;
+        Team team{task, context, Barrier(threads)};
+        if (threads == 1) return Team::run(&team, 0);
+        hand_out(threads, Team::run, &team);
+    }
+
+  private:
+    std::mutex busy, lock;
+    std::condition_variable wake;
+    std::shared_ptr<Job> current;
+    std::atomic<unsigned> generation{0};
+    int workers = 0;
+
+    // Workers there are, at most `wanted`.
+    int start_workers(int wanted) {
+        std::lock_guard<std::mutex> guard(lock);
+        while (workers < wanted && start_worker()) ++workers;
+        return workers < wanted ? workers : wanted;
+    }
+
+    void hand_out(int parts, void (*task)(void*, int), void* context) {
+        const auto job = std::make_shared<Job>(parts, task, context);
+        {
+            std::lock_guard<std::mutex> guard(lock);
+            current = job;
+            generation.fetch_add(1, std::memory_order_release);
+        }
+        wake.notify_all();
+        job->work();
+        for (int i = 0; job->done.load(std::memory_order_acquire) < parts; ++i) relax(i, short_spins);
+        std::lock_guard<std::mutex> guard(lock);
+        current.reset();
+    }
+
+    bool start_worker() {
+        try {
+            std::thread([this, seen = generation.load()] { serve(seen); }).detach();
+            return true;
+        } catch (const std::system_error&) {
+            return false;  // the caller does all parts that no worker takes
+        }
+    }
+
+    void serve(unsigned seen) {
+        for (;;) {
+            for (int i = 0; i < spins && generation.load(std::memory_order_acquire) == seen; ++i) relax(i, spins);
+            std::shared_ptr<Job> job;
+            {
+                std::unique_lock<std::mutex> guard(lock);
+                wake.wait(guard, [&] { return generation.load() != seen; });
+                seen = generation.load();
+                job = current;
+            }
+            if (job) job->work();
+        }
+    }
+};
+
+// Never destroyed: its threads wait in it until the process ends.
+Pool* pool = nullptr;
+
+Pool& the_pool() {
+    static std::once_flag once;
+    std::call_once(once, [] {
+        pool = new Pool;
+#ifndef _WIN32
+        // A forked child has none of the threads and whatever state the locks were in: it begins anew.
+        pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });
+#endif
+    });
+    return *pool;
+}
+
+}  // namespace
+
+void Barrier::wait() {
+    const unsigned now = turn.load(std::memory_order_relaxed);
+    if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
+        arrived.store(0, std::memory_order_relaxed);
+        turn.store(now + 1, std::memory_order_release);
+        return;
+    }
+    for (int i = 0; turn.load(std::memory_order_acquire) == now; ++i) relax(i, short_spins);
+}
+
+void Progress::wait_for(ptrdiff_t steps) const {
+    for (int i = 0; done.load(std::memory_order_acquire) < steps; ++i) relax(i, short_spins);
+}
+
+void parallel(int parts, void (*task)(void*, int), void* context) {
+    if (parts == 1) return task(context, 0);
+    the_pool().run(parts, task, context);
+}
+
+void together(int most, void (*task)(void*, int, Barrier&), void* context) {
+    the_pool().run_together(most, task, context);
+}
+
+}  // namespace fastrnn
