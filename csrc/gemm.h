@@ -65,7 +65,7 @@ template <class T> struct Left {
 
     void set_row(ptrdiff_t k, const T* from) const {
         each_tile([&](ptrdiff_t m, int rows, T* packed) {
-            for (int r = 0; r < rows; ++r) packed[k * rows + r] = from[m + r];
+            copy_row(packed + k * rows, from + m, rows);
         });
     }
 };

@@ -16,7 +16,7 @@ namespace fastrnn {
 
 namespace {
 
-constexpr size_t line = 64, keep_at_most = size_t(8) << 20;
+constexpr size_t line = 64, keep_at_most = size_t(16) << 20;
 
 struct Block {
     char* at = nullptr;

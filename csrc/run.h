@@ -14,10 +14,6 @@ template <class T> void clear(T* at, ptrdiff_t count) {
     for (ptrdiff_t i = 0; i < count; ++i) at[i] = 0;
 }
 
-template <class T> void copy_row(T* to, const T* from, ptrdiff_t count) {
-    for (ptrdiff_t j = 0; j < count; ++j) to[j] = from[j];
-}
-
 // (rows, H) to (rows, Hp), zeros in the padding; all zeros if there is nothing to copy.
 template <class T> void pad_rows(T* to, const T* from, ptrdiff_t rows, ptrdiff_t H, ptrdiff_t Hp) {
     if (!from) return clear(to, rows * Hp);

@@ -78,6 +78,14 @@ template <class T> FASTRNN_INLINE void store_head(T* at, Vec<T> value, ptrdiff_t
         if (i < count) at[i] = value[i];
 }
 
+template <class T> FASTRNN_INLINE void copy_row(T* to, const T* from, ptrdiff_t count) {
+#ifdef __AVX512F__
+    for (ptrdiff_t j = 0; j < count; j += width<T>) store_head(to + j, load_head(from + j, count - j), count - j);
+#else
+    for (ptrdiff_t j = 0; j < count; ++j) to[j] = from[j];
+#endif
+}
+
 // All bits set in the first `count` places.
 template <class T> FASTRNN_INLINE typename Simd<T>::Ints head_mask(ptrdiff_t count) {
     typename Simd<T>::Ints place{};
