@@ -182,7 +182,8 @@ template <class Cell, class T> class Forward {
                 const T* bias = run.units + S::sum[j].unit * run.Hp + range.first;
                 T* first = to + g * run.Hp + range.first;
                 const auto pack_block = [&](ptrdiff_t u, int v) {
-                    pack_columns(packed, v * width<T>, block(Wx(), g), run.D, run.H, range.first + u, v * width<T>);
+                    const Matrix<T> B = block(Wx(), g);
+                    pack_columns(packed, &B, 1, run.D, run.H, range.first + u, v * width<T>);
                     return packed;
                 };
                 // One sequence: its steps are the rows.

@@ -55,27 +55,29 @@ FASTRNN_INLINE Vec<T> column_part(Matrix<T> B, ptrdiff_t column, bool inside, pt
     return value;
 }
 
-// Writes rows [0, depth) of `columns` units of B from unit `u` on, `to_row` numbers apart; zeros beyond H.
+// Writes rows [0, depth) of units [u, u + columns) of several matrices side by side; zeros beyond H.
 template <class T>
-void pack_columns(T* to, ptrdiff_t to_row, Matrix<T> B, ptrdiff_t depth, ptrdiff_t H, ptrdiff_t u, ptrdiff_t columns) {
-    const ptrdiff_t inside = H - u < columns ? (H - u > 0 ? H - u : 0) : columns;
-    if (B.col == 1) {
-        for (ptrdiff_t k = 0; k < depth; ++k) {
-            const T* from = B.at + k * B.row + u;
-            T* row = to + k * to_row;
-            for (ptrdiff_t j = 0; j < columns; j += width<T>) store(row + j, load_head(from + j, inside - j));
-        }
+void pack_columns(T* to, const Matrix<T>* B, int count, ptrdiff_t depth, ptrdiff_t H, ptrdiff_t u, ptrdiff_t columns) {
+    const ptrdiff_t inside = H - u < columns ? (H - u > 0 ? H - u : 0) : columns, to_row = count * columns;
+    if (B->col == 1) {
+        // In the order of the memory that is written: what is read is found sooner than what is written is let go.
+        for (ptrdiff_t k = 0; k < depth; ++k)
+            for (int s = 0; s < count; ++s, to += columns) {
+                const T* from = B[s].at + k * B[s].row + u;
+                for (ptrdiff_t j = 0; j < columns; j += width<T>) store(to + j, load_head(from + j, inside - j));
+            }
         return;
     }
     // Columns lie along memory: squares of whole vectors are transposed.
-    for (ptrdiff_t j = 0; j < columns; j += width<T>)
-        for (ptrdiff_t k = 0; k < depth; k += width<T>) {
-            Vec<T> square[width<T>];
-            FASTRNN_UNROLL for (int i = 0; i < width<T>; ++i)
-                square[i] = column_part(B, u + j + i, j + i < inside, k, depth - k);
-            transpose<T>(square);
-            for (int i = 0; i < width<T> && k + i < depth; ++i) store(to + (k + i) * to_row + j, square[i]);
-        }
+    for (int s = 0; s < count; ++s, to += columns)
+        for (ptrdiff_t j = 0; j < columns; j += width<T>)
+            for (ptrdiff_t k = 0; k < depth; k += width<T>) {
+                Vec<T> square[width<T>];
+                FASTRNN_UNROLL for (int i = 0; i < width<T>; ++i)
+                    square[i] = column_part(B[s], u + j + i, j + i < inside, k, depth - k);
+                transpose<T>(square);
+                for (int i = 0; i < width<T> && k + i < depth; ++i) store(to + (k + i) * to_row + j, square[i]);
+            }
 }
 
 // One product's matrices: for each block of units and each group of at most `max_sums` sums [depth][sums][vectors],
@@ -106,13 +108,11 @@ void pack(const Panel<T>& panel, int sources, ptrdiff_t rows, ptrdiff_t stride, 
         for (int g = 0; g < panel.sums; g += max_sums) {
             const int count = panel.sums - g < max_sums ? panel.sums - g : max_sums;
             T* to = const_cast<T*>(panel.block(u, v, g));
-            for (int i = 0; i < sources * count; ++i) {
-                const int source = i / count, s = i % count;
-                T* first = to + (source * stride * count + s) * columns;
-                pack_columns(first, count * columns, B(source, g + s), rows, H, u, columns);
-                if (source + 1 == sources) continue;
-                for (ptrdiff_t k = rows; k < stride; ++k)
-                    for (ptrdiff_t j = 0; j < columns; ++j) first[k * count * columns + j] = 0;
+            for (int source = 0; source < sources; ++source, to += stride * count * columns) {
+                Matrix<T> matrix[max_sums];
+                for (int s = 0; s < count; ++s) matrix[s] = B(source, g + s);
+                pack_columns(to, matrix, count, rows, H, u, columns);
+                if (source + 1 < sources) clear(to + rows * count * columns, (stride - rows) * count * columns);
             }
         }
     });

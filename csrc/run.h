@@ -10,10 +10,6 @@ constexpr int max_products = 4;
 
 template <class T> ptrdiff_t padded(ptrdiff_t H) { return (H + width<T> - 1) / width<T> * width<T>; }
 
-template <class T> void clear(T* at, ptrdiff_t count) {
-    for (ptrdiff_t i = 0; i < count; ++i) at[i] = 0;
-}
-
 // (rows, H) to (rows, Hp), zeros in the padding; all zeros if there is nothing to copy.
 template <class T> void pad_rows(T* to, const T* from, ptrdiff_t rows, ptrdiff_t H, ptrdiff_t Hp) {
     if (!from) return clear(to, rows * Hp);

@@ -78,6 +78,10 @@ template <class T> FASTRNN_INLINE void store_head(T* at, Vec<T> value, ptrdiff_t
         if (i < count) at[i] = value[i];
 }
 
+template <class T> FASTRNN_INLINE void clear(T* at, ptrdiff_t count) {
+    for (ptrdiff_t i = 0; i < count; ++i) at[i] = 0;
+}
+
 template <class T> FASTRNN_INLINE void copy_row(T* to, const T* from, ptrdiff_t count) {
 #ifdef __AVX512F__
     for (ptrdiff_t j = 0; j < count; j += width<T>) store_head(to + j, load_head(from + j, count - j), count - j);
