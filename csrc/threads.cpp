@@ -1,10 +1,12 @@
 // Threads: a pool of workers, and how those that run at the same time wait for each other.
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <vector>
 
 #ifndef _WIN32
 #include <pthread.h>
@@ -65,6 +67,47 @@ int usable_processors() {
     return count > 0 ? count : 1;
 }
 
+// A worker that sleeps, and where it may run when it wakes.
+//
+// After a while, the system tends to wake a thread on the processor of the one that wakes it, most of all in a virtual
+// machine, where a processor that rests cannot be told from one that was taken away. There it would wait for
+// milliseconds, with another processor idle. So it wakes anywhere but there, and then may run where it could before.
+struct Sleeper {
+    using Clock = std::chrono::steady_clock;
+    Clock::time_point since;
+    bool asleep = false;
+
+    void sleeps() {
+        asleep = true;
+        since = Clock::now();
+    }
+
+#ifdef __linux__
+    static constexpr std::chrono::milliseconds a_while{5};
+    pthread_t thread;
+    bool kept_away = false;
+    cpu_set_t usable;
+
+    void about_to_wake() {
+        if (!asleep || kept_away || Clock::now() - since < a_while) return;
+        const int here = sched_getcpu();
+        if (here < 0 || sched_getaffinity(0, sizeof usable, &usable) != 0) return;
+        cpu_set_t others = usable;
+        CPU_CLR(here, &others);
+        kept_away = CPU_COUNT(&others) > 0 && pthread_setaffinity_np(thread, sizeof others, &others) == 0;
+    }
+
+    void awake() {
+        asleep = false;
+        if (kept_away) pthread_setaffinity_np(thread, sizeof usable, &usable);
+        kept_away = false;
+    }
+#else
+    void about_to_wake() {}
+    void awake() { asleep = false; }
+#endif
+};
+
 struct Team {
     void (*task)(void*, int, Barrier&);
     void* context;
@@ -103,13 +146,13 @@ class Pool {
     std::condition_variable wake;
     std::shared_ptr<Job> current;
     std::atomic<unsigned> generation{0};
-    int workers = 0;
+    std::vector<std::unique_ptr<Sleeper>> workers;
 
     // Workers there are, at most `wanted`.
     int start_workers(int wanted) {
         std::lock_guard<std::mutex> guard(lock);
-        while (workers < wanted && start_worker()) ++workers;
-        return workers < wanted ? workers : wanted;
+        while (int(workers.size()) < wanted && start_worker()) {}
+        return int(workers.size()) < wanted ? int(workers.size()) : wanted;
     }
 
     void hand_out(int parts, void (*task)(void*, int), void* context) {
@@ -118,6 +161,7 @@ class Pool {
             std::lock_guard<std::mutex> guard(lock);
             current = job;
             generation.fetch_add(1, std::memory_order_release);
+            for (int i = 0; i < parts - 1 && i < int(workers.size()); ++i) workers[i]->about_to_wake();
         }
         wake.notify_all();
         job->work();
@@ -127,21 +171,29 @@ class Pool {
     }
 
     bool start_worker() {
+        workers.push_back(std::make_unique<Sleeper>());
         try {
-            std::thread([this, seen = generation.load()] { serve(seen); }).detach();
+            std::thread thread([this, self = workers.back().get(), seen = generation.load()] { serve(*self, seen); });
+#ifdef __linux__
+            workers.back()->thread = thread.native_handle();
+#endif
+            thread.detach();
             return true;
         } catch (const std::system_error&) {
+            workers.pop_back();
             return false;  // the caller does all parts that no worker takes
         }
     }
 
-    void serve(unsigned seen) {
+    void serve(Sleeper& self, unsigned seen) {
         for (;;) {
             for (int i = 0; i < spins && generation.load(std::memory_order_acquire) == seen; ++i) relax(i, spins);
             std::shared_ptr<Job> job;
             {
                 std::unique_lock<std::mutex> guard(lock);
+                self.sleeps();
                 wake.wait(guard, [&] { return generation.load() != seen; });
+                self.awake();
                 seen = generation.load();
                 job = current;
             }
