@@ -1,6 +1,5 @@
 // Threads: a pool of workers, and how those that run at the same time wait for each other.
 #include <atomic>
-#include <chrono>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -40,9 +39,10 @@ struct Job {
     }
 };
 
-// Looks at a flag before a thread gives up its processor. A worker waits some tens of microseconds, as the next call is
-// often near; a thread within a call a few, for if the other is not there by then, it may be waiting for this processor.
-constexpr int spins = 2000, short_spins = 200;
+// Looks at a flag before a thread gives up its processor. A worker waits some tenths of a millisecond, as the next call
+// is often near; a thread within a call some microseconds, for if the other is not there by then, it may be waiting for
+// this processor.
+constexpr int spins = 20000, short_spins = 200;
 
 // Between two looks at a flag, after `looks` of at most `most`.
 void relax(int looks, int most) {
@@ -69,29 +69,19 @@ int usable_processors() {
 
 // A worker that sleeps, and where it may run when it wakes.
 //
-// After a while, the system tends to wake a thread on the processor of the one that wakes it, most of all in a virtual
-// machine, where a processor that rests cannot be told from one that was taken away. There it would wait for
-// milliseconds, with another processor idle. So it wakes anywhere but there, and then may run where it could before.
+// The system may wake a thread on the processor of the one that wakes it, most of all in a virtual machine, where a
+// processor that rests cannot be told from one that was taken away. There it would wait for milliseconds, with another
+// processor idle. So it wakes anywhere but there, and then may run where it could before.
 struct Sleeper {
-    using Clock = std::chrono::steady_clock;
-    Clock::time_point since;
     bool asleep = false;
-
-    void sleeps() {
-        asleep = true;
-        since = Clock::now();
-    }
-
 #ifdef __linux__
-    static constexpr std::chrono::milliseconds a_while{5};
     pthread_t thread;
     bool kept_away = false;
     cpu_set_t usable;
 
     void about_to_wake() {
-        if (!asleep || kept_away || Clock::now() - since < a_while) return;
         const int here = sched_getcpu();
-        if (here < 0 || sched_getaffinity(0, sizeof usable, &usable) != 0) return;
+        if (!asleep || kept_away || here < 0 || sched_getaffinity(0, sizeof usable, &usable) != 0) return;
         cpu_set_t others = usable;
         CPU_CLR(here, &others);
         kept_away = CPU_COUNT(&others) > 0 && pthread_setaffinity_np(thread, sizeof others, &others) == 0;
@@ -191,7 +181,7 @@ class Pool {
             std::shared_ptr<Job> job;
             {
                 std::unique_lock<std::mutex> guard(lock);
-                self.sleeps();
+                self.asleep = true;
                 wake.wait(guard, [&] { return generation.load() != seen; });
                 self.awake();
                 seen = generation.load();
