@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 import fastrnn
 from cases import reference, run
 from conftest import PROMISED_BACKENDS
+from fastrnn.engine import threads as thread_module
 from naive import Call
 from problems import ORACLE_RTOL, assert_close, assert_equal, problem
 from processes import python
@@ -150,6 +152,16 @@ def test_number_of_threads() -> None:
     assert python(code, FASTRNN_NUM_THREADS="5").stdout.strip() == "5"
     refused = python(code, FASTRNN_NUM_THREADS="many").stderr
     assert "FASTRNN_NUM_THREADS: expected a positive integer, got 'many'" in refused
+
+
+@pytest.mark.parametrize(("granted", "processors"), [("150000 100000", 2), ("50000 100000", 1), ("max 100000", None)])
+def test_a_container_has_its_share(
+    granted: str, processors: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "cpu.max"
+    file.write_text(granted + "\n")
+    monkeypatch.setattr(thread_module, "Path", lambda _: file)
+    assert thread_module._quota() == (processors or os.cpu_count())
 
 
 @pytest.mark.parametrize("N", [1, 3])
