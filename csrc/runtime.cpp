@@ -1,6 +1,7 @@
 // Which variant runs here, and layers over each other.
 #include "runtime.h"
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -78,8 +79,9 @@ constexpr ptrdiff_t worth_a_wave = 64;
 }  // namespace
 
 void forward_layers(const Kernel& kernel, ForwardCall* calls, int layers, int threads) {
-    const bool alone = layers < 2 || threads < 2 || calls->T < worth_a_wave || kernel.parts(*calls) > 1;
-    if (alone) {
+    // The steps of a layer that is itself divided are not done one after the other: nobody could follow it.
+    const bool divided = std::any_of(calls, calls + layers, [&](const Call& call) { return kernel.parts(call) > 1; });
+    if (divided || layers < 2 || threads < 2 || calls->T < worth_a_wave) {
         for (int layer = 0; layer < layers; ++layer) kernel.forward(calls[layer]);
         return;
     }

@@ -141,6 +141,16 @@ def test_parameters_of_a_wrong_shape_raise(backend: str, name: str) -> None:
         layer(x, state)
 
 
+@pytest.mark.parametrize("name", ["Wx_l0", "Wh_l1", "pf_l0"])
+def test_a_missing_parameter_raises(backend: str, name: str) -> None:
+    layer = LAYERS["peephole_lstm"](3, 4, 2, seed=0)
+    x, state = problem(layer, 2, 1)
+    layer(x, state)
+    del layer.params[name]
+    with pytest.raises(ValueError, match=name.removesuffix("_l0").removesuffix("_l1")):
+        layer(x, state)
+
+
 def test_the_input_and_the_state_are_left_alone(backend: str) -> None:
     layer = LSTM(3, 4, 2, seed=0)
     x, state = problem(layer, 2, 1)

@@ -199,3 +199,16 @@ def test_layers_at_the_same_time(compiled: str, kind: type[fastrnn.Recurrent], l
             np.testing.assert_array_equal(got, first)
         longer, _ = layer(np.concatenate([x, x]))
         np.testing.assert_allclose(layer(x, last)[0], longer[100:], rtol=0, atol=1e-6)
+
+
+def test_layers_of_which_only_the_upper_are_worth_dividing(compiled: str) -> None:
+    # One feature: the first layer alone is not worth a thread.
+    layer = fastrnn.LSTM(1, 60, 4, seed=0)
+    rng = np.random.default_rng(0)
+    # New numbers each time: what an earlier call left in memory would be right.
+    for _ in range(100):
+        x = rng.standard_normal((64, 2, 1)).astype(np.float32)
+        fastrnn.set_num_threads(1)
+        alone, _ = layer(x)
+        fastrnn.set_num_threads(2)
+        np.testing.assert_allclose(layer(x)[0], alone, rtol=0, atol=1e-6)

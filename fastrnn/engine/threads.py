@@ -24,9 +24,9 @@ _wanted: int | None = None
 def set_num_threads(n: int) -> None:
     """Let every call from here on take up to `n` threads.
 
-    The batch is split between them; where it has few sequences, the hidden units are (``cpp`` backend) or, in a
-    bidirectional layer, the directions. Results are the same bits for the same number of threads; between numbers
-    they differ by rounding: gradients of the weights are summed over the parts of a batch, and a part may be
+    The batch is split between them; where it has few sequences, the hidden units or the layers are (``cpp`` backend)
+    or, in a bidirectional layer, the directions. Results are the same bits for the same number of threads; between
+    numbers they differ by rounding: gradients of the weights are summed over the parts of a batch, and a part may be
     computed in another order than the whole. Work too small to gain takes one thread.
 
     Parameters

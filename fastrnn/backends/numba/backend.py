@@ -17,7 +17,7 @@ from ...engine.call import Array, Call, Gradients, Result, StackLayout
 from ...engine.plan import Plan
 from ...engine.threads import run_together
 from .modules import compiled, project, vector_width
-from .pack import aligned_parts, pad_blocks, strip_blocks
+from .pack import aligned_parts, pad_blocks, plain, strip_blocks
 from .parts import several, split
 from .short import ShortStack
 
@@ -98,7 +98,7 @@ class NumbaBackend:
         module = compiled(plan, "forward", dtype.name, width)
         chunk = _chunk_steps(call, plan.n_gates * Hp)
         memory, x = aligned_parts((module.memory_size(H), chunk * N * plan.n_gates * Hp), dtype)
-        first, Wx = [_plain(a) for a in call.state], call.Wx
+        first, Wx = [plain(a) for a in call.state], call.Wx
         given = [*_parameters(call), *first, *last, y, *states, kept, memory, _lengths(call)]
         for begin, end, low in _chunks(T, chunk, call.reverse):
             steps = call.x[low : low + end - begin].reshape((end - begin) * N, D)
@@ -124,7 +124,7 @@ class NumbaBackend:
         memory, da, *carries = aligned_parts(sizes, dtype)
         strided = np.empty((1, 1, 1), dtype) if dy is None else _row_contiguous(dy, H, Hp)
         sums = _WeightSums(call, saved, Hp)
-        dlast = tuple(_plain(d) for d in dlast)
+        dlast = tuple(plain(d) for d in dlast)
         given = [*_parameters(call), *dlast, *saved.states, saved.keep, *carries, da, memory, _lengths(call)]
         for begin, end, low in reversed(list(_chunks(T, chunk, call.reverse))):
             module.backward(
@@ -177,17 +177,12 @@ class _WeightSums:
         return Gradients(self._dx, dstate, strip_blocks(self._dWx, H, Hp), strip_blocks(self._dWh, H, Hp), dslots)
 
 
-def _plain(array: Array) -> Array:
-    """`array` as the compiled code reads it."""
-    return array if array.flags.carray else np.array(array, order="C")
-
-
 def _parameters(call: Call) -> list[Array]:
     """The weights of the states, the biases (empty for those that are not there), the cell's own parameters."""
     none = np.empty(0, call.dtype)
     # A bias may have come as a row.
     vectors = [call.params.get(name, none).reshape(-1) for name in ("bx", "bh", *call.plan.cell.units)]
-    return [_plain(a) for a in (call.Wh, *vectors)]
+    return [plain(a) for a in (call.Wh, *vectors)]
 
 
 def _lengths(call: Call) -> Array:

@@ -13,13 +13,13 @@ from ...engine.call import Array
 _LINE = 64
 
 
-def aligned(size: int, dtype: np.dtype[Any]) -> Array:
-    """One-dimensional array of `size` numbers that begins at a cache line."""
-    return aligned_parts((size,), dtype)[0]
+def plain(array: Array) -> Array:
+    """`array` as compiled code reads it: in C order, aligned, writeable; a copy where it is not."""
+    return array if array.flags.carray else np.array(array, order="C")
 
 
 def aligned_parts(sizes: Sequence[int], dtype: np.dtype[Any]) -> list[Array]:
-    """The same for several sizes, in one piece of memory."""
+    """One-dimensional arrays of `sizes` numbers in one piece of memory; each begins at a cache line."""
     line = _LINE // dtype.itemsize
     lines = [-(-size // line) * line for size in sizes]
     memory = np.empty(sum(lines) + line, dtype)

@@ -11,9 +11,9 @@ from ...engine.call import Array, StackLayout
 from ...engine.plan import make_plan
 from ...engine.threads import work_of
 from .modules import compiled, project
-from .pack import aligned_parts
+from .pack import aligned_parts, plain
 
-MATRICES, BIASES = ("Wx", "Wh"), ("bx", "bh")
+_BIASES = ("bx", "bh")
 # Multiply-adds of a layer from which it is better to go through the steps in chunks.
 _SHORT = 16_000_000
 # Rows of steps and sequences up to which a layer keeps its buffers for the next call.
@@ -42,7 +42,8 @@ class ShortStack:
         self._none = np.empty(0, layout.dtype)
         sizes = [layout.input_size, *[layout.hidden_size] * (len(layout.names) - 1)]
         shapes = [layout.cell.param_shapes(D, layout.hidden_size) for D in sizes]
-        self._shapes = [[by_name[name] for name in (*MATRICES, *BIASES, *layout.cell.units)] for by_name in shapes]
+        own = ("Wx", "Wh", *_BIASES, *layout.cell.units)
+        self._shapes = [{name: by_name[name] for name in own} for by_name in shapes]
         self._work = max(work_of(plan, (1, 1, D), layout.hidden_size) for D in sizes)
         # Of calls that have ended; a call that finds none makes its own, so that calls at once share nothing.
         self._idle: list[_Memory] = []
@@ -72,7 +73,7 @@ class ShortStack:
             return None
         last = [np.empty(shape, layout.dtype) for _ in first]
         memory = self._memory(T, N)
-        y = x if x.flags.carray else np.array(x, order="C")
+        y = plain(x)
         for i, (Wx, *others) in enumerate(weights):
             x, y = y, np.empty((T, N, H), layout.dtype)
             self._module.forward(
@@ -101,14 +102,16 @@ class ShortStack:
             return None
         if not all(self._is(a, 3) and a.shape == shape for a in given):
             return None
-        return [a if a.flags.carray else np.array(a, order="C") for a in given]
+        return [plain(a) for a in given]
 
-    def _weights(self, params: Mapping[str, Array], names: tuple[str, ...], shapes: list[Any]) -> list[Array]:
+    def _weights(
+        self, params: Mapping[str, Array], names: tuple[str, ...], shapes: dict[str, tuple[int, ...]]
+    ) -> list[Array]:
         """A layer's parameters, empty where it has no bias; none if the compiled code cannot take them."""
-        result = []
-        for name, shape in zip(names, shapes, strict=True):
-            array = params.get(name)
-            if array is None:
+        result: list[Array] = []
+        for name, (own, shape) in zip(names, shapes.items(), strict=True):
+            array: Any = params.get(name)
+            if array is None and own in _BIASES:
                 array = self._none
             elif not self._is(array, len(shape)) or array.shape != shape or not array.flags.carray:
                 return []
