@@ -12,20 +12,27 @@ import os
 import platform
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 REQUIRED = os.environ.get("FASTRNN_REQUIRE_EXT") == "1"
 UNWANTED = os.environ.get("FASTRNN_NO_EXT") == "1"
 
+AVX512 = ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma"]
 FLAGS = ["-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fvisibility=hidden", "-Wno-psabi"]
-# Best first: name, compiler flags, bytes of a vector, vector registers.
+# Best first: name, compiler flags, bytes of a vector, vector registers. Those in `EXTRA` add products of bf16 numbers
+# to the ones below them.
 X86 = [
-    ("avx512", ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma"], 64, 32),
+    ("amx", [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"], 64, 32),
+    ("avx512bf16", [*AVX512, "-mavx512bf16"], 64, 32),
+    ("avx512", AVX512, 64, 32),
     ("avx2", ["-mavx2", "-mfma"], 32, 16),
     ("sse2", [], 16, 16),
 ]
+EXTRA = ("amx", "avx512bf16")
 OTHER = [("generic", [], 16, 32)]
 
 
@@ -47,12 +54,29 @@ class build(build_ext):
     def build_extension(self, ext: Extension) -> None:
         try:
             self._use_vector_compiler()
-            ext.extra_objects = [obj for variant in variants() for obj in self._compile(ext, *variant)]
+            built = self._build_variants()
+            names = " ".join(f"X({name})" for name in built)
+            ext.define_macros.append(("FASTRNN_VARIANTS(X)", names))
+            ext.extra_objects = [obj for objects in built.values() for obj in objects]
             super().build_extension(ext)
         except Exception as error:
             if REQUIRED:
                 raise
             _notice(error)
+
+    def _build_variants(self) -> dict[str, list[str]]:
+        """Object files of every variant that the compiler knows."""
+        built = {}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            works = {variant[0]: pool.submit(self._compile, *variant) for variant in variants()}
+        for name, work in works.items():
+            try:
+                built[name] = work.result()
+            except CompileError:
+                if name not in EXTRA:
+                    raise
+                print(f"fastrnn: this compiler does not know the instructions of {name}", file=sys.stderr)
+        return built
 
     def _use_vector_compiler(self) -> None:
         """Vector types are of GCC and Clang; on Windows that is clang-cl, which takes the place of cl."""
@@ -65,7 +89,7 @@ class build(build_ext):
             raise RuntimeError("clang-cl is not on the path")
         self.compiler.cc = found
 
-    def _compile(self, ext: Extension, name: str, flags: list[str], vector_bytes: int, registers: int) -> list[str]:
+    def _compile(self, name: str, flags: list[str], vector_bytes: int, registers: int) -> list[str]:
         prefix = "/clang:" if self.compiler.compiler_type == "msvc" else ""
         return self.compiler.compile(
             ["csrc/variant.cpp"],
@@ -85,12 +109,11 @@ def extension() -> Extension:
     import numpy
     from Cython.Build import cythonize
 
-    names = " ".join(f"X({name})" for name, *_ in variants())
     binding = Extension(
         "fastrnn.backends._cpp",
         ["csrc/_cpp.pyx", "csrc/runtime.cpp", "csrc/memory.cpp", "csrc/threads.cpp"],
         include_dirs=["csrc", numpy.get_include()],
-        define_macros=[("FASTRNN_VARIANTS(X)", names), ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
         extra_compile_args=[] if sys.platform == "win32" else [*FLAGS, "-pthread"],
         extra_link_args=[] if sys.platform == "win32" else ["-pthread"],
         language="c++",

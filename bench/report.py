@@ -100,19 +100,24 @@ def _summary(rows: list[Row]) -> list[str]:
         name = f"{MODES.get(mode, f'streaming, {mode}')}, {dtype}, {_threads(threads)}"
         lines.append([name, *(_spread([r for r in grid if r["cell"] == cell]) for cell in cells)])
     heads = ["best peer's time / fastrnn's", *cells]
-    return [*_table(heads, lines), "", "Geometric mean over the grid; in brackets the least and the most.", ""]
+    return [*table(heads, lines), "", "Geometric mean over the grid; in brackets the least and the most.", ""]
 
 
 def _spread(rows: list[Row]) -> str:
-    ratios = [ratio(r) for r in rows]
-    return f"{_geometric(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f}){_star(rows)}" if ratios else ""
+    return spread([ratio(r) for r in rows]) + _star(rows)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Geometric mean, least and most."""
+    return f"{geometric(values):.2f} ({min(values):.2f}–{max(values):.2f})" if values else ""
 
 
 def _threads(n: int) -> str:
     return f"{n} thread{'s' * (n > 1)}"
 
 
-def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table."""
     return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *lines)]
 
 
@@ -132,14 +137,15 @@ _HEADS = ["best peer", "its µs", "fastrnn µs", "ratio", "Numba/C++ speed"]
 
 def _grid(rows: list[Row]) -> list[str]:
     lines = [[r["cell"], r["shape"], *_common(r), f"{100 * r['bound'] / ours(r):.0f} %"] for r in rows]
-    return _table(["cell", "shape", *_HEADS, "share of the machine's limit"], lines)
+    return table(["cell", "shape", *_HEADS, "share of the machine's limit"], lines)
 
 
 def _streams(rows: list[Row]) -> list[str]:
-    return _table(["cell", "shape", "fed", *_HEADS], [[r["cell"], r["shape"], r["mode"], *_common(r)] for r in rows])
+    return table(["cell", "shape", "fed", *_HEADS], [[r["cell"], r["shape"], r["mode"], *_common(r)] for r in rows])
 
 
-def _geometric(values: list[float]) -> float:
+def geometric(values: Sequence[float]) -> float:
+    """The geometric mean."""
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
@@ -153,14 +159,14 @@ def _means(rows: list[Row]) -> list[str]:
     for dtype, threads, mode, cell in keys:
         some = [r for r in rows if (r["dtype"], r["threads"], r["mode"], r["cell"]) == (dtype, threads, mode, cell)]
         line = [dtype, str(threads), MODES[mode], cell, *(_mean_to(name, some) for name in names)]
-        lines.append([*line, f"{_geometric([numba_ratio(r) for r in some]):.2f}{_star(some)}"])
+        lines.append([*line, f"{geometric([numba_ratio(r) for r in some]):.2f}{_star(some)}"])
     heads = ["dtype", "threads", "mode", "cell", *names, "Numba/C++ speed"]
-    return ["### Each library's time / fastrnn's, geometric means over the grid", "", *_table(heads, lines), ""]
+    return ["### Each library's time / fastrnn's, geometric means over the grid", "", *table(heads, lines), ""]
 
 
 def _mean_to(name: str, rows: list[Row]) -> str:
     ratios = [r["us"][name] / ours(r) for r in rows if name in r["us"]]
-    return f"{_geometric(ratios):.2f}" if ratios else ""
+    return f"{geometric(ratios):.2f}" if ratios else ""
 
 
 def _product_shares(rows: list[Row]) -> list[str]:
@@ -175,7 +181,7 @@ def _product_shares(rows: list[Row]) -> list[str]:
     ]
     heads = ["dtype", "threads", "cell", "shape", *_COMPARED]
     title = "### Share of the measured rate of a large matrix product, forward and backward"
-    return [title, "", *_table(heads, lines), ""]
+    return [title, "", *table(heads, lines), ""]
 
 
 _COMPARED = ("fastrnn cpp", "fastrnn numba", "PyTorch", "JAX", "NumPy")
@@ -191,7 +197,7 @@ def _thread_gains(rows: list[Row]) -> list[str]:
     names = ("fastrnn cpp", "fastrnn numba", "PyTorch")
     lines = [[*key[:3], MODES[key[3]], *(_gain(one, two, name) for name in names)] for key, (one, two) in pairs.items()]
     heads = ["cell", "shape", "dtype", "mode", *names]
-    return [f"### Speed with {most} threads over that with one", "", *_table(heads, lines), ""]
+    return [f"### Speed with {most} threads over that with one", "", *table(heads, lines), ""]
 
 
 def _gain(one: Row, more: Row, name: str) -> str:
@@ -228,9 +234,9 @@ def _panel(ax: Any, rows: list[Row]) -> None:
     columns = list(dict.fromkeys((r["cell"], r["mode"]) for r in rows))
     values = {(r["shape"], (r["cell"], r["mode"])): ratio(r) for r in rows}
     # A run that was cut short has no figure for some; they stay white.
-    table = np.array([[values.get((s, c), math.nan) for c in columns] for s in shapes])
-    ax.imshow(np.log2(table), cmap="RdYlGn", vmin=-2, vmax=2, aspect="auto")
-    for (i, j), value in np.ndenumerate(table):
+    ratios = np.array([[values.get((s, c), math.nan) for c in columns] for s in shapes])
+    ax.imshow(np.log2(ratios), cmap="RdYlGn", vmin=-2, vmax=2, aspect="auto")
+    for (i, j), value in np.ndenumerate(ratios):
         ax.text(j, i, "" if math.isnan(value) else f"{value:.2f}", ha="center", va="center")
     ax.set_xticks(range(len(columns)), [f"{cell}\n{mode}" for cell, mode in columns])
     ax.set_yticks(range(len(shapes)), shapes)

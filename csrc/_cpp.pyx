@@ -24,7 +24,7 @@ cdef extern from "runtime.h" namespace "fastrnn" nogil:
         const void* bx
         const void* bh
         const int64_t* lengths
-        int reverse, threads
+        int reverse, threads, bf16_parts
     cdef cppclass ForwardCall(Call):
         int keep
         void* y
@@ -46,7 +46,7 @@ cdef extern from "runtime.h" namespace "fastrnn" nogil:
         void* dslots
     cdef cppclass Kernel:
         const char* cell
-        int bytes
+        int bytes, bf16_parts
         size_t (*saved_size)(const Call&) noexcept nogil
         void (*forward)(const ForwardCall&) except + nogil
         void (*backward)(const BackwardCall&) except + nogil
@@ -54,14 +54,19 @@ cdef extern from "runtime.h" namespace "fastrnn" nogil:
         const char* name
         const Kernel* kernels
         int count
+    cdef cppclass Kernels:
+        vector[const Kernel*] split
+        const Kernel& of(const Call& call)
     const Variant* find_variant(const char* wanted)
     const char* variant_names()
-    int find_kernel(const Variant* variant, const char* cell, int bytes)
+    vector[Kernels] all_kernels(const Variant* variant) except +
+    int find_kernels(const vector[Kernels]& kernels, const char* cell, int bytes)
     void* take_buffer(size_t bytes)
     void give_buffer(void* at, size_t bytes)
-    void forward_layers(const Kernel& kernel, ForwardCall* calls, int layers, int threads) except +
+    void forward_layers(const Kernels& kernels, ForwardCall* calls, int layers, int threads) except +
 
 cdef const Variant* variant = find_variant(NULL)
+cdef vector[Kernels] kernels = all_kernels(variant)
 cdef enum:
     LINE = 64
     # Bytes from which the system hands out new pages; they begin at a huge one.
@@ -80,18 +85,24 @@ def variant_name():
 
 def use_variant(str name):
     """Use the engine of another instruction set; returns whether this processor can run it."""
-    global variant
+    global variant, kernels
     cdef bytes wanted = name.encode()
     cdef const Variant* found = find_variant(wanted)
     if found != NULL:
         variant = found
+        kernels = all_kernels(found)
     return found != NULL
 
 
+def bf16_parts():
+    """Numbers of bf16 parts that there are kernels for, beside 0."""
+    return {kernels[0].split[i].bf16_parts for i in range(kernels[0].split.size())}
+
+
 def kernel(str cell, int item_bytes):
-    """Number of the kernel of a cell for numbers of `item_bytes`; -1 if there is none."""
+    """Number of the kernels of a cell for numbers of `item_bytes`; -1 if there are none."""
     cdef bytes name = cell.encode()
-    return find_kernel(variant, name, item_bytes)
+    return find_kernels(kernels, name, item_bytes)
 
 
 cdef bint behaved(cnp.ndarray array):
@@ -197,27 +208,29 @@ cdef tuple usable(dict params):
     )
 
 
-cdef int fill(Call* call, cnp.ndarray x, tuple params, lengths, bint reverse, int threads) except -1:
+cdef int fill(Call* call, cnp.ndarray x, tuple params, lengths, bint reverse, int threads, int bf16_parts) except -1:
     set_input(call, x, 0, 1)
     set_params(call, params[0], params[1], params[2], params[3])
     call.lengths = NULL
     if lengths is not None:
         call.lengths = <const int64_t*> cnp.PyArray_DATA(<cnp.ndarray> lengths)
-    call.reverse, call.threads = reverse, threads
+    call.reverse, call.threads, call.bf16_parts = reverse, threads, bf16_parts
     return 0
 
 
-def forward(int kernel, cnp.ndarray x, tuple state, dict params, lengths, bint reverse, bint keep, int threads):
+def forward(int kernel, cnp.ndarray x, tuple state, dict params, lengths, bint reverse, bint keep, int threads,
+            int bf16_parts):
     """Returns y (T, N, H), the last states, and what `backward` needs."""
     cdef ForwardCall call
-    cdef const Kernel* engine = &variant.kernels[kernel]
-    cdef int item = engine.bytes, typenum = cnp.PyArray_TYPE(x)
+    cdef const Kernel* engine
+    cdef int item = cnp.PyArray_ITEMSIZE(x), typenum = cnp.PyArray_TYPE(x)
     cdef cnp.ndarray array, y, saved = None
     cdef cnp.npy_intp shape[3]
     cdef tuple given = usable(params)
     cdef list last = [], alive = []
     x = contiguous_rows(x)
-    fill(&call, x, given, lengths, reverse, threads)
+    fill(&call, x, given, lengths, reverse, threads, bf16_parts)
+    engine = &kernels[kernel].of(call)
     for i in range(len(state)):
         array = contiguous(state[i])
         alive.append(array)
@@ -237,18 +250,19 @@ def forward(int kernel, cnp.ndarray x, tuple state, dict params, lengths, bint r
     return y, tuple(last), saved
 
 
-def backward(int kernel, cnp.ndarray x, dict params, lengths, bint reverse, int threads, cnp.ndarray y,
-             cnp.ndarray saved, dy, tuple dlast, ptrdiff_t truncate, int slots):
+def backward(int kernel, cnp.ndarray x, dict params, lengths, bint reverse, int threads, int bf16_parts,
+             cnp.ndarray y, cnp.ndarray saved, dy, tuple dlast, ptrdiff_t truncate, int slots):
     """Returns dx, the gradients of the first states, dWx, dWh, and the sums over `da`."""
     cdef BackwardCall call
-    cdef const Kernel* engine = &variant.kernels[kernel]
-    cdef int item = engine.bytes, typenum = cnp.PyArray_TYPE(x)
+    cdef const Kernel* engine
+    cdef int item = cnp.PyArray_ITEMSIZE(x), typenum = cnp.PyArray_TYPE(x)
     cdef cnp.ndarray array, dx, dWx, dWh, dslots
     cdef cnp.npy_intp shape[3]
     cdef tuple given = usable(params)
     cdef list dstate = [], alive = []
     x = contiguous_rows(x)
-    fill(&call, x, given, lengths, reverse, threads)
+    fill(&call, x, given, lengths, reverse, threads, bf16_parts)
+    engine = &kernels[kernel].of(call)
     call.y, call.y_time, call.y_row = cnp.PyArray_DATA(y), call.N * call.H, call.H
     call.saved = cnp.PyArray_DATA(saved)
     call.dy = NULL
@@ -320,14 +334,14 @@ cdef class Stack:
         sizes = (self.D, self.H, self.states, self.gates, self.matrices, self.item, self.batch_first)
         return Stack, (self.cell, self.names, *sizes)
 
-    def __call__(self, dict params, x, state, int ndim, threads_for):
-        """`x` (T, N, D) or (N, T, D), or one step (N, D) with `ndim` 2; `state` as the layer's, or None.
+    def __call__(self, dict params, x, state, int ndim, threads_for, int bf16_parts):
+        """`x` (T, N, D) or (N, T, D), or one step (N, D) with `ndim` 2; `state` as the layer's, or None; `bf16_parts`
+        of a number of a product, 0 for none.
 
         `threads_for(multiply-adds)` is asked for every layer.
         """
         cdef vector[ForwardCall] calls
         cdef ForwardCall* call
-        cdef const Kernel* engine = &variant.kernels[self.number]
         cdef int layers = len(self.names), layer, k, threads, step_axis = -1 if ndim == 2 else self.batch_first
         cdef ptrdiff_t state_bytes, work, total = 0
         cdef tuple weights
@@ -361,11 +375,11 @@ cdef class Stack:
             call.y, call.y_time, call.y_row = cnp.PyArray_DATA(y), call.N * self.H, self.H
             alive.append((weights, y))
             work = call.T * call.N * self.H * (call.D * self.gates + self.H * self.matrices)
-            call.threads = threads_for(work)
+            call.threads, call.bf16_parts = threads_for(work), bf16_parts
             total += work
         threads = call.threads if layers == 1 else threads_for(total)
         with nogil:
-            forward_layers(engine[0], calls.data(), layers, threads)
+            forward_layers(kernels[self.number], calls.data(), layers, threads)
         if step_axis == 1:
             y = cnp.PyArray_SwapAxes(y, 0, 1)
         return y, (last[0] if self.states == 1 else tuple(last))

@@ -25,6 +25,7 @@ struct Call {
     const int64_t* lengths;  // (N), or null when every sequence has T steps
     int reverse;
     int threads;
+    int bf16_parts;  // numbers that each number of a product may be split into; 0: products of the numbers themselves
 };
 
 // Steps that a layer has done, for the layer above it where both run at the same time.
@@ -65,9 +66,11 @@ struct BackwardCall : Call {
 // The engine of one cell and number type, compiled for one instruction set.
 struct Kernel {
     const char* cell;
-    int bytes;  // of a number
+    int bytes;                   // of a number
+    int bf16_parts;              // as of a call
+    bool (*gains)(const Call&);  // whether splitting numbers makes this call quicker; true where none is split
     size_t (*saved_size)(const Call&);
-    int (*parts)(const Call&);  // how many threads a call can take
+    int (*threads)(const Call&);  // how many a call can take
     void (*forward)(const ForwardCall&);
     void (*backward)(const BackwardCall&);
 };
@@ -78,9 +81,8 @@ struct Variant {
     int count;
 };
 
-// The forward pass of layers over each other, each one's `y` the next one's `x`; at the same time where that is all
-// that several threads can do.
-void forward_layers(const Kernel& kernel, ForwardCall* calls, int layers, int threads);
+// Whether the system lets this process use the tile registers of AMX; asks it once.
+bool tiles_allowed();
 
 // Memory that lasts until the call ends; throws std::bad_alloc. Of the calling thread: take it before `parallel`.
 class Workspace {

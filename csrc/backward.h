@@ -1,6 +1,8 @@
 // BPTT of one cell over a batch.
 #pragma once
 
+#include <algorithm>
+
 #include "division.h"
 #include "gemm.h"
 #include "run.h"
@@ -9,7 +11,10 @@
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
 
-template <class Cell, class T> class Backward {
+template <class Cell, class F> class Backward {
+    using T = typename F::Number;
+    using Item = typename F::Item;
+
   public:
     explicit Backward(const BackwardCall& call) : call(call), run(call), division(call, Cell::matrices) {
         run.place(static_cast<T*>(const_cast<void*>(call.saved)), static_cast<T*>(const_cast<void*>(call.y)), call.y_time,
@@ -25,7 +30,7 @@ template <class Cell, class T> class Backward {
         place_panels(rows);
         da_size = rows * Cell::slots * Hp;
         depth = chunk * rows < gemm_depth ? chunk * rows : gemm_depth;
-        own_size = Tally<T>::size() + depth * (gemm_vectors * width<T> + run.D + sources() * Hp);
+        own_size = padded<T>(Tally<T>::size() + product_size(rows));
         own = memory.take<T>(own_size * division.parts);
         da = memory.take<T>((chunk + 1) * da_size * division.owners());
         place_sums();
@@ -50,21 +55,32 @@ template <class Cell, class T> class Backward {
     int vectors[Cell::backward::count];
     ptrdiff_t chunk, da_size, depth, own_size;
     T *carry[max_states], *own, *da;
-    Panel<T> input, panel[Cell::backward::count][max_products];
+    Panel<F> input, panel[Cell::backward::count][max_products] = {};
     Sums sums[max_threads];
 
     ptrdiff_t gates() const { return Cell::gates * run.Hp; }
     ptrdiff_t matrices() const { return Cell::matrices * run.Hp; }
     Range units(int i, int part) const { return division.units<T>(run.Hp, vectors[i], part); }
     ptrdiff_t input_columns() const { return padded<T>(run.D); }
+    ptrdiff_t right_size() const { return F::parts * F::items(depth) * gemm_vectors * width<T>; }
+
+    // Items that one part holds at a time: left sides of the stages, those of dx, or both sides of the weight gradients.
+    ptrdiff_t product_size(ptrdiff_t rows) const {
+        ptrdiff_t stage = 0;
+        for (int i = 0; i < Cell::backward::count; ++i)
+            for (int p = 0; p < max_products; ++p) stage += F::left_size(rows, panel[i][p].numbers);
+        const ptrdiff_t dx = F::left_size(chunk * rows, input.numbers);
+        const ptrdiff_t weights = right_size() + Left<F>::size(run.D + sources() * run.Hp, depth);
+        return std::max({stage, dx, weights});
+    }
 
     void place_panels(ptrdiff_t rows) {
         const ptrdiff_t H = run.H, Hp = run.Hp;
-        input = place<T>(memory, Cell::gates, 1, H, Hp, input_columns());
+        input = place<F>(memory, Cell::gates, 1, H, Hp, input_columns());
         Cell::backward::each([&](auto stage, int i) {
             using S = decltype(stage);
             vectors[i] = block_vectors<S>(rows, Hp / width<T>, division.by_units ? division.parts : 1);
-            for (int p = 0; p < S::products; ++p) panel[i][p] = place<T>(memory, S::product[p].sources, 1, H, Hp, Hp);
+            for (int p = 0; p < S::products; ++p) panel[i][p] = place<F>(memory, S::product[p].sources, 1, H, Hp, Hp);
         });
     }
 
@@ -136,9 +152,10 @@ template <class Cell, class T> class Backward {
         const int owner = division.owner(worker.first);
         const Sums& total = sums[owner];
         if (worker.leads()) clear_sums(total);
+        const TileSession session;
         Tally<T> tally{};
         tally.scratch = own + worker.first * own_size;
-        T* packed = tally.scratch + Tally<T>::size();
+        Item* room = reinterpret_cast<Item*>(tally.scratch + Tally<T>::size());
         T* edge = da + owner * (chunk + 1) * da_size;
         T* all = edge + da_size;
         const ptrdiff_t step_size = (end - begin) * Cell::slots * run.Hp;
@@ -148,24 +165,39 @@ template <class Cell, class T> class Backward {
             for (ptrdiff_t s = last - 1; s >= first; --s) {
                 T* here = all + (run.time_of(s) - low) * step_size;
                 Cell::backward::each([&](auto stage, int i) {
-                    worker.each([&](int part) { step(stage, i, s, units(i, part), begin, end, tally, after, here); });
+                    worker.each([&](int part) { step(stage, i, s, units(i, part), begin, end, tally, after, here, room); });
                     worker.wait();
                 });
                 after = here;
             }
             const Chunk done{all, low, last - first, begin, end - begin, last == run.T_};
-            worker.each([&](int part) { add_weights(total, done, part, packed); });
+            worker.each([&](int part) { add_weights(total, done, part, room); });
             if (worker.leads()) copy_row(edge, after, step_size);
             worker.wait();
             after = edge;
             last = first;
         }
-        worker.each([&](int part) { through_products(units(0, part), begin, end, tally, after); });
+        worker.each([&](int part) { through_products(units(0, part), begin, end, tally, after, room); });
+    }
+
+    // The left sides of a stage's products, of all sequences of a part.
+    struct Sides {
+        Side<Item> product[max_products];
+    };
+
+    template <class S> Sides left_sides(S, int i, ptrdiff_t count, const T* da, Item* memory) const {
+        Sides sides;
+        for (int p = 0; da && p < S::products; ++p) {
+            const ptrdiff_t numbers = panel[i][p].numbers;
+            sides.product[p] = F::rows(da + S::product[p].index * run.Hp, Cell::slots * run.Hp, count, numbers, memory);
+            memory += F::left_size(count, numbers);
+        }
+        return sides;
     }
 
     // Sums of a stage's products for one tile; they begin with what `carry` holds of a state's gradient.
     template <class S>
-    void add_products(S, int i, ptrdiff_t u, int v, int count, ptrdiff_t n, ptrdiff_t first, const T* da, Tally<T>& tally) {
+    void add_products(S, int i, ptrdiff_t u, int v, int count, ptrdiff_t n, ptrdiff_t first, const T* da, const Sides& sides, Tally<T>& tally) {
         alignas(64) static const T zeros[8 * width<T>] = {};
         for (int a = 0; a < S::sums; ++a) {
             tally.at[a] = zeros;
@@ -177,14 +209,12 @@ template <class Cell, class T> class Backward {
                     tally.at[Cell::grad_sum[k]] = carry[k] + first * run.Hp + u;
                     tally.row[Cell::grad_sum[k]] = run.Hp;
                 }
-        const ptrdiff_t a_row = Cell::slots * run.Hp;
-        if (!da) return;
-        for (int p = 0; p < S::products; ++p)
-            tally.add(panel[i][p], S::product[p].sum, u, v, count, da + n * a_row + S::product[p].index * run.Hp, a_row);
+        for (int p = 0; da && p < S::products; ++p)
+            tally.add(panel[i][p], S::product[p].sum, u, v, count, sides.product[p].from(n));
     }
 
     template <class S>
-    void step(S stage, int i, ptrdiff_t s, Range units, ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally, const T* after, T* here) {
+    void step(S stage, int i, ptrdiff_t s, Range units, ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally, const T* after, T* here, Item* memory) {
         const ptrdiff_t t = run.time_of(s), Hp = run.Hp, count = end - begin;
         const T* kept = run.keep + t * run.keep_time;
         const T* dy = call.dy ? static_cast<const T*>(call.dy) + t * call.dy_time : nullptr;
@@ -196,10 +226,12 @@ template <class Cell, class T> class Backward {
             prev_row[k] = run.prev_row(k, s);
             next[k] = run.state[k].after(s, t);
         }
+        const T* da = i == 0 ? after : here;
+        const Sides sides = left_sides(stage, i, count, da, memory);
         each_block<T>(units, vectors[i], s & 1, [&](ptrdiff_t u, int v) {
             each_tile(count, max_rows(vectors[i]), [&](ptrdiff_t n, int tile_rows) {
                 const ptrdiff_t first = begin + n;
-                add_products(stage, i, u, v, tile_rows, n, first, i == 0 ? after : here, tally);
+                add_products(stage, i, u, v, tile_rows, n, first, da, sides, tally);
                 for (int r = 0; r < tile_rows; ++r) {
                     const ptrdiff_t m = first + r, own = run.own(s, m);
                     const bool idle = run.idle(s, m);
@@ -248,11 +280,12 @@ template <class Cell, class T> class Backward {
     }
 
     // Gradient of the states before the first step.
-    void through_products(Range units, ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally, const T* da) {
+    void through_products(Range units, ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally, const T* da, Item* memory) {
         using S = typename std::tuple_element<0, typename Cell::backward::tuple>::type;
+        const Sides sides = left_sides(S{}, 0, end - begin, da, memory);
         each_block<T>(units, vectors[0], [&](ptrdiff_t u, int v) {
             each_tile(end - begin, max_rows(vectors[0]), [&](ptrdiff_t n, int count) {
-                add_products(S{}, 0, u, v, count, n, begin + n, da, tally);
+                add_products(S{}, 0, u, v, count, n, begin + n, da, sides, tally);
                 for (int k = 0; k < Cell::states; ++k) {
                     const int sum = Cell::grad_sum[k];
                     for (int r = 0; r < count; ++r) {
@@ -275,35 +308,38 @@ template <class Cell, class T> class Backward {
     };
 
     // A chunk's part of dx, dWx, dWh and the sums over da: products over all of its steps at once.
-    void add_weights(const Sums& total, const Chunk& chunk, int part, T* packed) {
+    void add_weights(const Sums& total, const Chunk& chunk, int part, Item* room) {
         const ptrdiff_t n = chunk.n, row = Cell::slots * run.Hp, D = run.D;
         // A part of units takes some of the steps.
         const int parts = division.by_units ? division.parts : 1, number = division.by_units ? part : 0;
         const ptrdiff_t first = chunk.steps * number / parts, last = chunk.steps * (number + 1) / parts;
         T* dx = static_cast<T*>(call.dx) + ((chunk.low + first) * run.N + chunk.begin) * D;
         const auto packed_input = [&](ptrdiff_t u, int v) { return input.block(u, v, 0); };
-        project<T>({chunk.da + first * n * row, n * row, row}, input.depth, packed_input, nullptr, {dx, run.N * D, D}, last - first, n, D);
+        const Rows<const Item> left = factors<F>({chunk.da + first * n * row, n * row, row}, last - first, n, input.numbers, room);
+        project<F>(left, input.depth, packed_input, nullptr, {dx, run.N * D, D}, last - first, n, D);
         const Range units = division.units<T>(run.Hp, gemm_vectors, part);
         for (ptrdiff_t k = 0; k < chunk.steps * n; k += depth) {
             const ptrdiff_t count = chunk.steps * n - k < depth ? chunk.steps * n - k : depth;
-            add_rows(total, chunk, units, k, count, chunk.fresh && k == 0, packed);
+            add_rows(total, chunk, units, k, count, chunk.fresh && k == 0, room);
         }
     }
 
-    void add_rows(const Sums& total, const Chunk& chunk, Range units, ptrdiff_t k0, ptrdiff_t count, bool fresh, T* packed) {
+    void add_rows(const Sums& total, const Chunk& chunk, Range units, ptrdiff_t k0, ptrdiff_t count, bool fresh, Item* right) {
         const ptrdiff_t Hp = run.Hp, row = Cell::slots * Hp, n = chunk.n;
-        T* right = packed;
-        Left<T> left_x{right + depth * gemm_vectors * width<T>, run.D, count}, left[sources() ? sources() : 1];
-        for (int i = 0; i < sources(); ++i) left[i] = {left_x.at + depth * (run.D + i * Hp), run.H, count};
-        for (ptrdiff_t k = 0; k < count; ++k) {
-            const ptrdiff_t t = chunk.low + (k0 + k) / n, m = chunk.begin + (k0 + k) % n;
-            left_x.set_row(k, static_cast<const T*>(call.x) + t * call.x_time + m * call.x_row);
-            for (int i = 0; i < Cell::uses; ++i)
-                if (source_of(i) >= done(i)) left[source_of(i)].set_row(k, vector(Cell::use[i], t, m));
+        const Left<F> left_x{right + right_size(), run.D, count};
+        Left<F> left[sources() ? sources() : 1];
+        const auto time = [&](ptrdiff_t k) { return chunk.low + (k0 + k) / n; };
+        const auto sequence = [&](ptrdiff_t k) { return chunk.begin + (k0 + k) % n; };
+        left_x.fill([&](ptrdiff_t k) { return static_cast<const T*>(call.x) + time(k) * call.x_time + sequence(k) * call.x_row; });
+        for (int i = 0; i < Cell::uses; ++i) {
+            const int source = source_of(i);
+            if (source < done(i)) continue;
+            left[source] = {left_x.at + Left<F>::size(run.D + source * Hp, depth), run.H, count};
+            left[source].fill([&](ptrdiff_t k) { return vector(Cell::use[i], time(k), sequence(k)); });
         }
         for (int slot = 0; slot < Cell::slots; ++slot)
             each_block<T>(units, gemm_vectors, [&](ptrdiff_t u, int v) {
-                pack_right(right, chunk.da + k0 * row + slot * Hp + u, row, count, v, total.dslots + slot * Hp + u);
+                pack_right<F>(right, chunk.da + k0 * row + slot * Hp + u, row, count, v, total.dslots + slot * Hp + u);
                 if (slot < Cell::gates) add_outer(left_x, right, v, total.dWx + slot * Hp + u, gates(), fresh);
                 for (int i = 0; i < Cell::uses; ++i)
                     if (Cell::use[i].slot == slot)
@@ -323,19 +359,6 @@ template <class Cell, class T> class Backward {
         if (use.kind == Kind::keep) return run.keep + t * run.keep_time + (m * Cell::keeps + use.index) * run.Hp;
         const ptrdiff_t s = run.time_of(t);
         return run.prev(use.index, s) + m * run.prev_row(use.index, s);
-    }
-
-    // A panel of da, and its sums added to `sum`.
-    static void pack_right(T* to, const T* from, ptrdiff_t row, ptrdiff_t count, int vectors, T* sum) {
-        for (int v = 0; v < vectors; ++v) {
-            Vec<T> total = load(sum + v * width<T>);
-            for (ptrdiff_t k = 0; k < count; ++k) {
-                const Vec<T> value = load(from + k * row + v * width<T>);
-                store(to + (k * vectors + v) * width<T>, value);
-                total += value;
-            }
-            store(sum + v * width<T>, total);
-        }
     }
 
     // The parts' sums in the order of the parts, without padding.

@@ -11,10 +11,11 @@ namespace FASTRNN_VARIANT {
 
 // Steps of the layer below that a layer waits for at once.
 constexpr ptrdiff_t wave_steps = 32;
-// Steps for which packing the weights of a single sequence pays.
-constexpr ptrdiff_t worth_packing = 8;
 
-template <class Cell, class T> class Forward {
+template <class Cell, class F> class Forward {
+    using T = typename F::Number;
+    using Item = typename F::Item;
+
   public:
     explicit Forward(const ForwardCall& call) : call(call), run(call), division(call, Cell::matrices), keep(call.keep) {
         T* saved = keep ? static_cast<T*>(call.saved) : memory.take<T>(run.working_size());
@@ -29,7 +30,8 @@ template <class Cell, class T> class Forward {
         chunk = hoisted ? (gemm_depth + rows - 1) / rows : run.T_;
         if (call.below && chunk > wave_steps) chunk = wave_steps;
         if (chunk > run.T_) chunk = run.T_;
-        own_size = Tally<T>::size() + (hoisted ? run.D * gemm_vectors * width<T> : 0);
+        packed_size = hoisted ? F::parts * F::items(run.D) * gemm_vectors * width<T> : 0;
+        own_size = padded<T>(Tally<T>::size() + packed_size + left_size(rows));
         projected_size = hoisted ? chunk * rows * Cell::gates * run.Hp : 0;
         own = memory.take<T>(own_size * division.parts);
         projected = memory.take<T>(projected_size * division.owners());
@@ -51,13 +53,13 @@ template <class Cell, class T> class Forward {
     const Division division;
     bool keep, hoisted;
     int vectors[Cell::forward::count];
-    ptrdiff_t chunk, own_size, projected_size;
+    ptrdiff_t chunk, packed_size, own_size, projected_size;
     T *own, *projected;
-    Panel<T> input[Cell::forward::count], panel[Cell::forward::count][max_products];
+    Panel<F> input[Cell::forward::count], panel[Cell::forward::count][max_products];
     // For each stage the vectors that hold the last units of all its sums, 0 where those have vectors of their own.
     int merged[Cell::forward::count];
     const T* tail_bias[Cell::forward::count];
-    Panel<T> tail_input[Cell::forward::count], tail[Cell::forward::count][max_products];
+    Panel<F> tail_input[Cell::forward::count], tail[Cell::forward::count][max_products];
 
     Matrix<T> Wx() const { return {static_cast<const T*>(call.Wx), call.Wx_row, call.Wx_col}; }
     Matrix<T> Wh() const { return {static_cast<const T*>(call.Wh), call.Wh_row, call.Wh_col}; }
@@ -74,7 +76,7 @@ template <class Cell, class T> class Forward {
     Range units(int i, int part) const { return division.units<T>(whole(i), vectors[i], part); }
 
     // Calls f(stage number, panel, depth, sums, B) for every matrix product, where B(sum) is a matrix.
-    template <class F> void each_panel(F f) {
+    template <class G> void each_panel(G f) {
         Cell::forward::each([&](auto stage, int i) {
             using S = decltype(stage);
             constexpr int gates = gates_of<S>();
@@ -89,19 +91,34 @@ template <class Cell, class T> class Forward {
     void place_panels(ptrdiff_t rows) {
         Cell::forward::each([&](auto stage, int i) {
             using S = decltype(stage);
-            merged[i] = hoisted || division.by_units || rows < few ? 0 : merged_vectors<S>(run.H % width<T>);
+            merged[i] = F::per_item > 1 || hoisted || division.by_units || rows < few ? 0 : merged_vectors<S>(run.H % width<T>);
             vectors[i] = block_vectors<S>(rows, whole(i) / width<T>, division.by_units ? division.parts : 1);
-            if (merged[i]) pack_tail<S>(i);
+            if constexpr (F::per_item == 1)
+                if (merged[i]) pack_tail<S>(i);
         });
-        each_panel([&](int i, Panel<T>& panel, ptrdiff_t depth, int sums, auto B) {
-            const Matrix<T> first = B(0);
-            const bool as_it_is = run.N == 1 && run.T_ < worth_packing && run.Hp == run.H && first.col == 1 && first.row;
-            panel = as_it_is ? in_place<T>(sums, depth, B) : place<T>(memory, 1, sums, depth, depth, whole(i));
+        each_panel([&](int i, Panel<F>& panel, ptrdiff_t depth, int sums, auto B) {
+            panel = place_panel(depth, sums, whole(i), B);
         });
     }
 
+    template <class G> Panel<F> place_panel(ptrdiff_t depth, int sums, ptrdiff_t columns, G B) {
+        if constexpr (F::per_item == 1) {
+            const Matrix<T> first = B(0);
+            const bool few_reads = run.N == 1 && run.T_ < worth_packing;
+            if (few_reads && run.Hp == run.H && first.col == 1 && first.row) return in_place<F>(sums, depth, B);
+        }
+        return place<F>(memory, 1, sums, depth, depth, columns);
+    }
+
+    // Items of the left sides that one part holds at a time: a chunk of the input, or those of a stage.
+    ptrdiff_t left_size(ptrdiff_t rows) const {
+        const ptrdiff_t input = F::left_size(rows * (hoisted ? chunk : 1), run.D);
+        const ptrdiff_t stage = (hoisted ? 0 : input) + max_products * F::left_size(rows, run.H);
+        return hoisted && input > stage ? input : stage;
+    }
+
     void pack_share(int part) {
-        each_panel([&](int i, Panel<T>& panel, ptrdiff_t depth, int, auto B) {
+        each_panel([&](int i, Panel<F>& panel, ptrdiff_t depth, int, auto B) {
             if (panel.row) return;
             const Range range = share<T>(whole(i), vectors[i], division.parts, part);
             pack(panel, 1, depth, depth, run.H, range, vectors[i], [&](int, int s) { return B(s); });
@@ -129,7 +146,7 @@ template <class Cell, class T> class Forward {
                     for (ptrdiff_t j = 0; j < units; ++j)
                         to[k * columns + sum(b) * units + j] = B.at[k * B.row + (first + j) * B.col];
             }
-            return Panel<T>{to, depth, 1, 0, {}};
+            return Panel<F>{to, depth, depth, 1, 0, {}};
         };
         if (gates)
             tail_input[i] = pack(run.D, gates, [](int b) { return b; }, [&](int b) { return block(Wx(), S::sum[b].gate); });
@@ -141,13 +158,15 @@ template <class Cell, class T> class Forward {
 
     template <bool KEEP> void run_steps(Worker worker) {
         const ptrdiff_t begin = division.begin(worker.first), end = division.end(worker.first);
+        const TileSession session;
         Tally<T> tally{};
         tally.scratch = own + worker.first * own_size;
-        T* packed = tally.scratch + Tally<T>::size();
+        const Room room{reinterpret_cast<Item*>(tally.scratch + Tally<T>::size()),
+                        reinterpret_cast<Item*>(tally.scratch + Tally<T>::size() + packed_size)};
         T* inputs = projected + division.owner(worker.first) * projected_size;
         for (ptrdiff_t s = 0; s < run.T_; ++s) {
             if (call.below && s % chunk == 0) call.below->wait_for(s + chunk < run.T_ ? s + chunk : run.T_);
-            if (hoisted && s % chunk == 0) worker.each([&](int part) { project_chunk(s, begin, end, part, packed, inputs); });
+            if (hoisted && s % chunk == 0) worker.each([&](int part) { project_chunk(s, begin, end, part, room, inputs); });
             const T* x = nullptr;
             if (hoisted) {
                 const ptrdiff_t low = low_time(s), t = run.time_of(s);
@@ -155,7 +174,7 @@ template <class Cell, class T> class Forward {
             }
             const At at = addresses(s, x);
             Cell::forward::each([&](auto stage, int i) {
-                worker.each([&](int part) { step<KEEP>(stage, i, at, units(i, part), begin, end, tally); });
+                worker.each([&](int part) { step<KEEP>(stage, i, at, units(i, part), begin, end, tally, room.left); });
                 worker.wait();
             });
             if (run.own_rows) worker.each([&](int part) { write_outputs(s, begin, end, division.units<T>(run.Hp, 1, part)); });
@@ -169,11 +188,22 @@ template <class Cell, class T> class Forward {
         return run.reverse ? run.T_ - last : first;
     }
 
+    // Memory of one thread: a packed block of Wx, and left sides.
+    struct Room {
+        Item *packed, *left;
+    };
+
     // Wx is packed block by block, into memory that stays in a near cache: a chunk has many rows for each.
-    void project_chunk(ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end, int part, T* packed, T* to) {
-        const ptrdiff_t low = low_time(s), left = run.T_ - s, steps = left < chunk ? left : chunk, n = end - begin;
-        const ptrdiff_t row = Cell::gates * run.Hp;
-        const Rows<const T> x{static_cast<const T*>(call.x) + low * call.x_time + begin * call.x_row, call.x_time, call.x_row};
+    void project_chunk(ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end, int part, Room room, T* to) {
+        const ptrdiff_t low = low_time(s), rest = run.T_ - s, n = end - begin, row = Cell::gates * run.Hp;
+        ptrdiff_t steps = rest < chunk ? rest : chunk, count = n;
+        Rows<const T> x{static_cast<const T*>(call.x) + low * call.x_time + begin * call.x_row, call.x_time, call.x_row};
+        if (n == 1) {  // its steps are the rows
+            x = {x.at, 0, call.x_time};
+            std::swap(steps, count);
+        }
+        const Rows<const Item> left = factors<F>(x, steps, count, run.D, room.left);
+        const ptrdiff_t depth = F::items(run.D);
         Cell::forward::each([&](auto stage, int i) {
             using S = decltype(stage);
             const Range range = units(i, part);
@@ -183,14 +213,13 @@ template <class Cell, class T> class Forward {
                 T* first = to + g * run.Hp + range.first;
                 const auto pack_block = [&](ptrdiff_t u, int v) {
                     const Matrix<T> B = block(Wx(), g);
-                    pack_columns(packed, &B, 1, run.D, run.H, range.first + u, v * width<T>);
-                    return packed;
+                    const ptrdiff_t columns = v * width<T>, used = F::items_within(run.D);
+                    pack_columns<F>(room.packed, depth * columns, &B, 1, run.D, run.H, range.first + u, columns);
+                    for (int p = 0; p < F::parts; ++p)
+                        clear(room.packed + (p * depth + used) * columns, (depth - used) * columns);
+                    return room.packed;
                 };
-                // One sequence: its steps are the rows.
-                if (n == 1)
-                    project<T>({x.at, 0, call.x_time}, run.D, pack_block, bias, {first, 0, row}, 1, steps, range.last - range.first);
-                else
-                    project<T>(x, run.D, pack_block, bias, {first, n * row, row}, steps, n, range.last - range.first);
+                project<F>(left, depth, pack_block, bias, {first, count * row, row}, steps, count, range.last - range.first);
             }
         });
     }
@@ -218,24 +247,47 @@ template <class Cell, class T> class Forward {
     }
 
     template <bool KEEP, class S>
-    void step(S stage, int i, const At& at, Range units, ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally) {
+    void step(S stage, int i, const At& at, Range units, ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally, Item* memory) {
         const ptrdiff_t count = end - begin;
+        const Sides sides = left_sides(stage, at, begin, count, memory);
         each_block<T>(units, vectors[i], at.s & 1, [&](ptrdiff_t u, int v) {
             each_tile(count, max_rows(widest_sums<S>() * vectors[i]), [&](ptrdiff_t n, int rows) {
-                block_sums(stage, i, at, u, v, n, begin + n, rows, tally);
+                block_sums(stage, i, at, sides, u, v, n, rows, tally);
                 apply<KEEP>(stage, i, at, u, v, begin + n, rows, tally);
             });
         });
         if (!merged[i]) return;
         each_tile(count, max_rows(merged[i]), [&](ptrdiff_t n, int rows) {
-            tail_sums(stage, i, at, begin + n, rows, tally);
+            tail_sums(stage, i, sides, n, rows, tally);
             apply<KEEP>(stage, i, at, units.last, 1, begin + n, rows, tally);
         });
     }
 
-    // The sums of `rows` sequences from `first` on, number `n` of the part, for v vectors of units from u on.
+    // The left sides of a stage's products, of all sequences of a part.
+    struct Sides {
+        Side<Item> input, product[max_products];
+    };
+
+    template <class S> Sides left_sides(S, const At& at, ptrdiff_t begin, ptrdiff_t count, Item* memory) const {
+        Sides sides;
+        if (!at.projected && S::sum[0].gate >= 0) {
+            sides.input = F::rows(at.x + begin * call.x_row, call.x_row, count, run.D, memory);
+            memory += F::left_size(count, run.D);
+        }
+        for (int p = 0; p < S::products; ++p) {
+            const Product& product = S::product[p];
+            const bool prev = product.kind == Kind::prev;
+            const ptrdiff_t row = prev ? at.prev_row[product.index] : Cell::keeps * run.Hp;
+            const T* from = prev ? at.prev[product.index] : at.kept + product.index * run.Hp;
+            sides.product[p] = F::rows(from + begin * row, row, count, run.H, memory);
+            memory += F::left_size(count, run.H);
+        }
+        return sides;
+    }
+
+    // The sums of `rows` sequences of a part from its number `n` on, for v vectors of units from u on.
     template <class S>
-    void block_sums(S, int i, const At& at, ptrdiff_t u, int v, ptrdiff_t n, ptrdiff_t first, int rows, Tally<T>& tally) {
+    void block_sums(S, int i, const At& at, const Sides& sides, ptrdiff_t u, int v, ptrdiff_t n, int rows, Tally<T>& tally) {
         constexpr int gates[4] = {0, 1, 2, 3};
         for (int j = 0; j < S::sums; ++j) {
             const bool from_x = at.projected && S::sum[j].gate >= 0;
@@ -243,41 +295,26 @@ template <class Cell, class T> class Forward {
             tally.at[j] = from_x ? projected : run.units + S::sum[j].unit * run.Hp + u;
             tally.row[j] = from_x ? Cell::gates * run.Hp : 0;
         }
-        if (!at.projected && S::sum[0].gate >= 0)
-            tally.add(input[i], gates, u, v, rows, at.x + first * call.x_row, call.x_row);
-        for (int p = 0; p < S::products; ++p) {
-            const Source from = source(at, S::product[p]);
-            tally.add(panel[i][p], S::product[p].sum, u, v, rows, from.at + first * from.row, from.row);
-        }
+        if (!at.projected && S::sum[0].gate >= 0) tally.add(input[i], gates, u, v, rows, sides.input.from(n));
+        for (int p = 0; p < S::products; ++p)
+            tally.add(panel[i][p], S::product[p].sum, u, v, rows, sides.product[p].from(n));
     }
 
     // The same for the units that do not fill a vector: the sums' units stand side by side in `merged` vectors.
-    template <class S> void tail_sums(S, int i, const At& at, ptrdiff_t first, int rows, Tally<T>& tally) {
+    template <class S> void tail_sums(S, int i, const Sides& sides, ptrdiff_t n, int rows, Tally<T>& tally) {
         const ptrdiff_t out_row = merged[i] * width<T>, units = run.H % width<T>;
         Ends<T> ends{{tail_bias[i]}, {0}, {tally.scratch}, out_row};
-        const auto add = [&](const Panel<T>& panel, const T* a, ptrdiff_t a_row) {
-            multiply(panel, 0, merged[i], rows, a + first * a_row, a_row, &ends);
+        const auto add = [&](const Panel<F>& panel, Side<Item> side) {
+            multiply(panel, 0, merged[i], rows, side.from(n), &ends);
             ends.begin[0] = tally.scratch;
             ends.begin_row[0] = out_row;
         };
-        if (S::sum[0].gate >= 0) add(tail_input[i], at.x, call.x_row);
-        for (int p = 0; p < S::products; ++p) {
-            const Source from = source(at, S::product[p]);
-            add(tail[i][p], from.at, from.row);
-        }
+        if (S::sum[0].gate >= 0) add(tail_input[i], sides.input);
+        for (int p = 0; p < S::products; ++p) add(tail[i][p], sides.product[p]);
         for (int j = 0; j < S::sums; ++j) {
             tally.at[j] = tally.scratch + j * units;
             tally.row[j] = out_row;
         }
-    }
-
-    struct Source {
-        const T* at;
-        ptrdiff_t row;
-    };
-    Source source(const At& at, const Product& product) const {
-        if (product.kind == Kind::prev) return {at.prev[product.index], at.prev_row[product.index]};
-        return {at.kept + product.index * run.Hp, Cell::keeps * run.Hp};
     }
 
     // The elementwise code on the sums.

@@ -44,103 +44,123 @@ template <class T> Range share(ptrdiff_t columns, int vectors, int parts, int pa
     return {blocks * part / parts * block, part + 1 < parts ? blocks * (part + 1) / parts * block : columns};
 }
 
-// Rows from `k` on of one column, of which `count` are left; zeros if it is not `inside`.
-template <class T>
-FASTRNN_INLINE Vec<T> column_part(Matrix<T> B, ptrdiff_t column, bool inside, ptrdiff_t k, ptrdiff_t count) {
-    if (!inside) return Vec<T>{};
+// Items of one column from row `k` on, of which `left` are left; zeros if it is not `inside`.
+template <class F, class T>
+FASTRNN_INLINE void column_part(Matrix<T> B, ptrdiff_t column, bool inside, ptrdiff_t k, ptrdiff_t left, Vec<typename F::Item>* parts) {
+    const ptrdiff_t count = inside ? left : 0;
     const T* at = B.at + column * B.col + k * B.row;
-    if (B.row == 1) return load_head(at, count);
-    Vec<T> value{};
-    for (int i = 0; i < width<T> && i < count; ++i) value[i] = at[i * B.row];
-    return value;
+    if (B.row == 1) return F::along(at, count, parts);
+    T numbers[F::per_item * width<T>] = {};
+    for (int i = 0; i < F::per_item * width<T> && i < count; ++i) numbers[i] = at[i * B.row];
+    F::along(numbers, count, parts);
 }
 
-// Writes rows [0, depth) of units [u, u + columns) of several matrices side by side; zeros beyond H.
-template <class T>
-void pack_columns(T* to, const Matrix<T>* B, int count, ptrdiff_t depth, ptrdiff_t H, ptrdiff_t u, ptrdiff_t columns) {
+// Writes rows [0, depth) of units [u, u + columns) of several matrices side by side, parts `part` items apart; zeros
+// beyond H.
+template <class F, class T, class Item>
+void pack_columns(Item* to, ptrdiff_t part, const Matrix<T>* B, int count, ptrdiff_t depth, ptrdiff_t H, ptrdiff_t u, ptrdiff_t columns) {
     const ptrdiff_t inside = H - u < columns ? (H - u > 0 ? H - u : 0) : columns, to_row = count * columns;
+    Vec<Item> parts[F::parts];
     if (B->col == 1) {
         // In the order of the memory that is written: what is read is found sooner than what is written is let go.
-        for (ptrdiff_t k = 0; k < depth; ++k)
+        for (ptrdiff_t k = 0; k < depth; k += F::per_item)
             for (int s = 0; s < count; ++s, to += columns) {
                 const T* from = B[s].at + k * B[s].row + u;
-                for (ptrdiff_t j = 0; j < columns; j += width<T>) store(to + j, load_head(from + j, inside - j));
+                for (ptrdiff_t j = 0; j < columns; j += width<T>) {
+                    Vec<T> rows[F::per_item];
+                    for (int i = 0; i < F::per_item; ++i)
+                        rows[i] = load_head(from + i * B[s].row + j, k + i < depth ? inside - j : 0);
+                    F::across(rows, parts);
+                    for (int p = 0; p < F::parts; ++p) store(to + p * part + j, parts[p]);
+                }
             }
         return;
     }
     // Columns lie along memory: squares of whole vectors are transposed.
+    constexpr int side = width<T>;
     for (int s = 0; s < count; ++s, to += columns)
-        for (ptrdiff_t j = 0; j < columns; j += width<T>)
-            for (ptrdiff_t k = 0; k < depth; k += width<T>) {
-                Vec<T> square[width<T>];
-                FASTRNN_UNROLL for (int i = 0; i < width<T>; ++i)
-                    square[i] = column_part(B[s], u + j + i, j + i < inside, k, depth - k);
-                transpose<T>(square);
-                for (int i = 0; i < width<T> && k + i < depth; ++i) store(to + (k + i) * to_row + j, square[i]);
+        for (ptrdiff_t j = 0; j < columns; j += side)
+            for (ptrdiff_t k = 0; k < depth; k += F::per_item * side) {
+                Vec<Item> square[F::parts][side];
+                FASTRNN_UNROLL for (int i = 0; i < side; ++i) {
+                    column_part<F>(B[s], u + j + i, j + i < inside, k, depth - k, parts);
+                    FASTRNN_UNROLL for (int p = 0; p < F::parts; ++p) square[p][i] = parts[p];
+                }
+                FASTRNN_UNROLL for (int p = 0; p < F::parts; ++p) {
+                    transpose<Item>(square[p]);
+                    for (int i = 0; i < side && k + F::per_item * i < depth; ++i)
+                        store(to + p * part + (k / F::per_item + i) * to_row + j, square[p][i]);
+                }
             }
 }
 
-// One product's matrices: for each block of units and each group of at most `max_sums` sums [depth][sums][vectors],
-// or the matrices themselves, where each sum has an offset and `row` is not 0.
-template <class T> struct Panel {
-    const T* at;
-    ptrdiff_t depth;
+// One product's matrices: for each block of units and each group of at most `max_sums` sums
+// [part][depth][sums][vectors], or the matrices themselves, where each sum has an offset and `row` is not 0.
+template <class F> struct Panel {
+    using Item = typename F::Item;
+    const Item* at;
+    ptrdiff_t numbers, depth;  // of a column, and items that hold a part of them
     int sums;
     ptrdiff_t row;
     ptrdiff_t offset[4];
 
-    const T* block(ptrdiff_t u, int vectors, int group) const {
-        return at + u * depth * sums + ptrdiff_t(group) * depth * vectors * width<T>;
+    const Item* block(ptrdiff_t u, int vectors, int group) const {
+        return at + F::parts * depth * (u * sums + ptrdiff_t(group) * vectors * width<Item>);
     }
 };
 
 // Memory for a panel: every source has `rows` rows, and all but the last are followed by zeros up to `stride` rows.
-template <class T> Panel<T> place(Workspace& memory, int sources, int sums, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t columns) {
-    const ptrdiff_t depth = (sources - 1) * stride + rows;
-    return {memory.take<T>(depth * sums * columns), depth, sums, 0, {}};
+template <class F> Panel<F> place(Workspace& memory, int sources, int sums, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t columns) {
+    const ptrdiff_t numbers = (sources - 1) * stride + rows, depth = F::items(numbers);
+    return {memory.take<typename F::Item>(F::parts * depth * sums * columns), numbers, depth, sums, 0, {}};
 }
 
 // Packs a range of matrices B(source, sum) of H columns.
-template <class T, class F>
-void pack(const Panel<T>& panel, int sources, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t H, Range range, int vectors, F B) {
+template <class F, class G>
+void pack(const Panel<F>& panel, int sources, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t H, Range range, int vectors, G B) {
+    using T = typename F::Number;
     each_block<T>(range, vectors, [&](ptrdiff_t u, int v) {
         const ptrdiff_t columns = v * width<T>;
         for (int g = 0; g < panel.sums; g += max_sums) {
             const int count = panel.sums - g < max_sums ? panel.sums - g : max_sums;
-            T* to = const_cast<T*>(panel.block(u, v, g));
-            for (int source = 0; source < sources; ++source, to += stride * count * columns) {
+            const ptrdiff_t row = count * columns, part = panel.depth * row, used = F::items_within(rows);
+            auto* to = const_cast<typename F::Item*>(panel.block(u, v, g));
+            for (int source = 0; source < sources; ++source) {
+                const ptrdiff_t first = source * stride / F::per_item;
                 Matrix<T> matrix[max_sums];
                 for (int s = 0; s < count; ++s) matrix[s] = B(source, g + s);
-                pack_columns(to, matrix, count, rows, H, u, columns);
-                if (source + 1 < sources) clear(to + rows * count * columns, (stride - rows) * count * columns);
+                pack_columns<F>(to + first * row, part, matrix, count, rows, H, u, columns);
+                const ptrdiff_t next = source + 1 < sources ? first + stride / F::per_item : panel.depth;
+                for (int p = 0; p < F::parts; ++p) clear(to + p * part + (first + used) * row, (next - first - used) * row);
             }
         }
     });
 }
 
 // Matrices B(sum) as they are: worth it where each is read so few times that packing would cost as much.
-template <class T, class F> Panel<T> in_place(int sums, ptrdiff_t depth, F B) {
-    Panel<T> panel{B(0).at, depth, sums, B(0).row, {}};
+template <class F, class G> Panel<F> in_place(int sums, ptrdiff_t depth, G B) {
+    Panel<F> panel{B(0).at, depth, depth, sums, B(0).row, {}};
     for (int s = 0; s < sums; ++s) panel.offset[s] = B(s).at - panel.at;
     return panel;
 }
 
 // sums += a @ panel for one block of units and `rows` rows.
-template <class T>
+template <class F>
 FASTRNN_INLINE void multiply(
-    const Panel<T>& panel, ptrdiff_t u, int vectors, int rows, const T* a, ptrdiff_t a_row, const Ends<T>* ends) {
+    const Panel<F>& panel, ptrdiff_t u, int vectors, int rows, Side<typename F::Item> a, const Ends<typename F::Number>* ends) {
     for (int g = 0; g < panel.sums; g += max_sums) {
         const int count = panel.sums - g < max_sums ? panel.sums - g : max_sums;
-        Columns<T> columns;
-        if (panel.row) {
-            columns.at = panel.at + u;
-            columns.row = panel.row;
-            for (int s = 0; s < count; ++s) columns.sum[s] = panel.offset[g + s];
-            find_tile<T, Layout::direct>(1, count, vectors)(a, a_row, columns, panel.depth, ends[g / max_sums]);
-        } else {
-            columns.at = panel.block(u, vectors, g);
-            find_tile<T, Layout::rows>(rows, count, vectors)(a, a_row, columns, panel.depth, ends[g / max_sums]);
-        }
+        Columns<typename F::Item> columns;
+        if constexpr (F::per_item == 1)
+            if (panel.row) {
+                columns.at = panel.at + u;
+                columns.row = panel.row;
+                for (int s = 0; s < count; ++s) columns.sum[s] = panel.offset[g + s];
+                run_tile<F, Layout::direct>(1, count, vectors, a, columns, panel.depth, ends[g / max_sums]);
+                continue;
+            }
+        columns.at = panel.block(u, vectors, g);
+        run_tile<F, Layout::rows>(rows, count, vectors, a, columns, panel.depth, ends[g / max_sums]);
     }
 }
 

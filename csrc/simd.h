@@ -22,6 +22,9 @@ template <> struct Lane<float> {
     static constexpr int mantissa = 23, bias = 127;
     static constexpr float round = 0x1.8p23f;
 };
+template <> struct Lane<int32_t> {
+    using Int = int32_t;
+};
 template <> struct Lane<double> {
     using Int = int64_t;
     static constexpr int mantissa = 52, bias = 1023;

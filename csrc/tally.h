@@ -46,7 +46,8 @@ template <class T> struct Tally {
     static ptrdiff_t size() { return 4 * most_rows * block; }
 
     // Adds a product to the sums `sums[0..]`.
-    void add(const Panel<T>& panel, const int* sums, ptrdiff_t u, int vectors, int rows, const T* a, ptrdiff_t a_row) {
+    template <class F>
+    void add(const Panel<F>& panel, const int* sums, ptrdiff_t u, int vectors, int rows, Side<typename F::Item> a) {
         const ptrdiff_t out_row = vectors * width<T>;
         Ends<T> ends[2];
         for (int i = 0; i < panel.sums; ++i) {
@@ -59,7 +60,7 @@ template <class T> struct Tally {
             at[s] = group.out[j];
             row[s] = out_row;
         }
-        multiply(panel, u, vectors, rows, a, a_row, ends);
+        multiply(panel, u, vectors, rows, a, ends);
     }
 };
 

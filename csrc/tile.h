@@ -2,7 +2,10 @@
 // A tile has R rows, A sums a row and V vectors of units a sum.
 #pragma once
 
-#include "simd.h"
+#include "factor.h"
+#ifdef __AMX_BF16__
+#include "amx.h"
+#endif
 
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
@@ -15,17 +18,17 @@ template <class T> struct Ends {
     ptrdiff_t out_row;
 };
 
-// The right side: packed as [depth][sums][vectors], or in place with `row` between rows and each sum's offset.
-template <class T> struct Columns {
-    const T* at;
+// The right side: packed as [part][depth][sums][vectors], or in place with `row` between rows and each sum's offset.
+template <class Item> struct Columns {
+    const Item* at;
     ptrdiff_t row;
     ptrdiff_t sum[4];
 };
 
 enum class Layout {
     rows,    // rows of A are contiguous, `a_row` apart; B is packed
-    packed,  // A is packed as [depth][R], B as well
-    direct,  // rows of A are contiguous; B is in place, with contiguous rows
+    packed,  // A is packed as [depth][R], B as well; only of whole numbers
+    direct,  // rows of A are contiguous; B is in place, with contiguous rows; only of whole numbers
 };
 
 // A fused multiply-add takes four cycles and a processor starts one or two a cycle: with fewer sums under way
@@ -33,8 +36,11 @@ enum class Layout {
 constexpr int min_chains = 8;
 constexpr int parts_of(int sums) { return sums >= min_chains ? 1 : min_chains / sums; }
 
-template <class T, int R, int A, int V, Layout LAYOUT>
-void tile(const T* a, ptrdiff_t a_row, const Columns<T>& B, ptrdiff_t depth, const Ends<T>& ends) {
+template <class F, int R, int A, int V, Layout LAYOUT>
+void tile(const typename F::Item* left, ptrdiff_t a_row, const Columns<typename F::Item>& B, ptrdiff_t depth,
+          const Ends<typename F::Number>& ends) {
+    using T = typename F::Number;
+    using Item = typename F::Item;
     constexpr int W = width<T>, C = A * V, P = parts_of(R * C);
     Vec<T> sum[P][R][C];
     FASTRNN_UNROLL for (int r = 0; r < R; ++r) FASTRNN_UNROLL for (int c = 0; c < C; ++c) {
@@ -43,38 +49,49 @@ void tile(const T* a, ptrdiff_t a_row, const Columns<T>& B, ptrdiff_t depth, con
     }
     // Every third row by a pointer of its own: the two between are reached by index, and registers suffice.
     constexpr int Q = (R + 2) / 3;
-    const T* row[Q];
-    FASTRNN_UNROLL for (int q = 0; q < Q; ++q) row[q] = a + 3 * q * a_row;
     constexpr bool direct = LAYOUT == Layout::direct;
-    const T* b[A];
-    FASTRNN_UNROLL for (int i = 0; i < A; ++i) b[i] = direct ? B.at + B.sum[i] : B.at + i * V * W;
-    ptrdiff_t k = 0;
-    const auto add = [&](int p) __attribute__((always_inline)) {
-        Vec<T> columns[C];
-        FASTRNN_UNROLL for (int c = 0; c < C; ++c) columns[c] = load(direct ? b[c / V] + (c % V) * W : b[0] + c * W);
-        FASTRNN_UNROLL for (int r = 0; r < R; ++r) {
-            const Vec<T> number = splat(LAYOUT == Layout::packed ? a[r] : row[r / 3][(r % 3) * a_row]);
-            FASTRNN_UNROLL for (int c = 0; c < C; ++c) sum[p][r][c] += number * columns[c];
-        }
-        if (direct)
-            FASTRNN_UNROLL for (int i = 0; i < A; ++i) b[i] += B.row;
-        else
-            b[0] += C * W;
-        if (LAYOUT == Layout::packed)
-            a += R;
-        else
-            FASTRNN_UNROLL for (int q = 0; q < Q; ++q) ++row[q];
-    };
-    for (; k + P <= depth; k += P) FASTRNN_UNROLL for (int p = 0; p < P; ++p) add(p);
-    for (; k < depth; ++k) add(0);
+    FASTRNN_UNROLL for (int term = 0; term < F::terms; ++term) {
+        const Item* a = left + F::left[term] * depth;
+        const Item* row[Q];
+        FASTRNN_UNROLL for (int q = 0; q < Q; ++q) row[q] = a + 3 * q * a_row;
+        const Item* b[A];
+        FASTRNN_UNROLL for (int i = 0; i < A; ++i)
+            b[i] = direct ? B.at + B.sum[i] : B.at + F::right[term] * depth * C * W + i * V * W;
+        const auto add = [&](int p) __attribute__((always_inline)) {
+            Vec<Item> columns[C];
+            FASTRNN_UNROLL for (int c = 0; c < C; ++c) columns[c] = load(direct ? b[c / V] + (c % V) * W : b[0] + c * W);
+            FASTRNN_UNROLL for (int r = 0; r < R; ++r) {
+                const Vec<Item> number = splat(LAYOUT == Layout::packed ? a[r] : row[r / 3][(r % 3) * a_row]);
+                FASTRNN_UNROLL for (int c = 0; c < C; ++c) sum[p][r][c] = F::add(sum[p][r][c], number, columns[c]);
+            }
+            if (direct)
+                FASTRNN_UNROLL for (int i = 0; i < A; ++i) b[i] += B.row;
+            else
+                b[0] += C * W;
+            if (LAYOUT == Layout::packed)
+                a += R;
+            else
+                FASTRNN_UNROLL for (int q = 0; q < Q; ++q) ++row[q];
+        };
+        ptrdiff_t k = 0;
+        for (; k + P <= depth; k += P) FASTRNN_UNROLL for (int p = 0; p < P; ++p) add(p);
+        for (; k < depth; ++k) add(0);
+    }
     FASTRNN_UNROLL for (int r = 0; r < R; ++r) FASTRNN_UNROLL for (int c = 0; c < C; ++c) {
         FASTRNN_UNROLL for (int p = 1; p < P; ++p) sum[0][r][c] += sum[p][r][c];
         store(ends.out[c / V] + r * ends.out_row + (c % V) * W, sum[0][r][c]);
     }
 }
 
-template <class T> using Tile = void (*)(const T*, ptrdiff_t, const Columns<T>&, ptrdiff_t, const Ends<T>&);
+template <class F>
+using Tile = void (*)(const typename F::Item*, ptrdiff_t, const Columns<typename F::Item>&, ptrdiff_t,
+                      const Ends<typename F::Number>&);
 
+#ifdef __AMX_BF16__
+// Two registers of rows; vectors of sums are taken in pairs.
+constexpr int max_rows(int) { return 32; }
+constexpr int max_columns(int) { return 8; }
+#else
 // Vectors of sums that a row may have, and rows that a tile may have, so that all fits the registers.
 constexpr int max_rows(int columns) {
     return registers >= 32 ? (columns <= 2 ? 14 : columns == 3 ? 9 : columns == 4 ? 6 : columns <= 8 ? 3 : 1)
@@ -83,47 +100,65 @@ constexpr int max_rows(int columns) {
 constexpr int max_columns(int rows) {
     return registers >= 32 ? (rows == 1 ? 16 : rows <= 3 ? 8 : 4) : (rows == 1 ? 8 : rows == 2 ? 4 : 2);
 }
+#endif
 constexpr int most_rows = max_rows(1);
 // Sums that one tile takes at once.
 constexpr int max_sums = registers >= 32 ? 4 : 2;
 
-template <class T, int A, int V, Layout LAYOUT, int R> constexpr Tile<T> tile_or_none() {
+template <class F, int A, int V, Layout LAYOUT, int R> constexpr Tile<F> tile_or_none() {
     if constexpr (R <= max_rows(A * V) && A * V <= 16 && (R == 1 || LAYOUT != Layout::direct))
-        return &tile<T, R, A, V, LAYOUT>;
+        return &tile<F, R, A, V, LAYOUT>;
     else
         return nullptr;
 }
 
-template <class T, int A, int V, Layout LAYOUT> FASTRNN_INLINE Tile<T> tile_of_rows(int rows) {
-    static constexpr Tile<T> table[15] = {
+template <class F, int A, int V, Layout LAYOUT> FASTRNN_INLINE Tile<F> tile_of_rows(int rows) {
+    static constexpr Tile<F> table[15] = {
         nullptr,
-        tile_or_none<T, A, V, LAYOUT, 1>(), tile_or_none<T, A, V, LAYOUT, 2>(),
-        tile_or_none<T, A, V, LAYOUT, 3>(), tile_or_none<T, A, V, LAYOUT, 4>(),
-        tile_or_none<T, A, V, LAYOUT, 5>(), tile_or_none<T, A, V, LAYOUT, 6>(),
-        tile_or_none<T, A, V, LAYOUT, 7>(), tile_or_none<T, A, V, LAYOUT, 8>(),
-        tile_or_none<T, A, V, LAYOUT, 9>(), tile_or_none<T, A, V, LAYOUT, 10>(),
-        tile_or_none<T, A, V, LAYOUT, 11>(), tile_or_none<T, A, V, LAYOUT, 12>(),
-        tile_or_none<T, A, V, LAYOUT, 13>(), tile_or_none<T, A, V, LAYOUT, 14>(),
+        tile_or_none<F, A, V, LAYOUT, 1>(), tile_or_none<F, A, V, LAYOUT, 2>(),
+        tile_or_none<F, A, V, LAYOUT, 3>(), tile_or_none<F, A, V, LAYOUT, 4>(),
+        tile_or_none<F, A, V, LAYOUT, 5>(), tile_or_none<F, A, V, LAYOUT, 6>(),
+        tile_or_none<F, A, V, LAYOUT, 7>(), tile_or_none<F, A, V, LAYOUT, 8>(),
+        tile_or_none<F, A, V, LAYOUT, 9>(), tile_or_none<F, A, V, LAYOUT, 10>(),
+        tile_or_none<F, A, V, LAYOUT, 11>(), tile_or_none<F, A, V, LAYOUT, 12>(),
+        tile_or_none<F, A, V, LAYOUT, 13>(), tile_or_none<F, A, V, LAYOUT, 14>(),
     };
     return table[rows];
 }
 
-template <class T, int A, Layout LAYOUT> FASTRNN_INLINE Tile<T> tile_of_vectors(int vectors, int rows) {
+template <class F, int A, Layout LAYOUT> FASTRNN_INLINE Tile<F> tile_of_vectors(int vectors, int rows) {
     switch (vectors) {
-        case 1: return tile_of_rows<T, A, 1, LAYOUT>(rows);
-        case 2: return tile_of_rows<T, A, 2, LAYOUT>(rows);
-        case 4: return tile_of_rows<T, A, 4, LAYOUT>(rows);
-        default: return tile_of_rows<T, A, 8, LAYOUT>(rows);
+        case 1: return tile_of_rows<F, A, 1, LAYOUT>(rows);
+        case 2: return tile_of_rows<F, A, 2, LAYOUT>(rows);
+        case 4: return tile_of_rows<F, A, 4, LAYOUT>(rows);
+        default: return tile_of_rows<F, A, 8, LAYOUT>(rows);
     }
 }
 
-template <class T, Layout LAYOUT> FASTRNN_INLINE Tile<T> find_tile(int rows, int sums, int vectors) {
+template <class F, Layout LAYOUT> FASTRNN_INLINE Tile<F> find_tile(int rows, int sums, int vectors) {
     switch (sums) {
-        case 1: return tile_of_vectors<T, 1, LAYOUT>(vectors, rows);
-        case 2: return tile_of_vectors<T, 2, LAYOUT>(vectors, rows);
-        case 3: return tile_of_vectors<T, 3, LAYOUT>(vectors, rows);
-        default: return tile_of_vectors<T, 4, LAYOUT>(vectors, rows);
+        case 1: return tile_of_vectors<F, 1, LAYOUT>(vectors, rows);
+        case 2: return tile_of_vectors<F, 2, LAYOUT>(vectors, rows);
+        case 3: return tile_of_vectors<F, 3, LAYOUT>(vectors, rows);
+        default: return tile_of_vectors<F, 4, LAYOUT>(vectors, rows);
     }
+}
+
+#ifndef __AMX_BF16__
+struct TileSession {
+    TileSession() {}
+};
+#endif
+
+// Runs the tile of `rows` rows, `sums` sums a row and `vectors` vectors a sum.
+template <class F, Layout LAYOUT>
+FASTRNN_INLINE void run_tile(int rows, int sums, int vectors, Side<typename F::Item> a, const Columns<typename F::Item>& B,
+                             ptrdiff_t depth, const Ends<typename F::Number>& ends) {
+#ifdef __AMX_BF16__
+    amx_tile<F>(rows, sums, vectors, a, B, depth, ends);
+#else
+    find_tile<F, LAYOUT>(rows, sums, vectors)(a.at, a.row, B, depth, ends);
+#endif
 }
 
 // `count` rows as evenly as possible in tiles of at most `most`: the size of the tile that begins at `at`.

@@ -12,19 +12,29 @@
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
 
-template <class Cell, class T> constexpr Kernel kernel() {
+template <class Cell, class F> constexpr Kernel kernel() {
+    using T = typename F::Number;
     return {
         Cell::name,
         int(sizeof(T)),
+        F::bf16_parts,
+        [](const Call& call) { return F::gains(call.T, call.N); },
         [](const Call& call) { return size_t(Run<Cell, T>(call).saved_size()); },
         [](const Call& call) { return Division(call, Cell::matrices).parts; },
-        [](const ForwardCall& call) { Forward<Cell, T>(call).execute(); },
-        [](const BackwardCall& call) { Backward<Cell, T>(call).execute(); },
+        [](const ForwardCall& call) { Forward<Cell, F>(call).execute(); },
+        [](const BackwardCall& call) { Backward<Cell, F>(call).execute(); },
     };
 }
 
-#define FASTRNN_BOTH(cell) kernel<cell, float>(), kernel<cell, double>(),
-static const Kernel kernels[] = {FASTRNN_CELLS(FASTRNN_BOTH)};
+// An instruction set that has products of bf16 numbers adds those to the kernels of the ones below it.
+#if defined(__AMX_BF16__)
+#define FASTRNN_KERNELS(cell) kernel<cell, Split<1>>(), kernel<cell, Split<2>>(),
+#elif defined(__AVX512BF16__)
+#define FASTRNN_KERNELS(cell) kernel<cell, Split<1>>(),
+#else
+#define FASTRNN_KERNELS(cell) kernel<cell, Whole<float>>(), kernel<cell, Whole<double>>(),
+#endif
+static const Kernel kernels[] = {FASTRNN_CELLS(FASTRNN_KERNELS)};
 
 #define FASTRNN_TEXT(x) #x
 #define FASTRNN_NAME(x) FASTRNN_TEXT(x)

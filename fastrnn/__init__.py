@@ -3,6 +3,7 @@
 from . import functional, losses, ops, optim
 from .backends import available_backends, get_backend, use_backend
 from .cells import Cell, CellError, cell
+from .engine.precision import get_matmul_precision, set_matmul_precision
 from .engine.threads import get_num_threads, set_num_threads
 from .layers import Embedding, Linear
 from .model import Model
@@ -24,10 +25,12 @@ __all__ = [
     "cell",
     "functional",
     "get_backend",
+    "get_matmul_precision",
     "get_num_threads",
     "losses",
     "ops",
     "optim",
+    "set_matmul_precision",
     "set_num_threads",
     "use_backend",
 ]

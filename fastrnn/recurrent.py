@@ -14,6 +14,7 @@ from .backends.registry import get_backend, load_backend
 from .cells import Cell, gru, lstm, rnn
 from .engine.call import Stack, StackLayout
 from .engine.plan import make_plan
+from .engine.precision import bf16_parts
 from .engine.threads import apart, run_together, threads_for, work_of
 from .errors import array_like, positive_int, rows_array
 from .layers import Array, Layer, float_dtype, uniform
@@ -128,7 +129,7 @@ class Recurrent(Layer):
         state : like the argument, after each sequence's last step
         """
         quick = self._stack() if lengths is None else None
-        done = quick and quick(self.params, x, state, 3, threads_for)
+        done = quick and quick(self.params, x, state, 3, threads_for, bf16_parts())
         return done or self._run(x, state, lengths, None)
 
     def forward(self, x: Array, state: State = None, lengths: Any = None) -> tuple[Array, State]:
@@ -231,7 +232,7 @@ class Recurrent(Layer):
             If the layer is bidirectional: a stream has no end to begin from.
         """
         quick = self._stack()
-        done = quick and quick(self.params, x, state, 2, threads_for)
+        done = quick and quick(self.params, x, state, 2, threads_for, bf16_parts())
         if done:
             return done
         if self.bidirectional:

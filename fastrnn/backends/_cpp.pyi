@@ -8,6 +8,7 @@ from ..engine.call import Array
 def variants() -> tuple[str, ...]: ...
 def variant_name() -> str: ...
 def use_variant(name: str) -> bool: ...
+def bf16_parts() -> set[int]: ...
 def kernel(cell: str, item_bytes: int) -> int: ...
 def forward(
     kernel: int,
@@ -18,6 +19,7 @@ def forward(
     reverse: bool,
     keep: bool,
     threads: int,
+    bf16_parts: int,
 ) -> tuple[Array, tuple[Array, ...], Array]: ...
 def backward(
     kernel: int,
@@ -26,6 +28,7 @@ def backward(
     lengths: Array | None,
     reverse: bool,
     threads: int,
+    bf16_parts: int,
     y: Array,
     saved: Array,
     dy: Array | None,
@@ -54,4 +57,5 @@ class Stack:
         state: Any,
         ndim: int,
         threads_for: Callable[[int], int],
+        bf16_parts: int,
     ) -> tuple[Array, Any] | None: ...

@@ -46,7 +46,15 @@ class CppBackend:
     def forward(self, call: Call, keep: bool) -> Result:
         kernel = _kernel(call.plan, call.dtype.itemsize)
         y, last, buffer = _cpp.forward(
-            kernel, call.x, call.state, call.params, call.lengths, call.reverse, keep, call.threads
+            kernel,
+            call.x,
+            call.state,
+            call.params,
+            call.lengths,
+            call.reverse,
+            keep,
+            call.threads,
+            call.bf16_parts,
         )
         return Result(y, last, Saved(y, buffer) if keep else None)
 
@@ -55,7 +63,7 @@ class CppBackend:
     ) -> Gradients:
         plan = call.plan
         kernel = _kernel(plan, call.dtype.itemsize)
-        given = (call.x, call.params, call.lengths, call.reverse, call.threads)
+        given = (call.x, call.params, call.lengths, call.reverse, call.threads, call.bf16_parts)
         gradients = (dy, dlast, truncate or 0, plan.n_da)
         return Gradients(*_cpp.backward(kernel, *given, saved.y, saved.buffer, *gradients))
 

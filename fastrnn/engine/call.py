@@ -27,6 +27,7 @@ class Call:
     lengths : (N,) int64, or None when every sequence has T steps
     reverse : whether time runs from each sequence's last step to its first
     threads : how many threads may be used, forward and backward alike
+    bf16_parts : bf16 numbers that each float32 number of a product may be split into; 0: none
 
     A step past a sequence's end holds the state and passes the state's gradient through.
     """
@@ -38,6 +39,7 @@ class Call:
     lengths: Array | None
     reverse: bool
     threads: int
+    bf16_parts: int = 0
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -133,11 +135,13 @@ class Stack(Protocol):
         state: Any,
         ndim: int,
         threads_for: Callable[[int], int],
+        bf16_parts: int,
     ) -> tuple[Array, Any] | None:
         """Outputs and last states of unchecked arguments; None for what it does not take, wrong or unusual.
 
         x : array of `ndim` dimensions: of a layer, or with 2 of a single step (N, D)
         threads_for : threads by a layer's multiply-adds
+        bf16_parts : as of a :class:`Call`
         """
 
 

@@ -15,6 +15,7 @@ from ..backends.registry import backend_for
 from ..cells.cell import Cell
 from .call import Array, Backend, Call
 from .plan import make_plan
+from .precision import bf16_parts
 from .threads import threads_for, work_of
 
 
@@ -52,7 +53,7 @@ def forward(
     # Whatever stands in the padding, NaN included, must not reach a sum over the batch.
     x = _without_padding(x, lengths)
     threads = threads_for(work_of(plan, x.shape, params["Wh"].shape[0]))
-    call = Call(plan, x, state, params, lengths, reverse, threads)
+    call = Call(plan, x, state, params, lengths, reverse, threads, bf16_parts())
     backend = backend_for(plan)
     y, last, saved = backend.forward(call, keep)
     y = _without_padding(y, lengths)

@@ -52,7 +52,13 @@ class ShortStack:
         return ShortStack, (self._layout, self._width)
 
     def __call__(
-        self, params: Mapping[str, Array], x: Any, state: Any, ndim: int, threads_for: Callable[[int], int]
+        self,
+        params: Mapping[str, Array],
+        x: Any,
+        state: Any,
+        ndim: int,
+        threads_for: Callable[[int], int],
+        bf16_parts: int,
     ) -> tuple[Array, Any] | None:
         layout = self._layout
         if not self._is(x, ndim) or x.shape[-1] != layout.input_size:

@@ -1,0 +1,120 @@
+// How the factors of a product are held: as they are, or as sums of bf16 numbers.
+#pragma once
+
+#include "api.h"
+#include "simd.h"
+
+namespace fastrnn {
+namespace FASTRNN_VARIANT {
+
+// Steps for which packing the weights of a single sequence pays.
+constexpr ptrdiff_t worth_packing = 8;
+
+// Rows of the left side: `row` items from one to the next.
+template <class Item> struct Side {
+    const Item* at;
+    ptrdiff_t row;
+
+    Side from(ptrdiff_t n) const { return {at + n * row, row}; }
+};
+
+// As they are.
+template <class T> struct Whole {
+    using Number = T;
+    using Item = T;
+    static constexpr int bf16_parts = 0, per_item = 1, parts = 1, terms = 1;
+    static constexpr int left[] = {0}, right[] = {0};
+
+    // Items that hold `depth` numbers, and those of a row that is padded.
+    static constexpr ptrdiff_t items_within(ptrdiff_t depth) { return depth; }
+    static constexpr ptrdiff_t items(ptrdiff_t depth) { return depth; }
+    static constexpr ptrdiff_t left_size(ptrdiff_t, ptrdiff_t) { return 0; }
+    // Whether a call of T steps and N sequences is quicker than with the numbers as they are.
+    static constexpr bool gains(ptrdiff_t, ptrdiff_t) { return true; }
+    FASTRNN_INLINE Vec<T> add(Vec<T> sum, Vec<T> a, Vec<T> b) { return sum + a * b; }
+    FASTRNN_INLINE void along(const T* at, ptrdiff_t count, Vec<T>* parts) { parts[0] = load_head(at, count); }
+    FASTRNN_INLINE void across(const Vec<T>* rows, Vec<T>* parts) { parts[0] = rows[0]; }
+    FASTRNN_INLINE Side<T> rows(const T* at, ptrdiff_t row, ptrdiff_t, ptrdiff_t, T*) { return {at, row}; }
+};
+
+#ifdef __AVX512BF16__
+// Each float32 as the sum of PARTS bf16 numbers of 8 bits, the first one nearest to it, the next one nearest to what is
+// left. An item is a pair of neighbours along the depth: the processor adds both products to a sum at once. Numbers
+// below 2**-126 count as zero, those above 3.39e38 as infinite.
+template <int PARTS> struct Split {
+    using Number = float;
+    using Item = int32_t;
+    static constexpr int bf16_parts = PARTS, per_item = 2, parts = PARTS;
+    // Which part of the left side meets which of the right, least first; products below the last bit are left out.
+    static constexpr int terms = PARTS == 1 ? 1 : 3;
+    static constexpr int left[] = {PARTS == 1 ? 0 : 1, 0, 0}, right[] = {0, PARTS == 1 ? 0 : 1, 0};
+#ifdef __AMX_BF16__
+    static constexpr ptrdiff_t whole_items = 16;  // of a row of a tile
+#else
+    static constexpr ptrdiff_t whole_items = 1;
+#endif
+
+    static constexpr ptrdiff_t items_within(ptrdiff_t depth) { return (depth + 1) / 2; }
+    static constexpr ptrdiff_t items(ptrdiff_t depth) {
+        return (items_within(depth) + whole_items - 1) / whole_items * whole_items;
+    }
+    static constexpr ptrdiff_t left_size(ptrdiff_t rows, ptrdiff_t depth) { return rows * PARTS * items(depth); }
+#ifdef __AMX_BF16__
+    // Few rows leave the tile registers empty.
+    static bool gains(ptrdiff_t, ptrdiff_t N) { return N >= 4 && tiles_allowed(); }
+#else
+    // A single sequence of few steps reads every number of a matrix so few times that packing would cost as much.
+    static constexpr bool gains(ptrdiff_t T, ptrdiff_t N) { return N > 1 || T >= worth_packing; }
+#endif
+
+    FASTRNN_INLINE Vec<float> add(Vec<float> sum, Vec<Item> a, Vec<Item> b) {
+        return (Vec<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+    }
+
+    // Items of neighbouring numbers, of which `count` are left.
+    FASTRNN_INLINE void along(const float* at, ptrdiff_t count, Vec<Item>* parts) {
+        Vec<float> low = load_head(at, count), high = load_head(at + width<float>, count - width<float>);
+        FASTRNN_UNROLL for (int p = 0; p < PARTS; ++p) {
+            const __m256i first = take(low), second = take(high);
+            parts[p] = (Vec<Item>)_mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
+        }
+    }
+
+    // Items of two rows: each holds a number of either.
+    FASTRNN_INLINE void across(const Vec<float>* rows, Vec<Item>* parts) {
+        Vec<float> even = rows[0], odd = rows[1];
+        FASTRNN_UNROLL for (int p = 0; p < PARTS; ++p)
+            parts[p] = (Vec<Item>)_mm512_or_si512(_mm512_cvtepu16_epi32(take(even)), upper(take(odd)));
+    }
+
+    // Rows of `depth` numbers in items at `to`, a part of a row after the other.
+    static Side<Item> rows(const float* at, ptrdiff_t row, ptrdiff_t count, ptrdiff_t depth, Item* to) {
+        const ptrdiff_t of_part = items(depth);
+        for (ptrdiff_t n = 0; n < count; ++n)
+            for (ptrdiff_t i = 0; i < of_part; i += width<Item>) {
+                Vec<Item> part[PARTS];
+                along(at + n * row + 2 * i, depth - 2 * i, part);
+                FASTRNN_UNROLL for (int p = 0; p < PARTS; ++p)
+                    store_head(to + (n * PARTS + p) * of_part + i, part[p], of_part - i);
+            }
+        return {to, PARTS * of_part};
+    }
+
+  private:
+    FASTRNN_INLINE __m512i upper(__m256i halves) { return _mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16); }
+
+    // The nearest bf16 numbers; `value` keeps what they leave, nothing where they are not finite.
+    FASTRNN_INLINE __m256i take(Vec<float>& value) {
+        const __m256i nearest = (__m256i)_mm512_cvtneps_pbh((__m512)value);
+        if constexpr (PARTS > 1) {
+            const __m512 taken = (__m512)upper(nearest);
+            const __mmask16 finite = _mm512_cmp_ps_mask(_mm512_abs_ps(taken), _mm512_set1_ps(__builtin_inff()), _CMP_LT_OQ);
+            value = (Vec<float>)_mm512_maskz_sub_ps(finite, (__m512)value, taken);
+        }
+        return nearest;
+    }
+};
+#endif
+
+}  // namespace FASTRNN_VARIANT
+}  // namespace fastrnn

@@ -1,0 +1,60 @@
+"""How precise the products of float32 numbers have to be."""
+
+from __future__ import annotations
+
+from ..errors import choice
+
+# For each name the bf16 numbers that a float32 number may be split into; 0: products of the numbers themselves.
+_PARTS = {"highest": 0, "high": 2, "medium": 1}
+_precision = "highest"
+
+
+def set_matmul_precision(precision: str) -> None:
+    """Say how precise the products of float32 numbers have to be, in every call from here on.
+
+    Processors that multiply bf16 numbers (8 bits of precision, the exponents of float32) can be quicker at a product
+    of float32 numbers that is less precise. Only products change, of states and inputs with weights and of gradients
+    with either: they are still added up as float32, and elementwise functions, float64 and the backends ``numba`` and
+    ``numpy`` stay as they are. A backward pass is as precise as its forward pass was. Where a processor gains
+    nothing, products stay as precise as with ``"highest"``; without bf16 instructions nothing changes.
+
+    Parameters
+    ----------
+    precision : {"highest", "high", "medium"}
+        ``"highest"``, the default: products of float32 numbers.
+
+        ``"high"``: each number is a sum of two bf16 numbers, and three of their four products are added: 16 of 24
+        bits, an error of about 2**-16 of each product. Taken with AMX.
+
+        ``"medium"``: each number is rounded to bf16: 8 of 24 bits, an error of about 2**-8 of each product. Taken
+        with AMX or AVX512-BF16.
+
+        In both, numbers below 2**-126 count as zero and those above 3.39e38 as infinite.
+
+    Raises
+    ------
+    ValueError
+        If `precision` is none of these.
+
+    See Also
+    --------
+    get_matmul_precision
+
+    Notes
+    -----
+    The names are those of PyTorch's ``set_float32_matmul_precision``. The split into sums of bf16 numbers is from
+    Henry, Tang, Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision
+    Computations" (ARITH 2019).
+    """
+    global _precision
+    _precision = choice("precision", precision, tuple(_PARTS))
+
+
+def get_matmul_precision() -> str:
+    """What :func:`set_matmul_precision` was last called with; ``"highest"`` before."""
+    return _precision
+
+
+def bf16_parts() -> int:
+    """The bf16 numbers that each float32 number of a product may be split into; 0: none."""
+    return _PARTS[_precision]

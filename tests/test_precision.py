@@ -1,0 +1,195 @@
+"""Products of float32 numbers that are split into bf16 numbers, where the processor has such products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import fastrnn
+from cases import CELLS, run
+from conftest import PROMISED_BACKENDS
+from fastrnn.functional import rnn_backward, rnn_forward
+from naive import PLAIN, Call
+from problems import Problem, assert_close, assert_equal, problem
+
+PRECISIONS = ("highest", "high", "medium")
+BUILT_IN = [name for name, cell in CELLS.items() if cell in fastrnn.cells.builtin.built_in()]
+
+
+@pytest.fixture(autouse=True)
+def settings() -> Iterator[None]:
+    threads = fastrnn.get_num_threads()
+    fastrnn.set_num_threads(1)
+    yield
+    fastrnn.set_num_threads(threads)
+    fastrnn.set_matmul_precision("highest")
+
+
+def variants() -> tuple[str, ...]:
+    if "cpp" not in fastrnn.available_backends():
+        return ()
+    from fastrnn.backends import _cpp
+
+    return _cpp.variants()
+
+
+@pytest.fixture(params=variants())
+def variant(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every instruction set that this processor can run."""
+    from fastrnn.backends import _cpp
+
+    before = _cpp.variant_name()
+    assert _cpp.use_variant(request.param)
+    with fastrnn.use_backend("cpp"):
+        yield request.param
+    assert _cpp.use_variant(before)
+
+
+def parts_of(variant: str, precision: str) -> int:
+    """Bf16 numbers that a number is split into; 0: none."""
+    by_variant = {"amx": {"medium": 1, "high": 2}, "avx512bf16": {"medium": 1}}
+    return by_variant.get(variant, {}).get(precision, 0)
+
+
+def nearest_bf16(a: np.ndarray) -> np.ndarray:
+    """The nearest numbers of 8 bits, the even one where two are as near."""
+    bits = a.astype(np.float32).view(np.uint32).astype(np.uint64)
+    bits += 0x7FFF + (bits >> 16 & 1)
+    return (bits & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+def product(a: np.ndarray, b: np.ndarray, parts: int) -> np.ndarray:
+    """a @ b of numbers in `parts` parts, in float64; 0: of the numbers as they are."""
+    if not parts:
+        return a.astype(np.float64) @ b.astype(np.float64)
+    split = []
+    for number in (a, b):
+        left, taken = number, []
+        for _ in range(parts):
+            taken.append(nearest_bf16(left).astype(np.float64))
+            left = (left - taken[-1]).astype(np.float32)
+        split.append(taken)
+    return sum(split[0][i] @ split[1][j] for i in range(parts) for j in range(parts - i))
+
+
+def at(precision: str, p: Problem, call: Call = PLAIN) -> dict[str, np.ndarray]:
+    fastrnn.set_matmul_precision(precision)
+    return dict(run(p, call))
+
+
+def test_names() -> None:
+    assert fastrnn.get_matmul_precision() == "highest"
+    for precision in PRECISIONS:
+        fastrnn.set_matmul_precision(precision)
+        assert fastrnn.get_matmul_precision() == precision
+    with pytest.raises(ValueError, match=r"precision: expected one of highest, high, medium, got 'low'"):
+        fastrnn.set_matmul_precision("low")
+    assert fastrnn.get_matmul_precision() == "medium"
+
+
+# Rows of a tile, items of a row, units of a vector: on, below and above what the kernels cut products into.
+SIZES = [(4, 1, 3), (5, 31, 16), (16, 32, 20), (17, 33, 48), (33, 64, 100), (50, 100, 70)]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("N, D, H", SIZES)
+def test_every_product_is_of_the_parts(variant: str, precision: str, N: int, D: int, H: int) -> None:
+    """One step of an RNN without a nonlinearity is nothing but products."""
+    rng = np.random.default_rng([N, D, H])
+    x, h, Wx, Wh, b, dh = (rng.standard_normal(s).astype("f4") for s in ((N, D), (N, H), (D, H), (H, H), (H,), (N, H)))
+    parts = parts_of(variant, precision)
+    fastrnn.set_matmul_precision(precision)
+    hs, cache = rnn_forward(x[None], h, Wx, Wh, b, "identity")
+    dx, dh0, dWx, dWh, db = rnn_backward(dh[None], cache)
+    expected = {
+        "hs": (b + product(x, Wx, parts) + product(h, Wh, parts))[None],
+        "dx": product(dh, Wx.T, parts)[None],
+        "dh0": product(dh, Wh.T, parts),
+        "dWx": product(x.T, dh, parts),
+        "dWh": product(h.T, dh, parts),
+        "db": dh.astype("f8").sum(axis=0),
+    }
+    assert_close({"hs": hs, "dx": dx, "dh0": dh0, "dWx": dWx, "dWh": dWh, "db": db}, expected, 1e-6)
+
+
+# Not of relu: a sum near zero may change its sign, and with it a whole gradient.
+@pytest.mark.parametrize("cell", [name for name in BUILT_IN if name != "rnn_relu"])
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_as_close_as_its_parts_are(variant: str, precision: str, cell: str) -> None:
+    rtol = {0: 0.0, 1: 2**-5, 2: 2**-12}[parts_of(variant, precision)]
+    for T, N, D, H in [(9, 1, 7, 16), (12, 2, 20, 33), (5, 9, 5, 20), (4, 17, 1, 31), (70, 10, 3, 8), (6, 40, 40, 64)]:
+        p = problem(cell, T, N, D, H, "float32", scale=0.5)
+        ragged = tuple((T - 2 * n) % (T + 1) for n in range(N))
+        for call in (PLAIN, Call(reverse=True, truncate=2), Call(ragged), Call(ragged, True, 3)):
+            exact, got = at("highest", p, call), at(precision, p, call)
+            assert_close(got, exact, rtol) if rtol else assert_equal(got, exact)
+            assert_equal(at(precision, p, call), got)
+
+
+def test_divided_between_threads(variant: str) -> None:
+    """By sequences and by units; a part's products are the whole's."""
+    for cell, N, H in (("lstm", 40, 64), ("gru_after", 2, 160), ("gru_before", 1, 192)):
+        p = problem(cell, 20, N, 48, H, "float32", scale=0.5)
+        fastrnn.set_num_threads(1)
+        one = at("medium", p)
+        fastrnn.set_num_threads(3)
+        three = at("medium", p)
+        assert_close(three, one, 2**-12)
+        assert_equal(at("medium", p), three)
+
+
+def test_layers_and_steps(variant: str) -> None:
+    layer = fastrnn.GRU(12, 40, num_layers=2, seed=0)
+    x = np.random.default_rng(0).standard_normal((30, 6, 12)).astype("f4")
+    exact, _ = layer(x)
+    fastrnn.set_matmul_precision("medium")
+    y, state = layer(x)
+    kept, _ = layer.forward(x)
+    np.testing.assert_array_equal(kept, y)
+    assert np.array_equal(y, exact) == (parts_of(variant, "medium") == 0)
+    np.testing.assert_allclose(y, exact, atol=0.02)
+    after, _ = layer.step(x[0], state)
+    np.testing.assert_allclose(after, layer(np.concatenate([x, x[:1]]))[0][-1], atol=1e-6)
+
+
+def test_backward_is_as_precise_as_its_forward(variant: str) -> None:
+    p = problem("lstm", 10, 8, 16, 32, "float32")
+    call = (p.x, p.state[0], p.params["Wx"][:, :32], p.params["Wh"][:, :32], None)
+    gradients = []
+    for later in ("medium", "highest"):
+        fastrnn.set_matmul_precision("medium")
+        _, cache = rnn_forward(*call)
+        fastrnn.set_matmul_precision(later)
+        gradients.append(rnn_backward(p.dhs, cache))
+    for a, b in zip(*gradients, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_numbers_that_bf16_does_not_have(variant: str, precision: str) -> None:
+    fastrnn.set_matmul_precision(precision)
+    x = np.array([np.inf, -np.inf, np.nan, 3.4e38, -3.4e38, 1e-39, 0.0, 1.0], "f4")
+    hs, _ = rnn_forward(x[None, :, None], None, np.ones((1, 1), "f4"), np.zeros((1, 1), "f4"), None, "identity")
+    split = parts_of(variant, precision) > 0
+    big, tiny = (np.inf, 0.0) if split else (x[3], x[5])
+    np.testing.assert_array_equal(hs.ravel(), np.array([np.inf, -np.inf, np.nan, big, -big, tiny, 0, 1], "f4"))
+
+
+@pytest.mark.parametrize("backend", PROMISED_BACKENDS)
+def test_float64_and_other_backends_stay_as_they_are(backend: str) -> None:
+    with fastrnn.use_backend(backend):
+        p = problem("lstm", 10, 8, 16, 32, "float64" if backend == "cpp" else "float32")
+        exact = at("highest", p)
+        for precision in ("high", "medium"):
+            assert_equal(at(precision, p), exact)
+
+
+def test_short_calls_of_one_sequence_stay_as_they_are(variant: str) -> None:
+    """Splitting the weights would cost more than the products."""
+    layer = fastrnn.LSTM(8, 32, seed=0)
+    x = np.random.default_rng(0).standard_normal((3, 1, 8)).astype("f4")
+    exact, _ = layer(x)
+    fastrnn.set_matmul_precision("medium")
+    np.testing.assert_array_equal(layer(x)[0], exact)
