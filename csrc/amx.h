@@ -79,8 +79,8 @@ void tile_pair(Side<int32_t> a, const int32_t* b, ptrdiff_t b_row, ptrdiff_t b_p
 }
 
 // The tile of `rows` rows, up to 32, `sums` sums a row and `vectors` vectors a sum.
-template <class F, class Ends, class Columns>
-void amx_tile(int rows, int sums, int vectors, Side<int32_t> a, const Columns& B, ptrdiff_t depth, const Ends& ends) {
+template <class F, class Ends>
+void amx_tile(int rows, int sums, int vectors, Side<int32_t> a, const int32_t* B, ptrdiff_t depth, const Ends& ends) {
     TileSession::shape(rows);
     const int count = sums * vectors;
     const ptrdiff_t b_row = count * tile_side, b_part = depth * b_row;
@@ -97,7 +97,7 @@ void amx_tile(int rows, int sums, int vectors, Side<int32_t> a, const Columns& B
         }
         const auto run = two ? (lower ? tile_pair<F, true, true> : tile_pair<F, true, false>)
                              : (lower ? tile_pair<F, false, true> : tile_pair<F, false, false>);
-        run(a, B.at + c * tile_side, b_row, b_part, depth, begin, begin_row, out, ends.out_row);
+        run(a, B + c * tile_side, b_row, b_part, depth, begin, begin_row, out, ends.out_row);
     }
 }
 

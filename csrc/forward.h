@@ -24,14 +24,15 @@ template <class Cell, class F> class Forward {
         for (int k = 0; k < Cell::states; ++k)
             pad_rows(run.state[k].first, static_cast<const T*>(call.state[k]), run.N, run.H, run.Hp);
         const ptrdiff_t rows = division.most_rows();
+        sweeps = worth_sweeping();
         // Few sequences: each step would read all of Wx for little work, so many steps are projected at once.
-        hoisted = rows < 8 && run.D > 4 && run.T_ > 1;
+        hoisted = rows < 8 && run.D > 4 && run.T_ > (sweeps ? worth_packing : 1);
         place_panels(rows);
         chunk = hoisted ? (gemm_depth + rows - 1) / rows : run.T_;
         if (call.below && chunk > wave_steps) chunk = wave_steps;
         if (chunk > run.T_) chunk = run.T_;
         packed_size = hoisted ? F::parts * F::items(run.D) * gemm_vectors * width<T> : 0;
-        own_size = padded<T>(Tally<T>::size() + packed_size + left_size(rows));
+        own_size = padded<T>(Tally<T>::size() + packed_size + (sweeps ? sweep_size() : left_size(rows)));
         projected_size = hoisted ? chunk * rows * Cell::gates * run.Hp : 0;
         own = memory.take<T>(own_size * division.parts);
         projected = memory.take<T>(projected_size * division.owners());
@@ -47,11 +48,12 @@ template <class Cell, class F> class Forward {
     }
 
   private:
+    static constexpr int all_sums[] = {0, 1, 2, 3};
     const ForwardCall& call;
     Workspace memory;
     Run<Cell, T> run;
     const Division division;
-    bool keep, hoisted;
+    bool keep, sweeps, hoisted;
     int vectors[Cell::forward::count];
     ptrdiff_t chunk, packed_size, own_size, projected_size;
     T *own, *projected;
@@ -102,13 +104,17 @@ template <class Cell, class F> class Forward {
     }
 
     template <class G> Panel<F> place_panel(ptrdiff_t depth, int sums, ptrdiff_t columns, G B) {
-        if constexpr (F::per_item == 1) {
-            const Matrix<T> first = B(0);
-            const bool few_reads = run.N == 1 && run.T_ < worth_packing;
-            if (few_reads && run.Hp == run.H && first.col == 1 && first.row) return in_place<F>(sums, depth, B);
-        }
+        if constexpr (F::per_item == 1)
+            if (sweeps) return in_place<T>(sums, depth, B);
         return place<F>(memory, 1, sums, depth, depth, columns);
     }
+
+    // Whether matrices are read as they are: those of one sequence are read so seldom that packing would cost as much.
+    bool worth_sweeping() const {
+        return F::per_item == 1 && run.N == 1 && run.T_ < worth_packing && call.Wx_col == 1 && call.Wh_col == 1;
+    }
+    // Sums of all units, and a vector that may be read beyond them.
+    ptrdiff_t sweep_size() const { return 4 * run.H + width<T>; }
 
     // Items of the left sides that one part holds at a time: a chunk of the input, or those of a stage.
     ptrdiff_t left_size(ptrdiff_t rows) const {
@@ -118,8 +124,8 @@ template <class Cell, class F> class Forward {
     }
 
     void pack_share(int part) {
+        if (sweeps) return;
         each_panel([&](int i, Panel<F>& panel, ptrdiff_t depth, int, auto B) {
-            if (panel.row) return;
             const Range range = share<T>(whole(i), vectors[i], division.parts, part);
             pack(panel, 1, depth, depth, run.H, range, vectors[i], [&](int, int s) { return B(s); });
         });
@@ -250,6 +256,8 @@ template <class Cell, class F> class Forward {
     void step(S stage, int i, const At& at, Range units, ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally, Item* memory) {
         const ptrdiff_t count = end - begin;
         const Sides sides = left_sides(stage, at, begin, count, memory);
+        if constexpr (F::per_item == 1)
+            if (sweeps) return sweep_step<KEEP>(stage, i, at, sides, units, tally, memory);
         each_block<T>(units, vectors[i], at.s & 1, [&](ptrdiff_t u, int v) {
             each_tile(count, max_rows(widest_sums<S>() * vectors[i]), [&](ptrdiff_t n, int rows) {
                 block_sums(stage, i, at, sides, u, v, n, rows, tally);
@@ -285,17 +293,36 @@ template <class Cell, class F> class Forward {
         return sides;
     }
 
+    // What a sum begins with: the projection of sequence `n` of a part, or a bias.
+    const T* begin_of(const At& at, Sum sum, ptrdiff_t n) const {
+        const bool from_x = at.projected && sum.gate >= 0;
+        return from_x ? at.projected + (n * Cell::gates + sum.gate) * run.Hp : run.units + sum.unit * run.Hp;
+    }
+
+    // A stage of a step of one sequence, with the matrices as they are.
+    template <bool KEEP, class S>
+    void sweep_step(S stage, int i, const At& at, const Sides& sides, Range units, Tally<T>& tally, T* sums) {
+        if (units.last > run.H) units.last = run.H;
+        const ptrdiff_t first = units.first, count = units.last - first;
+        for (int j = 0; j < S::sums; ++j) {
+            const T* begin = begin_of(at, S::sum[j], 0);
+            copy_row(sums + j * run.H + first, begin + first, count);
+            tally.at[j] = sums + j * run.H + first;
+            tally.row[j] = 0;
+        }
+        if (!at.projected && S::sum[0].gate >= 0) sweep(input[i], all_sums, sides.input.at, units, at.s & 1, sums, run.H);
+        for (int p = 0; p < S::products; ++p) sweep(panel[i][p], S::product[p].sum, sides.product[p].at, units, at.s & 1, sums, run.H);
+        apply<KEEP>(stage, i, at, first, int((count + width<T> - 1) / width<T>), 0, 1, tally);
+    }
+
     // The sums of `rows` sequences of a part from its number `n` on, for v vectors of units from u on.
     template <class S>
     void block_sums(S, int i, const At& at, const Sides& sides, ptrdiff_t u, int v, ptrdiff_t n, int rows, Tally<T>& tally) {
-        constexpr int gates[4] = {0, 1, 2, 3};
         for (int j = 0; j < S::sums; ++j) {
-            const bool from_x = at.projected && S::sum[j].gate >= 0;
-            const T* projected = at.projected + (n * Cell::gates + S::sum[j].gate) * run.Hp + u;
-            tally.at[j] = from_x ? projected : run.units + S::sum[j].unit * run.Hp + u;
-            tally.row[j] = from_x ? Cell::gates * run.Hp : 0;
+            tally.at[j] = begin_of(at, S::sum[j], n) + u;
+            tally.row[j] = at.projected && S::sum[j].gate >= 0 ? Cell::gates * run.Hp : 0;
         }
-        if (!at.projected && S::sum[0].gate >= 0) tally.add(input[i], gates, u, v, rows, sides.input.from(n));
+        if (!at.projected && S::sum[0].gate >= 0) tally.add(input[i], all_sums, u, v, rows, sides.input.from(n));
         for (int p = 0; p < S::products; ++p)
             tally.add(panel[i][p], S::product[p].sum, u, v, rows, sides.product[p].from(n));
     }

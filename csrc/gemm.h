@@ -42,7 +42,7 @@ void project(Rows<const typename F::Item> A, ptrdiff_t depth, G packed, const ty
     const ptrdiff_t padded = (columns + width<T> - 1) / width<T> * width<T>;
     each_block<T>(Range{0, padded}, gemm_vectors, [&](ptrdiff_t u, int v) {
         const ptrdiff_t inside = columns - u, block = v * width<T>;
-        const Columns<typename F::Item> B{packed(u, v), 0, {}};
+        const typename F::Item* B = packed(u, v);
         alignas(64) T edge[gemm_rows * gemm_vectors * width<T>];
         Ends<T> ends{{begin ? begin + u : zeros}, {0}, {nullptr}, out.row};
         for (ptrdiff_t s = 0; s < steps; ++s) {
@@ -149,11 +149,10 @@ template <class F>
 void add_outer(const Left<F>& left, const typename F::Item* right, int vectors, typename F::Number* to, ptrdiff_t to_row, bool fresh) {
     using T = typename F::Number;
     alignas(64) static const T zeros[gemm_vectors * width<T>] = {};
-    const Columns<typename F::Item> columns{right, 0, {}};
     left.each_tile([&](ptrdiff_t m, int rows, Side<typename F::Item> side) {
         T* first = to + m * to_row;
         const Ends<T> ends{{fresh ? zeros : first}, {fresh ? 0 : to_row}, {first}, to_row};
-        run_tile<F, Left<F>::layout>(rows, 1, vectors, side, columns, F::items(left.numbers), ends);
+        run_tile<F, Left<F>::layout>(rows, 1, vectors, side, right, F::items(left.numbers), ends);
     });
 }
 

@@ -137,11 +137,49 @@ void pack(const Panel<F>& panel, int sources, ptrdiff_t rows, ptrdiff_t stride, 
     });
 }
 
-// Matrices B(sum) as they are: worth it where each is read so few times that packing would cost as much.
-template <class F, class G> Panel<F> in_place(int sums, ptrdiff_t depth, G B) {
-    Panel<F> panel{B(0).at, depth, depth, sums, B(0).row, {}};
+// Matrices B(sum) of H columns as they are: worth it where each is read so few times that packing would cost as much.
+template <class T, class G> Panel<Whole<T>> in_place(int sums, ptrdiff_t depth, G B) {
+    Panel<Whole<T>> panel{B(0).at, depth, depth, sums, B(0).row, {}};
     for (int s = 0; s < sums; ++s) panel.offset[s] = B(s).at - panel.at;
     return panel;
+}
+
+// y += a @ B for K rows of B, of `count` columns.
+template <int K, class T> FASTRNN_INLINE void add_rows(T* y, const T* a, const T* B, ptrdiff_t row, ptrdiff_t count) {
+    Vec<T> number[K];
+    FASTRNN_UNROLL for (int i = 0; i < K; ++i) number[i] = splat(a[i]);
+    ptrdiff_t j = 0;
+    for (; j + width<T> <= count; j += width<T>) {
+        Vec<T> sum = load(y + j);
+        FASTRNN_UNROLL for (int i = 0; i < K; ++i) sum += number[i] * load(B + i * row + j);
+        store(y + j, sum);
+    }
+    Vec<T> sum = load_head(y + j, count - j);
+    FASTRNN_UNROLL for (int i = 0; i < K; ++i) sum += number[i] * load_head(B + i * row + j, count - j);
+    store_head(y + j, sum, count - j);
+}
+
+// sums[to[s]] += a @ B(s) for one row and a range of units, with the matrices as they are: they are read in the order
+// of memory, and the sums, `H` apart, stay in the first-level cache.
+template <class T> void sweep(const Panel<Whole<T>>& panel, const int* to, const T* a, Range units, bool backwards, T* sums, ptrdiff_t H) {
+    const ptrdiff_t count = units.last - units.first;
+    // Sums that stand side by side as their matrices do are one.
+    const bool whole = count == H;
+    const auto follows = [&](int s) { return whole && s < panel.sums && to[s] == to[s - 1] + 1 && panel.offset[s] == panel.offset[s - 1] + H; };
+    const auto rows = [&](auto some, ptrdiff_t k) {
+        for (int s = 0; s < panel.sums;) {
+            const int first = s++;
+            while (follows(s)) ++s;
+            add_rows<some>(sums + to[first] * H + units.first, a + k, panel.at + k * panel.row + panel.offset[first] + units.first,
+                           panel.row, (s - first - 1) * H + count);
+        }
+    };
+    // Rows are often a multiple of 4096 bytes apart: more of them would not fit the ways of a first-level cache.
+    constexpr int many = 8;
+    const ptrdiff_t blocks = panel.depth / many;
+    for (ptrdiff_t i = 0; i < blocks; ++i) rows(std::integral_constant<int, many>{}, many * (backwards ? blocks - 1 - i : i));
+    ptrdiff_t k = many * blocks;
+    for (; k < panel.depth; ++k) rows(std::integral_constant<int, 1>{}, k);
 }
 
 // sums += a @ panel for one block of units and `rows` rows.
@@ -150,17 +188,7 @@ FASTRNN_INLINE void multiply(
     const Panel<F>& panel, ptrdiff_t u, int vectors, int rows, Side<typename F::Item> a, const Ends<typename F::Number>* ends) {
     for (int g = 0; g < panel.sums; g += max_sums) {
         const int count = panel.sums - g < max_sums ? panel.sums - g : max_sums;
-        Columns<typename F::Item> columns;
-        if constexpr (F::per_item == 1)
-            if (panel.row) {
-                columns.at = panel.at + u;
-                columns.row = panel.row;
-                for (int s = 0; s < count; ++s) columns.sum[s] = panel.offset[g + s];
-                run_tile<F, Layout::direct>(1, count, vectors, a, columns, panel.depth, ends[g / max_sums]);
-                continue;
-            }
-        columns.at = panel.block(u, vectors, g);
-        run_tile<F, Layout::rows>(rows, count, vectors, a, columns, panel.depth, ends[g / max_sums]);
+        run_tile<F, Layout::rows>(rows, count, vectors, a, panel.block(u, vectors, g), panel.depth, ends[g / max_sums]);
     }
 }
 

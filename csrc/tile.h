@@ -18,18 +18,9 @@ template <class T> struct Ends {
     ptrdiff_t out_row;
 };
 
-// The right side: packed as [part][depth][sums][vectors], or in place with `row` between rows and each sum's offset.
-template <class Item> struct Columns {
-    const Item* at;
-    ptrdiff_t row;
-    ptrdiff_t sum[4];
-};
-
-enum class Layout {
-    rows,    // rows of A are contiguous, `a_row` apart; B is packed
-    packed,  // A is packed as [depth][R], B as well; only of whole numbers
-    direct,  // rows of A are contiguous; B is in place, with contiguous rows; only of whole numbers
-};
+// The left side: rows `a_row` apart, or packed as [depth][R], which only whole numbers are. The right side is packed as
+// [part][depth][sums][vectors].
+enum class Layout { rows, packed };
 
 // A fused multiply-add takes four cycles and a processor starts one or two a cycle: with fewer sums under way
 // than this, the depth is split over several.
@@ -37,7 +28,7 @@ constexpr int min_chains = 8;
 constexpr int parts_of(int sums) { return sums >= min_chains ? 1 : min_chains / sums; }
 
 template <class F, int R, int A, int V, Layout LAYOUT>
-void tile(const typename F::Item* left, ptrdiff_t a_row, const Columns<typename F::Item>& B, ptrdiff_t depth,
+void tile(const typename F::Item* left, ptrdiff_t a_row, const typename F::Item* right, ptrdiff_t depth,
           const Ends<typename F::Number>& ends) {
     using T = typename F::Number;
     using Item = typename F::Item;
@@ -49,25 +40,19 @@ void tile(const typename F::Item* left, ptrdiff_t a_row, const Columns<typename 
     }
     // Every third row by a pointer of its own: the two between are reached by index, and registers suffice.
     constexpr int Q = (R + 2) / 3;
-    constexpr bool direct = LAYOUT == Layout::direct;
     FASTRNN_UNROLL for (int term = 0; term < F::terms; ++term) {
         const Item* a = left + F::left[term] * depth;
         const Item* row[Q];
         FASTRNN_UNROLL for (int q = 0; q < Q; ++q) row[q] = a + 3 * q * a_row;
-        const Item* b[A];
-        FASTRNN_UNROLL for (int i = 0; i < A; ++i)
-            b[i] = direct ? B.at + B.sum[i] : B.at + F::right[term] * depth * C * W + i * V * W;
+        const Item* b = right + F::right[term] * depth * C * W;
         const auto add = [&](int p) __attribute__((always_inline)) {
             Vec<Item> columns[C];
-            FASTRNN_UNROLL for (int c = 0; c < C; ++c) columns[c] = load(direct ? b[c / V] + (c % V) * W : b[0] + c * W);
+            FASTRNN_UNROLL for (int c = 0; c < C; ++c) columns[c] = load(b + c * W);
             FASTRNN_UNROLL for (int r = 0; r < R; ++r) {
                 const Vec<Item> number = splat(LAYOUT == Layout::packed ? a[r] : row[r / 3][(r % 3) * a_row]);
                 FASTRNN_UNROLL for (int c = 0; c < C; ++c) sum[p][r][c] = F::add(sum[p][r][c], number, columns[c]);
             }
-            if (direct)
-                FASTRNN_UNROLL for (int i = 0; i < A; ++i) b[i] += B.row;
-            else
-                b[0] += C * W;
+            b += C * W;
             if (LAYOUT == Layout::packed)
                 a += R;
             else
@@ -84,8 +69,7 @@ void tile(const typename F::Item* left, ptrdiff_t a_row, const Columns<typename 
 }
 
 template <class F>
-using Tile = void (*)(const typename F::Item*, ptrdiff_t, const Columns<typename F::Item>&, ptrdiff_t,
-                      const Ends<typename F::Number>&);
+using Tile = void (*)(const typename F::Item*, ptrdiff_t, const typename F::Item*, ptrdiff_t, const Ends<typename F::Number>&);
 
 #ifdef __AMX_BF16__
 // Two registers of rows; vectors of sums are taken in pairs.
@@ -106,7 +90,7 @@ constexpr int most_rows = max_rows(1);
 constexpr int max_sums = registers >= 32 ? 4 : 2;
 
 template <class F, int A, int V, Layout LAYOUT, int R> constexpr Tile<F> tile_or_none() {
-    if constexpr (R <= max_rows(A * V) && A * V <= 16 && (R == 1 || LAYOUT != Layout::direct))
+    if constexpr (R <= max_rows(A * V) && A * V <= 16)
         return &tile<F, R, A, V, LAYOUT>;
     else
         return nullptr;
@@ -152,7 +136,7 @@ struct TileSession {
 
 // Runs the tile of `rows` rows, `sums` sums a row and `vectors` vectors a sum.
 template <class F, Layout LAYOUT>
-FASTRNN_INLINE void run_tile(int rows, int sums, int vectors, Side<typename F::Item> a, const Columns<typename F::Item>& B,
+FASTRNN_INLINE void run_tile(int rows, int sums, int vectors, Side<typename F::Item> a, const typename F::Item* B,
                              ptrdiff_t depth, const Ends<typename F::Number>& ends) {
 #ifdef __AMX_BF16__
     amx_tile<F>(rows, sums, vectors, a, B, depth, ends);
