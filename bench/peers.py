@@ -188,14 +188,14 @@ def _product_us(problem: Problem, training: bool, limits: roofline.Machine) -> f
 
 def _measure_streams(options: argparse.Namespace) -> Iterator[Row]:
     for cell in options.cells:
-        for size in streams.SIZES[:1] if options.quick else streams.SIZES:
-            for mode, steps in (("step", 1), (f"blocks of {streams.BLOCK}", streams.BLOCK)):
-                runs = streams.contenders(cell, size, steps)
+        for mode, steps, sizes in streams.FEEDS:
+            for sequences, size in sizes[:1] if options.quick else sizes:
+                runs = streams.contenders(cell, sequences, size, steps)
                 yield {
                     "threads": 1,
                     "dtype": "float32",
                     "cell": cell,
-                    "shape": f"N1 D{size} H{size}",
+                    "shape": f"N{sequences} D{size} H{size}",
                     "mode": mode,
                     **_timed_steps(runs, streams.CALLS[steps] * steps, options),
                 }

@@ -80,7 +80,7 @@ def markdown(rows: list[Row], described: dict[str, Any], rounds: int) -> str:
     lines += _means(grids) + _product_shares(grids) + _thread_gains(grids)
     streams = [r for r in rows if "us" in r and "bound" not in r]
     if streams:
-        lines += ["### Streaming, one sequence, one thread", "", *_streams(streams), ""]
+        lines += ["### Streaming, one thread", "", *_streams(streams), ""]
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Streaming: one sequence, a step or a block of steps at a time, the state carried from call to call.
+"""Streaming: a step or a block of steps at a time, the state carried from call to call.
 
 Each library keeps the state in its own form; each block goes in and each output comes out as a NumPy array.
 """
@@ -14,15 +14,19 @@ from .cases import Shape
 from .contenders import BACKENDS, Fastrnn, Jax, OnnxRuntime, Problem, Torch, choose, joined, missing
 from .measure import Run
 
-SIZES = (8, 16, 32, 64)
 BLOCK = 64
+# Sequences and units of a small model fed sample by sample, and of wider ones, such as policies of several agents.
+SMALL = [(1, 8), (1, 16), (1, 32), (1, 64)]
+WIDE = [(1, 128), (1, 200), (1, 256), (1, 512), (8, 128), (8, 256), (32, 128), (32, 256)]
+# How the stream is fed: its name, steps at a time, streams.
+FEEDS = [("step", 1, SMALL), (f"blocks of {BLOCK}", BLOCK, SMALL), ("step of wider layers", 1, WIDE)]
 # Calls of one run, so that the loop around them, which all share, is short beside them.
 CALLS = {1: 256, BLOCK: 16}
 
 
-def contenders(cell: str, size: int, steps: int) -> dict[str, Run]:
-    """A run through the same stream for each library, with D = H = `size`; they agree on the outputs."""
-    problem = Problem(cell, Shape(1, CALLS[steps] * steps, size, size))
+def contenders(cell: str, sequences: int, size: int, steps: int) -> dict[str, Run]:
+    """A run through the same streams for each library, with D = H = `size`; they agree on the outputs."""
+    problem = Problem(cell, Shape(sequences, CALLS[steps] * steps, size, size))
     runs: dict[str, Run] = {name: _ours(problem, steps) for name in BACKENDS if not missing(name)}
     if not missing("PyTorch"):
         runs["PyTorch"] = _torch(problem, steps)

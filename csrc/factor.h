@@ -7,8 +7,14 @@
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
 
-// Steps for which packing the weights of a single sequence pays.
-constexpr ptrdiff_t worth_packing = 8;
+// Steps from which packing the weights pays, for N sequences and H units: before, they are read as they are.
+constexpr ptrdiff_t worth_packing(ptrdiff_t N, ptrdiff_t H) {
+    if (N == 1 && H >= 64) return 48;
+    return N <= 8 ? 8 : 64 / N + 1;
+}
+
+// Whether the weights are read often enough to be split, for T steps of N sequences.
+constexpr bool worth_splitting(ptrdiff_t T, ptrdiff_t N) { return T >= 8 || T * N >= 16; }
 
 // Rows of the left side: `row` items from one to the next.
 template <class Item> struct Side {
@@ -61,10 +67,9 @@ template <int PARTS> struct Split {
     static constexpr ptrdiff_t left_size(ptrdiff_t rows, ptrdiff_t depth) { return rows * PARTS * items(depth); }
 #ifdef __AMX_BF16__
     // Few rows leave the tile registers empty.
-    static bool gains(ptrdiff_t, ptrdiff_t N) { return N >= 4 && tiles_allowed(); }
+    static bool gains(ptrdiff_t T, ptrdiff_t N) { return N >= 4 && worth_splitting(T, N) && tiles_allowed(); }
 #else
-    // A single sequence of few steps reads every number of a matrix so few times that packing would cost as much.
-    static constexpr bool gains(ptrdiff_t T, ptrdiff_t N) { return N > 1 || T >= worth_packing; }
+    static constexpr bool gains(ptrdiff_t T, ptrdiff_t N) { return worth_splitting(T, N); }
 #endif
 
     FASTRNN_INLINE Vec<float> add(Vec<float> sum, Vec<Item> a, Vec<Item> b) {

@@ -26,14 +26,14 @@ template <class Cell, class F> class Forward {
         const ptrdiff_t rows = division.most_rows();
         sweeps = worth_sweeping();
         // Few sequences: each step would read all of Wx for little work, so many steps are projected at once.
-        hoisted = rows < 8 && run.D > 4 && run.T_ > (sweeps ? worth_packing : 1);
+        hoisted = rows < 8 && run.D > 4 && run.T_ > 1;
         place_panels(rows);
         chunk = hoisted ? (gemm_depth + rows - 1) / rows : run.T_;
         if (call.below && chunk > wave_steps) chunk = wave_steps;
         if (chunk > run.T_) chunk = run.T_;
-        packed_size = hoisted ? F::parts * F::items(run.D) * gemm_vectors * width<T> : 0;
-        own_size = padded<T>(Tally<T>::size() + packed_size + (sweeps ? sweep_size() : left_size(rows)));
-        projected_size = hoisted ? chunk * rows * Cell::gates * run.Hp : 0;
+        packed_size = hoisted && !sweeps ? F::parts * F::items(run.D) * gemm_vectors * width<T> : 0;
+        own_size = padded<T>(Tally<T>::size() + packed_size + (sweeps ? rows * sweep_row() : left_size(rows)));
+        projected_size = hoisted ? chunk * rows * projected_row() : 0;
         own = memory.take<T>(own_size * division.parts);
         projected = memory.take<T>(projected_size * division.owners());
     }
@@ -93,7 +93,7 @@ template <class Cell, class F> class Forward {
     void place_panels(ptrdiff_t rows) {
         Cell::forward::each([&](auto stage, int i) {
             using S = decltype(stage);
-            merged[i] = F::per_item > 1 || hoisted || division.by_units || rows < few ? 0 : merged_vectors<S>(run.H % width<T>);
+            merged[i] = F::per_item > 1 || sweeps || hoisted || division.by_units || rows < few ? 0 : merged_vectors<S>(run.H % width<T>);
             vectors[i] = block_vectors<S>(rows, whole(i) / width<T>, division.by_units ? division.parts : 1);
             if constexpr (F::per_item == 1)
                 if (merged[i]) pack_tail<S>(i);
@@ -109,12 +109,14 @@ template <class Cell, class F> class Forward {
         return place<F>(memory, 1, sums, depth, depth, columns);
     }
 
-    // Whether matrices are read as they are: those of one sequence are read so seldom that packing would cost as much.
+    // Whether matrices are read as they are: those of few steps are read so seldom that packing would cost as much.
     bool worth_sweeping() const {
-        return F::per_item == 1 && run.N == 1 && run.T_ < worth_packing && call.Wx_col == 1 && call.Wh_col == 1;
+        return F::per_item == 1 && run.T_ < worth_packing(run.N, run.H) && call.Wx_col == 1 && call.Wh_col == 1;
     }
-    // Sums of all units, and a vector that may be read beyond them.
-    ptrdiff_t sweep_size() const { return 4 * run.H + width<T>; }
+    // Projections of a sequence's input at a step, and a vector: rows would often lie 4096 bytes apart.
+    ptrdiff_t projected_row() const { return Cell::gates * run.Hp + width<T>; }
+    // Sums of all units of a sequence, and a vector as well, which may be read beyond them.
+    ptrdiff_t sweep_row() const { return padded<T>(4 * run.H) + width<T>; }
 
     // Items of the left sides that one part holds at a time: a chunk of the input, or those of a stage.
     ptrdiff_t left_size(ptrdiff_t rows) const {
@@ -176,7 +178,7 @@ template <class Cell, class F> class Forward {
             const T* x = nullptr;
             if (hoisted) {
                 const ptrdiff_t low = low_time(s), t = run.time_of(s);
-                x = inputs + (t - low) * (end - begin) * Cell::gates * run.Hp;
+                x = inputs + (t - low) * (end - begin) * projected_row();
             }
             const At at = addresses(s, x);
             Cell::forward::each([&](auto stage, int i) {
@@ -201,13 +203,15 @@ template <class Cell, class F> class Forward {
 
     // Wx is packed block by block, into memory that stays in a near cache: a chunk has many rows for each.
     void project_chunk(ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end, int part, Room room, T* to) {
-        const ptrdiff_t low = low_time(s), rest = run.T_ - s, n = end - begin, row = Cell::gates * run.Hp;
+        const ptrdiff_t low = low_time(s), rest = run.T_ - s, n = end - begin, row = projected_row();
         ptrdiff_t steps = rest < chunk ? rest : chunk, count = n;
         Rows<const T> x{static_cast<const T*>(call.x) + low * call.x_time + begin * call.x_row, call.x_time, call.x_row};
         if (n == 1) {  // its steps are the rows
             x = {x.at, 0, call.x_time};
             std::swap(steps, count);
         }
+        if constexpr (F::per_item == 1)
+            if (sweeps) return sweep_chunk(x, steps, count, part, {to, row, run.Hp});
         const Rows<const Item> left = factors<F>(x, steps, count, run.D, room.left);
         const ptrdiff_t depth = F::items(run.D);
         Cell::forward::each([&](auto stage, int i) {
@@ -226,6 +230,33 @@ template <class Cell, class F> class Forward {
                     return room.packed;
                 };
                 project<F>(left, depth, pack_block, bias, {first, count * row, row}, steps, count, range.last - range.first);
+            }
+        });
+    }
+
+    // The same with the weights as they are.
+    void sweep_chunk(Rows<const T> x, ptrdiff_t steps, ptrdiff_t count, int part, SumRows<T> sums) {
+        if (x.step == count * x.row) {
+            count *= steps;
+            steps = 1;
+        }
+        Cell::forward::each([&](auto stage, int i) {
+            using S = decltype(stage);
+            if (!gates_of<S>()) return;
+            Range range = units(i, part);
+            if (range.last > run.H) range.last = run.H;
+            const auto matrix = [&](int s) { return block(Wx(), S::sum[s].gate); };
+            const Panel<Whole<T>> panel = in_place<T>(gates_of<S>(), run.D, matrix);
+            int gates[4];
+            for (int j = 0; j < gates_of<S>(); ++j) {
+                gates[j] = S::sum[j].gate;
+                T* first = sums.at + gates[j] * sums.sum + range.first;
+                const T* bias = run.units + S::sum[j].unit * run.Hp + range.first;
+                for (ptrdiff_t r = 0; r < steps * count; ++r) copy_row(first + r * sums.row, bias, range.last - range.first);
+            }
+            for (ptrdiff_t s = 0; s < steps; ++s) {
+                const SumRows<T> here{sums.at + s * count * sums.row, sums.row, sums.sum};
+                sweep(panel, gates, Side<T>{x.at + s * x.step, x.row}, count, range, run.H, false, here);
             }
         });
     }
@@ -257,7 +288,7 @@ template <class Cell, class F> class Forward {
         const ptrdiff_t count = end - begin;
         const Sides sides = left_sides(stage, at, begin, count, memory);
         if constexpr (F::per_item == 1)
-            if (sweeps) return sweep_step<KEEP>(stage, i, at, sides, units, tally, memory);
+            if (sweeps) return sweep_step<KEEP>(stage, i, at, sides, units, begin, count, tally, memory);
         each_block<T>(units, vectors[i], at.s & 1, [&](ptrdiff_t u, int v) {
             each_tile(count, max_rows(widest_sums<S>() * vectors[i]), [&](ptrdiff_t n, int rows) {
                 block_sums(stage, i, at, sides, u, v, n, rows, tally);
@@ -296,23 +327,26 @@ template <class Cell, class F> class Forward {
     // What a sum begins with: the projection of sequence `n` of a part, or a bias.
     const T* begin_of(const At& at, Sum sum, ptrdiff_t n) const {
         const bool from_x = at.projected && sum.gate >= 0;
-        return from_x ? at.projected + (n * Cell::gates + sum.gate) * run.Hp : run.units + sum.unit * run.Hp;
+        return from_x ? at.projected + n * projected_row() + sum.gate * run.Hp : run.units + sum.unit * run.Hp;
     }
 
-    // A stage of a step of one sequence, with the matrices as they are.
+    // The same with the matrices as they are.
     template <bool KEEP, class S>
-    void sweep_step(S stage, int i, const At& at, const Sides& sides, Range units, Tally<T>& tally, T* sums) {
+    void sweep_step(S stage, int i, const At& at, const Sides& sides, Range units, ptrdiff_t begin, ptrdiff_t count, Tally<T>& tally, T* memory) {
         if (units.last > run.H) units.last = run.H;
-        const ptrdiff_t first = units.first, count = units.last - first;
+        const ptrdiff_t first = units.first, inside = units.last - first;
+        const SumRows<T> sums{memory, sweep_row(), run.H};
         for (int j = 0; j < S::sums; ++j) {
-            const T* begin = begin_of(at, S::sum[j], 0);
-            copy_row(sums + j * run.H + first, begin + first, count);
-            tally.at[j] = sums + j * run.H + first;
-            tally.row[j] = 0;
+            tally.at[j] = sums.at + j * run.H + first;
+            tally.row[j] = sums.row;
+            for (ptrdiff_t n = 0; n < count; ++n)
+                copy_row(sums.at + n * sums.row + j * run.H + first, begin_of(at, S::sum[j], n) + first, inside);
         }
-        if (!at.projected && S::sum[0].gate >= 0) sweep(input[i], all_sums, sides.input.at, units, at.s & 1, sums, run.H);
-        for (int p = 0; p < S::products; ++p) sweep(panel[i][p], S::product[p].sum, sides.product[p].at, units, at.s & 1, sums, run.H);
-        apply<KEEP>(stage, i, at, first, int((count + width<T> - 1) / width<T>), 0, 1, tally);
+        const bool backwards = at.s & 1;
+        if (!at.projected && S::sum[0].gate >= 0) sweep(input[i], all_sums, sides.input, count, units, run.H, backwards, sums);
+        for (int p = 0; p < S::products; ++p)
+            sweep(panel[i][p], S::product[p].sum, sides.product[p], count, units, run.H, backwards, sums);
+        apply<KEEP>(stage, i, at, first, int((inside + width<T> - 1) / width<T>), begin, int(count), tally);
     }
 
     // The sums of `rows` sequences of a part from its number `n` on, for v vectors of units from u on.
@@ -320,7 +354,7 @@ template <class Cell, class F> class Forward {
     void block_sums(S, int i, const At& at, const Sides& sides, ptrdiff_t u, int v, ptrdiff_t n, int rows, Tally<T>& tally) {
         for (int j = 0; j < S::sums; ++j) {
             tally.at[j] = begin_of(at, S::sum[j], n) + u;
-            tally.row[j] = at.projected && S::sum[j].gate >= 0 ? Cell::gates * run.Hp : 0;
+            tally.row[j] = at.projected && S::sum[j].gate >= 0 ? projected_row() : 0;
         }
         if (!at.projected && S::sum[0].gate >= 0) tally.add(input[i], all_sums, u, v, rows, sides.input.from(n));
         for (int p = 0; p < S::products; ++p)

@@ -144,42 +144,58 @@ template <class T, class G> Panel<Whole<T>> in_place(int sums, ptrdiff_t depth, 
     return panel;
 }
 
+// Where the sums of rows stand: `row` from one row to the next, `sum` from one sum to the next.
+template <class T> struct SumRows {
+    T* at;
+    ptrdiff_t row, sum;
+};
+
 // y += a @ B for K rows of B, of `count` columns.
-template <int K, class T> FASTRNN_INLINE void add_rows(T* y, const T* a, const T* B, ptrdiff_t row, ptrdiff_t count) {
-    Vec<T> number[K];
-    FASTRNN_UNROLL for (int i = 0; i < K; ++i) number[i] = splat(a[i]);
-    ptrdiff_t j = 0;
-    for (; j + width<T> <= count; j += width<T>) {
-        Vec<T> sum = load(y + j);
-        FASTRNN_UNROLL for (int i = 0; i < K; ++i) sum += number[i] * load(B + i * row + j);
-        store(y + j, sum);
+template <int K, class T>
+FASTRNN_INLINE void add_rows(T* y, ptrdiff_t y_row, Side<T> a, ptrdiff_t rows, const T* B, ptrdiff_t row, ptrdiff_t count) {
+    Vec<T> number[K], columns[K];
+    if (rows == 1) {
+        FASTRNN_UNROLL for (int i = 0; i < K; ++i) number[i] = splat(a.at[i]);
+        for (ptrdiff_t j = 0; j < count; j += width<T>) {
+            Vec<T> sum = load_head(y + j, count - j);
+            FASTRNN_UNROLL for (int i = 0; i < K; ++i) sum += number[i] * load_head(B + i * row + j, count - j);
+            store_head(y + j, sum, count - j);
+        }
+        return;
     }
-    Vec<T> sum = load_head(y + j, count - j);
-    FASTRNN_UNROLL for (int i = 0; i < K; ++i) sum += number[i] * load_head(B + i * row + j, count - j);
-    store_head(y + j, sum, count - j);
+    for (ptrdiff_t j = 0; j < count; j += width<T>) {
+        FASTRNN_UNROLL for (int i = 0; i < K; ++i) columns[i] = load_head(B + i * row + j, count - j);
+        for (ptrdiff_t n = 0; n < rows; ++n) {
+            T* at = y + n * y_row + j;
+            Vec<T> sum = load_head(at, count - j);
+            FASTRNN_UNROLL for (int i = 0; i < K; ++i) sum += splat(a.at[n * a.row + i]) * columns[i];
+            store_head(at, sum, count - j);
+        }
+    }
 }
 
-// sums[to[s]] += a @ B(s) for one row and a range of units, with the matrices as they are: they are read in the order
-// of memory, and the sums, `H` apart, stay in the first-level cache.
-template <class T> void sweep(const Panel<Whole<T>>& panel, const int* to, const T* a, Range units, bool backwards, T* sums, ptrdiff_t H) {
+// sums[to[s]] += a @ B(s) for `rows` rows and a range of units, with the matrices as they are: they are read once, in
+// the order of memory, and the sums stay in near caches.
+template <class T>
+void sweep(const Panel<Whole<T>>& panel, const int* to, Side<T> a, ptrdiff_t rows, Range units, ptrdiff_t H, bool backwards, SumRows<T> sums) {
     const ptrdiff_t count = units.last - units.first;
     // Sums that stand side by side as their matrices do are one.
-    const bool whole = count == H;
+    const bool whole = count == H && sums.sum == H;
     const auto follows = [&](int s) { return whole && s < panel.sums && to[s] == to[s - 1] + 1 && panel.offset[s] == panel.offset[s - 1] + H; };
-    const auto rows = [&](auto some, ptrdiff_t k) {
+    const auto add = [&](auto some, ptrdiff_t k) {
         for (int s = 0; s < panel.sums;) {
             const int first = s++;
             while (follows(s)) ++s;
-            add_rows<some>(sums + to[first] * H + units.first, a + k, panel.at + k * panel.row + panel.offset[first] + units.first,
-                           panel.row, (s - first - 1) * H + count);
+            const T* B = panel.at + k * panel.row + panel.offset[first] + units.first;
+            T* y = sums.at + to[first] * sums.sum + units.first;
+            add_rows<some>(y, sums.row, Side<T>{a.at + k, a.row}, rows, B, panel.row, (s - first - 1) * H + count);
         }
     };
     // Rows are often a multiple of 4096 bytes apart: more of them would not fit the ways of a first-level cache.
     constexpr int many = 8;
     const ptrdiff_t blocks = panel.depth / many;
-    for (ptrdiff_t i = 0; i < blocks; ++i) rows(std::integral_constant<int, many>{}, many * (backwards ? blocks - 1 - i : i));
-    ptrdiff_t k = many * blocks;
-    for (; k < panel.depth; ++k) rows(std::integral_constant<int, 1>{}, k);
+    for (ptrdiff_t i = 0; i < blocks; ++i) add(std::integral_constant<int, many>{}, many * (backwards ? blocks - 1 - i : i));
+    for (ptrdiff_t k = many * blocks; k < panel.depth; ++k) add(std::integral_constant<int, 1>{}, k);
 }
 
 // sums += a @ panel for one block of units and `rows` rows.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from .engine.memory import aligned
 from .errors import FLOATS, array_like, known_keys, positive_int, rows_array
 
 Array = NDArray[Any]
@@ -28,7 +29,9 @@ def float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
 def uniform(rng: np.random.Generator, shape: tuple[int, ...], size: int, dtype: np.dtype[Any]) -> Array:
     """Uniform in ``±1/sqrt(size)``, PyTorch's initial values."""
     bound = 1.0 / math.sqrt(size)
-    return rng.uniform(-bound, bound, shape).astype(dtype)
+    values = aligned(shape, dtype)
+    values[...] = rng.uniform(-bound, bound, shape)
+    return values
 
 
 class Layer:

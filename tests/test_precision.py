@@ -48,7 +48,7 @@ def variant(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def parts_of(variant: str, precision: str) -> int:
-    """Bf16 numbers that a number is split into; 0: none."""
+    """Bf16 numbers that a number is split into, in calls that are long enough; 0: none."""
     by_variant = {"amx": {"medium": 1, "high": 2}, "avx512bf16": {"medium": 1}}
     return by_variant.get(variant, {}).get(precision, 0)
 
@@ -90,7 +90,7 @@ def test_names() -> None:
 
 
 # Rows of a tile, items of a row, units of a vector: on, below and above what the kernels cut products into.
-SIZES = [(4, 1, 3), (5, 31, 16), (16, 32, 20), (17, 33, 48), (33, 64, 100), (50, 100, 70)]
+SIZES = [(16, 1, 3), (17, 31, 16), (20, 32, 20), (32, 33, 48), (33, 64, 100), (50, 100, 70)]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -142,7 +142,7 @@ def test_divided_between_threads(variant: str) -> None:
 
 def test_layers_and_steps(variant: str) -> None:
     layer = fastrnn.GRU(12, 40, num_layers=2, seed=0)
-    x = np.random.default_rng(0).standard_normal((30, 6, 12)).astype("f4")
+    x = np.random.default_rng(0).standard_normal((30, 20, 12)).astype("f4")
     exact, _ = layer(x)
     fastrnn.set_matmul_precision("medium")
     y, state = layer(x)
@@ -170,11 +170,11 @@ def test_backward_is_as_precise_as_its_forward(variant: str) -> None:
 @pytest.mark.parametrize("precision", ["high", "medium"])
 def test_numbers_that_bf16_does_not_have(variant: str, precision: str) -> None:
     fastrnn.set_matmul_precision(precision)
-    x = np.array([np.inf, -np.inf, np.nan, 3.4e38, -3.4e38, 1e-39, 0.0, 1.0], "f4")
+    x = np.array([np.inf, -np.inf, np.nan, 3.4e38, -3.4e38, 1e-39, 0.0, 1.0] * 2, "f4")
     hs, _ = rnn_forward(x[None, :, None], None, np.ones((1, 1), "f4"), np.zeros((1, 1), "f4"), None, "identity")
     split = parts_of(variant, precision) > 0
     big, tiny = (np.inf, 0.0) if split else (x[3], x[5])
-    np.testing.assert_array_equal(hs.ravel(), np.array([np.inf, -np.inf, np.nan, big, -big, tiny, 0, 1], "f4"))
+    np.testing.assert_array_equal(hs.ravel(), np.array([np.inf, -np.inf, np.nan, big, -big, tiny, 0, 1] * 2, "f4"))
 
 
 @pytest.mark.parametrize("backend", PROMISED_BACKENDS)
@@ -186,10 +186,11 @@ def test_float64_and_other_backends_stay_as_they_are(backend: str) -> None:
             assert_equal(at(precision, p), exact)
 
 
-def test_short_calls_of_one_sequence_stay_as_they_are(variant: str) -> None:
+@pytest.mark.parametrize("T, N", [(7, 1), (3, 5), (1, 15)])
+def test_short_calls_stay_as_they_are(variant: str, T: int, N: int) -> None:
     """Splitting the weights would cost more than the products."""
     layer = fastrnn.LSTM(8, 32, seed=0)
-    x = np.random.default_rng(0).standard_normal((3, 1, 8)).astype("f4")
+    x = np.random.default_rng(0).standard_normal((T, N, 8)).astype("f4")
     exact, _ = layer(x)
     fastrnn.set_matmul_precision("medium")
     np.testing.assert_array_equal(layer(x)[0], exact)

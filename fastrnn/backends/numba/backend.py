@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...engine.call import Array, Call, Gradients, Result, StackLayout
+from ...engine.memory import aligned_parts
 from ...engine.plan import Plan
 from ...engine.threads import run_together
 from .modules import compiled, project, vector_width
-from .pack import aligned_parts, pad_blocks, plain, strip_blocks
+from .pack import pad_blocks, plain, strip_blocks
 from .parts import several, split
 from .short import ShortStack
 

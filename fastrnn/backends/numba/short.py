@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...engine.call import Array, StackLayout
+from ...engine.memory import aligned_parts
 from ...engine.plan import make_plan
 from ...engine.threads import work_of
 from .modules import compiled, project
-from .pack import aligned_parts, plain
+from .pack import plain
 
 _BIASES = ("bx", "bh")
 # Multiply-adds of a layer from which it is better to go through the steps in chunks.
