@@ -29,7 +29,8 @@ def set_matmul_precision(precision: str) -> None:
         ``"medium"``: each number is rounded to bf16: 8 of 24 bits, an error of about 2**-8 of each product. Taken
         with AMX or AVX512-BF16.
 
-        In both, numbers below 2**-126 count as zero and those above 3.39e38 as infinite.
+        In both, numbers below 2**-126 count as zero and those above 3.39e38 as infinite; with ``"high"`` an infinite
+        number may make NaN of its sums.
 
     Raises
     ------
