@@ -11,6 +11,9 @@
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
 
+// Rows of da, over all steps, for which packing the transposed weights of H units does not pay.
+constexpr ptrdiff_t rows_as_they_are(ptrdiff_t H) { return H < 256 ? H / 16 : 16; }
+
 template <class Cell, class F> class Backward {
     using T = typename F::Number;
     using Item = typename F::Item;
@@ -27,7 +30,11 @@ template <class Cell, class F> class Backward {
         }
         chunk = rows < gemm_depth ? gemm_depth / (rows > 0 ? rows : 1) : 1;
         if (chunk > run.T_) chunk = run.T_;
-        place_panels(rows);
+        sweeps = F::per_item == 1 && run.T_ * N <= rows_as_they_are(H) && call.Wx_col == 1 && call.Wh_col == 1;
+        Cell::backward::each([&](auto stage, int i) {
+            vectors[i] = block_vectors<decltype(stage)>(rows, Hp / width<T>, division.by_units ? division.parts : 1);
+        });
+        if (!sweeps) place_panels();
         da_size = rows * Cell::slots * Hp;
         depth = chunk * rows < gemm_depth ? chunk * rows : gemm_depth;
         own_size = padded<T>(Tally<T>::size() + product_size(rows));
@@ -52,6 +59,7 @@ template <class Cell, class F> class Backward {
     Workspace memory;
     Run<Cell, T> run;
     const Division division;
+    bool sweeps;
     int vectors[Cell::backward::count];
     ptrdiff_t chunk, da_size, depth, own_size;
     T *carry[max_states], *own, *da;
@@ -64,27 +72,30 @@ template <class Cell, class F> class Backward {
     ptrdiff_t input_columns() const { return padded<T>(run.D); }
     ptrdiff_t right_size() const { return F::parts * F::items(depth) * gemm_vectors * width<T>; }
 
+    ptrdiff_t sweep_row() const { return 4 * run.Hp + width<T>; }
+
     // Items that one part holds at a time: left sides of the stages, those of dx, or both sides of the weight gradients.
     ptrdiff_t product_size(ptrdiff_t rows) const {
         ptrdiff_t stage = 0;
         for (int i = 0; i < Cell::backward::count; ++i)
             for (int p = 0; p < max_products; ++p) stage += F::left_size(rows, panel[i][p].numbers);
-        const ptrdiff_t dx = F::left_size(chunk * rows, input.numbers);
+        if (sweeps) stage = rows * sweep_row();
+        const ptrdiff_t dx = sweeps ? 0 : F::left_size(chunk * rows, input.numbers);
         const ptrdiff_t weights = right_size() + Left<F>::size(run.D + sources() * run.Hp, depth);
         return std::max({stage, dx, weights});
     }
 
-    void place_panels(ptrdiff_t rows) {
+    void place_panels() {
         const ptrdiff_t H = run.H, Hp = run.Hp;
         input = place<F>(memory, Cell::gates, 1, H, Hp, input_columns());
         Cell::backward::each([&](auto stage, int i) {
             using S = decltype(stage);
-            vectors[i] = block_vectors<S>(rows, Hp / width<T>, division.by_units ? division.parts : 1);
             for (int p = 0; p < S::products; ++p) panel[i][p] = place<F>(memory, S::product[p].sources, 1, H, Hp, Hp);
         });
     }
 
     void pack_share(int part) {
+        if (sweeps) return;
         const ptrdiff_t H = run.H, Hp = run.Hp;
         const T* Wx = static_cast<const T*>(call.Wx);
         pack(input, Cell::gates, H, Hp, run.D, share<T>(input_columns(), gemm_vectors, division.parts, part), gemm_vectors,
@@ -180,37 +191,72 @@ template <class Cell, class F> class Backward {
         worker.each([&](int part) { through_products(units(0, part), begin, end, tally, after, room); });
     }
 
-    // The left sides of a stage's products, of all sequences of a part.
-    struct Sides {
-        Side<Item> product[max_products];
-    };
-
-    template <class S> Sides left_sides(S, int i, ptrdiff_t count, const T* da, Item* memory) const {
-        Sides sides;
-        for (int p = 0; da && p < S::products; ++p) {
-            const ptrdiff_t numbers = panel[i][p].numbers;
-            sides.product[p] = F::rows(da + S::product[p].index * run.Hp, Cell::slots * run.Hp, count, numbers, memory);
-            memory += F::left_size(count, numbers);
-        }
-        return sides;
+    // What a sum of stage `i` begins with.
+    template <class S> const T* begin_of(S, int i, int sum, ptrdiff_t m) const {
+        for (int k = 0; i == 0 && k < Cell::states; ++k)
+            if (Cell::grad_sum[k] == sum) return carry[k] + m * run.Hp;
+        return nullptr;
     }
 
-    // Sums of a stage's products for one tile; they begin with what `carry` holds of a state's gradient.
+    // The sums of a stage for all sequences of a part, with the matrices as they are.
     template <class S>
-    void add_products(S, int i, ptrdiff_t u, int v, int count, ptrdiff_t n, ptrdiff_t first, const T* da, const Sides& sides, Tally<T>& tally) {
+    void sweep_sums(S stage, int i, Range units, ptrdiff_t begin, ptrdiff_t count, const T* da, T* to) {
+        if (units.last > run.H) units.last = run.H;
+        const ptrdiff_t row = Cell::slots * run.Hp;
+        for (int a = 0; a < S::sums; ++a)
+            for (ptrdiff_t n = 0; n < count; ++n) {
+                const T* from = begin_of(stage, i, a, begin + n);
+                T* sum = to + n * sweep_row() + a * run.Hp;
+                if (from)
+                    copy_row(sum + units.first, from + units.first, units.last - units.first);
+                else
+                    clear(sum + units.first, units.last - units.first);
+            }
+        for (int p = 0; da && p < S::products; ++p) {
+            const Product& product = S::product[p];
+            Transposed<T> B{static_cast<const T*>(call.Wh), call.Wh_row, run.H, product.sources, {}, {}};
+            for (int s = 0; s < product.sources; ++s) {
+                B.left[s] = (product.index + s) * run.Hp;
+                B.right[s] = product.matrix[s] * run.H;
+            }
+            dots(to + product.sum[0] * run.Hp, sweep_row(), Side<T>{da, row}, count, units, B);
+        }
+    }
+
+    // What the products of a stage take, for all sequences of a part: their left sides, or the finished sums.
+    struct Given {
+        Side<Item> product[max_products];
+        const T* sums;
+    };
+
+    template <class S>
+    Given prepare(S stage, int i, Range units, ptrdiff_t begin, ptrdiff_t count, const T* da, Item* memory) {
+        Given given{};
+        if constexpr (F::per_item == 1)
+            if (sweeps) {
+                sweep_sums(stage, i, units, begin, count, da, memory);
+                given.sums = memory;
+                return given;
+            }
+        for (int p = 0; da && p < S::products; ++p) {
+            const ptrdiff_t numbers = panel[i][p].numbers;
+            given.product[p] = F::rows(da + S::product[p].index * run.Hp, Cell::slots * run.Hp, count, numbers, memory);
+            memory += F::left_size(count, numbers);
+        }
+        return given;
+    }
+
+    // The sums of a stage for one tile: `count` sequences of a part from its number n, sequence `first`, on.
+    template <class S>
+    void add_products(S stage, int i, ptrdiff_t u, int v, int count, ptrdiff_t n, ptrdiff_t first, const T* da, const Given& given, Tally<T>& tally) {
         alignas(64) static const T zeros[8 * width<T>] = {};
         for (int a = 0; a < S::sums; ++a) {
-            tally.at[a] = zeros;
-            tally.row[a] = 0;
+            const T* begin = begin_of(stage, i, a, first);
+            tally.at[a] = given.sums ? given.sums + n * sweep_row() + a * run.Hp + u : begin ? begin + u : zeros;
+            tally.row[a] = given.sums ? sweep_row() : begin ? run.Hp : 0;
         }
-        if (i == 0)
-            for (int k = 0; k < Cell::states; ++k)
-                if (Cell::grad_sum[k] >= 0) {
-                    tally.at[Cell::grad_sum[k]] = carry[k] + first * run.Hp + u;
-                    tally.row[Cell::grad_sum[k]] = run.Hp;
-                }
-        for (int p = 0; da && p < S::products; ++p)
-            tally.add(panel[i][p], S::product[p].sum, u, v, count, sides.product[p].from(n));
+        for (int p = 0; da && !given.sums && p < S::products; ++p)
+            tally.add(panel[i][p], S::product[p].sum, u, v, count, given.product[p].from(n));
     }
 
     template <class S>
@@ -227,11 +273,11 @@ template <class Cell, class F> class Backward {
             next[k] = run.state[k].after(s, t);
         }
         const T* da = i == 0 ? after : here;
-        const Sides sides = left_sides(stage, i, count, da, memory);
+        const Given given = prepare(stage, i, units, begin, count, da, memory);
         each_block<T>(units, vectors[i], s & 1, [&](ptrdiff_t u, int v) {
             each_tile(count, max_rows(vectors[i]), [&](ptrdiff_t n, int tile_rows) {
                 const ptrdiff_t first = begin + n;
-                add_products(stage, i, u, v, tile_rows, n, first, da, sides, tally);
+                add_products(stage, i, u, v, tile_rows, n, first, da, given, tally);
                 for (int r = 0; r < tile_rows; ++r) {
                     const ptrdiff_t m = first + r, own = run.own(s, m);
                     const bool idle = run.idle(s, m);
@@ -282,10 +328,10 @@ template <class Cell, class F> class Backward {
     // Gradient of the states before the first step.
     void through_products(Range units, ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally, const T* da, Item* memory) {
         using S = typename std::tuple_element<0, typename Cell::backward::tuple>::type;
-        const Sides sides = left_sides(S{}, 0, end - begin, da, memory);
+        const Given given = prepare(S{}, 0, units, begin, end - begin, da, memory);
         each_block<T>(units, vectors[0], [&](ptrdiff_t u, int v) {
             each_tile(end - begin, max_rows(vectors[0]), [&](ptrdiff_t n, int count) {
-                add_products(S{}, 0, u, v, count, n, begin + n, da, sides, tally);
+                add_products(S{}, 0, u, v, count, n, begin + n, da, given, tally);
                 for (int k = 0; k < Cell::states; ++k) {
                     const int sum = Cell::grad_sum[k];
                     for (int r = 0; r < count; ++r) {
@@ -307,7 +353,7 @@ template <class Cell, class F> class Backward {
         bool fresh;
     };
 
-    // A chunk's part of dx, dWx, dWh and the sums over da: products over all of its steps at once.
+    // A chunk's part of dx and of the weight gradients: products over all of its steps at once.
     void add_weights(const Sums& total, const Chunk& chunk, int part, Item* room) {
         const ptrdiff_t n = chunk.n, row = Cell::slots * run.Hp, D = run.D;
         // A part of units takes some of the steps.
@@ -315,8 +361,35 @@ template <class Cell, class F> class Backward {
         const ptrdiff_t first = chunk.steps * number / parts, last = chunk.steps * (number + 1) / parts;
         T* dx = static_cast<T*>(call.dx) + ((chunk.low + first) * run.N + chunk.begin) * D;
         const auto packed_input = [&](ptrdiff_t u, int v) { return input.block(u, v, 0); };
+        if constexpr (F::per_item == 1)
+            if (sweeps) {
+                sweep_input(chunk, first, last, dx);
+                return add_all_rows(total, chunk, part, room);
+            }
         const Rows<const Item> left = factors<F>({chunk.da + first * n * row, n * row, row}, last - first, n, input.numbers, room);
         project<F>(left, input.depth, packed_input, nullptr, {dx, run.N * D, D}, last - first, n, D);
+        add_all_rows(total, chunk, part, room);
+    }
+
+    // The gradient of the input with Wx as it is.
+    void sweep_input(const Chunk& chunk, ptrdiff_t first, ptrdiff_t last, T* dx) {
+        const ptrdiff_t n = chunk.n, row = Cell::slots * run.Hp, D = run.D;
+        Transposed<T> Wx{static_cast<const T*>(call.Wx), call.Wx_row, run.H, Cell::gates, {}, {}};
+        for (int g = 0; g < Cell::gates; ++g) {
+            Wx.left[g] = g * run.Hp;
+            Wx.right[g] = g * run.H;
+        }
+        // All steps at once, if they follow each other in memory.
+        const ptrdiff_t steps = n == run.N ? last - first : 1;
+        for (ptrdiff_t t = first; t < last; t += steps, dx += run.N * D) {
+            clear(dx, steps * n * D);
+            dots(dx, D, Side<T>{chunk.da + t * n * row, row}, steps * n, Range{0, D}, Wx);
+        }
+    }
+
+    // A chunk's part of the weight gradients and the sums over da.
+    void add_all_rows(const Sums& total, const Chunk& chunk, int part, Item* room) {
+        const ptrdiff_t n = chunk.n;
         const Range units = division.units<T>(run.Hp, gemm_vectors, part);
         for (ptrdiff_t k = 0; k < chunk.steps * n; k += depth) {
             const ptrdiff_t count = chunk.steps * n - k < depth ? chunk.steps * n - k : depth;

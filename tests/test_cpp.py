@@ -80,6 +80,25 @@ def test_every_variant_is_right(variant: str, cell: str, dtype: str) -> None:
             assert_close(run(p, call), reference(p, call), 4 * ORACLE_RTOL[dtype])
 
 
+# Steps, sequences and units of calls that are so short that the weights are read as they are, and of the next longer
+# ones, which pack them; odd numbers of rows and units.
+SHORT = [(1, 1, 20), (7, 1, 33), (47, 1, 65), (1, 3, 100), (2, 7, 128), (1, 15, 256), (3, 5, 257), (1, 64, 40), (4, 16, 30)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru_after", "gru_before"])
+def test_short_calls(variant: str, cell: str, dtype: str) -> None:
+    for T, N, H in SHORT:
+        p = problem(cell, T, N, 6, H, dtype, scale=0.7)
+        ragged = tuple((T - n) % (T + 1) for n in range(N))
+        # Columns along memory, as PyTorch has its weights: these are packed.
+        along = p.params | {name: np.asfortranarray(p.params[name]) for name in ("Wx", "Wh")}
+        for call in (PLAIN, Call(ragged, True, 2)):
+            want = reference(p, call)
+            assert_close(run(p, call), want, 4 * ORACLE_RTOL[dtype])
+            assert_close(run(p, call, params=along), want, 4 * ORACLE_RTOL[dtype])
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", ["tanh", "sigmoid"])
 def test_functions_to_four_units_in_the_last_place(variant: str, name: str, dtype: type) -> None:
