@@ -398,17 +398,17 @@ template <class Cell, class F> class Backward {
     }
 
     void add_rows(const Sums& total, const Chunk& chunk, Range units, ptrdiff_t k0, ptrdiff_t count, bool fresh, Item* right) {
-        const ptrdiff_t Hp = run.Hp, row = Cell::slots * Hp, n = chunk.n;
+        const ptrdiff_t Hp = run.Hp, row = Cell::slots * Hp;
         const Left<F> left_x{right + right_size(), run.D, count};
         Left<F> left[sources() ? sources() : 1];
-        const auto time = [&](ptrdiff_t k) { return chunk.low + (k0 + k) / n; };
-        const auto sequence = [&](ptrdiff_t k) { return chunk.begin + (k0 + k) % n; };
-        left_x.fill([&](ptrdiff_t k) { return static_cast<const T*>(call.x) + time(k) * call.x_time + sequence(k) * call.x_row; });
+        left_x.fill(in_turn(chunk, k0, [&](ptrdiff_t t, ptrdiff_t m) {
+            return static_cast<const T*>(call.x) + t * call.x_time + m * call.x_row;
+        }));
         for (int i = 0; i < Cell::uses; ++i) {
             const int source = source_of(i);
             if (source < done(i)) continue;
             left[source] = {left_x.at + Left<F>::size(run.D + source * Hp, depth), run.H, count};
-            left[source].fill([&](ptrdiff_t k) { return vector(Cell::use[i], time(k), sequence(k)); });
+            left[source].fill(in_turn(chunk, k0, [&](ptrdiff_t t, ptrdiff_t m) { return vector(Cell::use[i], t, m); }));
         }
         for (int slot = 0; slot < Cell::slots; ++slot)
             each_block<T>(units, gemm_vectors, [&](ptrdiff_t u, int v) {
@@ -418,6 +418,18 @@ template <class Cell, class F> class Backward {
                     if (Cell::use[i].slot == slot)
                         add_outer(left[source_of(i)], right, v, total.dWh + Cell::use[i].matrix * Hp + u, matrices(), fresh && single_use());
             });
+    }
+
+    // Gives at(time, sequence) for one row of a chunk after the other, from row k on.
+    template <class G> static auto in_turn(const Chunk& chunk, ptrdiff_t k, G at) {
+        return [=, t = chunk.low + k / chunk.n, m = k % chunk.n]() mutable {
+            const T* row = at(t, chunk.begin + m);
+            if (++m == chunk.n) {
+                m = 0;
+                ++t;
+            }
+            return row;
+        };
     }
 
     // Sources that the uses before `use` have.

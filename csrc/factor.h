@@ -81,7 +81,7 @@ template <int PARTS> struct Split {
         Vec<float> low = load_head(at, count), high = load_head(at + width<float>, count - width<float>);
         FASTRNN_UNROLL for (int p = 0; p < PARTS; ++p) {
             const __m256i first = take(low), second = take(high);
-            parts[p] = (Vec<Item>)_mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
+            parts[p] = (Vec<Item>)_mm512_maskz_inserti64x4(0xff, _mm512_castsi256_si512(first), second, 1);
         }
     }
 
@@ -89,7 +89,7 @@ template <int PARTS> struct Split {
     FASTRNN_INLINE void across(const Vec<float>* rows, Vec<Item>* parts) {
         Vec<float> even = rows[0], odd = rows[1];
         FASTRNN_UNROLL for (int p = 0; p < PARTS; ++p)
-            parts[p] = (Vec<Item>)_mm512_or_si512(_mm512_cvtepu16_epi32(take(even)), upper(take(odd)));
+            parts[p] = (Vec<Item>)(widened(take(even)) | widened(take(odd)) << 16);
     }
 
     // Rows of `depth` numbers in items at `to`, a part of a row after the other.
@@ -106,15 +106,17 @@ template <int PARTS> struct Split {
     }
 
   private:
-    FASTRNN_INLINE __m512i upper(__m256i halves) { return _mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16); }
+    typedef uint16_t Halves __attribute__((vector_size(32)));
+    typedef uint32_t Wide __attribute__((vector_size(64)));
+    FASTRNN_INLINE Wide widened(__m256i halves) { return __builtin_convertvector((Halves)halves, Wide); }
 
     // The nearest bf16 numbers; `value` keeps what they leave, nothing where they are not finite.
     FASTRNN_INLINE __m256i take(Vec<float>& value) {
         const __m256i nearest = (__m256i)_mm512_cvtneps_pbh((__m512)value);
         if constexpr (PARTS > 1) {
-            const __m512 taken = (__m512)upper(nearest);
-            const __mmask16 finite = _mm512_cmp_ps_mask(_mm512_abs_ps(taken), _mm512_set1_ps(__builtin_inff()), _CMP_LT_OQ);
-            value = (Vec<float>)_mm512_maskz_sub_ps(finite, (__m512)value, taken);
+            const Vec<float> taken = (Vec<float>)(widened(nearest) << 16);
+            const Vec<float> infinite = splat(__builtin_inff());
+            value = less(magnitude(taken), infinite, value - taken, Vec<float>{});
         }
         return nearest;
     }

@@ -82,25 +82,25 @@ template <class F> struct Left {
         }
     }
 
-    // Row k of the memory is at row(k).
-    template <class G> void fill(G row) const {
+    // Each call of next() gives the next row of the memory.
+    template <class G> void fill(G next) const {
         if constexpr (F::per_item == 1)
             for (ptrdiff_t k = 0; k < numbers; ++k) {
-                const T* from = row(k);
+                const T* from = next();
                 each_tile([&](ptrdiff_t m, int rows, Side<Item> side) {
                     copy_row(const_cast<T*>(side.at) + k * rows, from + m, rows);
                 });
             }
         else
-            for (ptrdiff_t k = 0; k < numbers; k += F::per_item * width<Item>) fill_square(row, k);
+            for (ptrdiff_t k = 0; k < numbers; k += F::per_item * width<Item>) fill_square(next, k);
     }
 
   private:
     // The rows from k on that are an item's vector in every column.
-    template <class G> void fill_square(G row, ptrdiff_t k) const {
+    template <class G> void fill_square(G& next, ptrdiff_t k) const {
         constexpr int side = width<Item>;
         const T* from[F::per_item * side] = {};
-        for (int i = 0; i < F::per_item * side && k + i < numbers; ++i) from[i] = row(k + i);
+        for (int i = 0; i < F::per_item * side && k + i < numbers; ++i) from[i] = next();
         const ptrdiff_t of_part = F::items(numbers), first = k / F::per_item;
         for (ptrdiff_t m = 0; m < count; m += side) {
             Vec<Item> square[F::parts][side], parts[F::parts];
