@@ -42,6 +42,27 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
+def variants() -> tuple[str, ...]:
+    """Names of the instruction sets that this processor can run, best first."""
+    if "cpp" not in fastrnn.available_backends():
+        return ()
+    from fastrnn.backends import _cpp
+
+    return _cpp.variants()
+
+
+@pytest.fixture(params=variants())
+def variant(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Name of an instruction set, in use for the test."""
+    from fastrnn.backends import _cpp
+
+    before = _cpp.variant_name()
+    assert _cpp.use_variant(request.param)
+    with fastrnn.use_backend("cpp"):
+        yield request.param
+    assert _cpp.use_variant(before)
+
+
 def pytest_unconfigure() -> None:
     if _fresh_cache is not None:
         _fresh_cache.cleanup()

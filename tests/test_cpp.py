@@ -11,7 +11,7 @@ import pytest
 
 import fastrnn
 from cases import CELLS, reference, run
-from conftest import PROMISED_BACKENDS
+from conftest import PROMISED_BACKENDS, variants
 from fastrnn.codegen.cpp import headers
 from fastrnn.functional import cell_backward, cell_forward
 from naive import PLAIN, Call
@@ -27,25 +27,6 @@ BUILT_IN = [name for name, cell in CELLS.items() if cell in fastrnn.cells.builti
 def cpp() -> Iterator[None]:
     with fastrnn.use_backend("cpp"):
         yield
-
-
-def variants() -> tuple[str, ...]:
-    if "cpp" not in fastrnn.available_backends():
-        return ()
-    from fastrnn.backends import _cpp
-
-    return _cpp.variants()
-
-
-@pytest.fixture(params=variants())
-def variant(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every instruction set that this processor can run."""
-    from fastrnn.backends import _cpp
-
-    before = _cpp.variant_name()
-    assert _cpp.use_variant(request.param)
-    yield request.param
-    assert _cpp.use_variant(before)
 
 
 @pytest.mark.parametrize("name", headers())

@@ -27,26 +27,6 @@ def settings() -> Iterator[None]:
     fastrnn.set_matmul_precision("highest")
 
 
-def variants() -> tuple[str, ...]:
-    if "cpp" not in fastrnn.available_backends():
-        return ()
-    from fastrnn.backends import _cpp
-
-    return _cpp.variants()
-
-
-@pytest.fixture(params=variants())
-def variant(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every instruction set that this processor can run."""
-    from fastrnn.backends import _cpp
-
-    before = _cpp.variant_name()
-    assert _cpp.use_variant(request.param)
-    with fastrnn.use_backend("cpp"):
-        yield request.param
-    assert _cpp.use_variant(before)
-
-
 def parts_of(variant: str, precision: str) -> int:
     """Bf16 numbers that a number is split into, in calls that are long enough; 0: none."""
     by_variant = {"amx": {"medium": 1, "high": 2}, "avx512bf16": {"medium": 1}}
