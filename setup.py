@@ -23,8 +23,9 @@ UNWANTED = os.environ.get("FASTRNN_NO_EXT") == "1"
 
 AVX512 = ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma"]
 FLAGS = ["-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fvisibility=hidden", "-Wno-psabi"]
-# GCC takes values that its own headers leave open on purpose for mistakes.
-FLAGS += ["-Wno-maybe-uninitialized"]
+# Python's own flags may ask for what a debugger needs: six times the size. And GCC takes values that its own headers
+# leave open on purpose for mistakes.
+FLAGS += ["-g0", "-Wno-maybe-uninitialized"]
 # Best first: name, compiler flags, bytes of a vector, vector registers. Those in `EXTRA` add products of bf16 numbers
 # to the ones below them.
 X86 = [
@@ -93,9 +94,12 @@ class build(build_ext):
 
     def _compile(self, name: str, flags: list[str], vector_bytes: int, registers: int) -> list[str]:
         prefix = "/clang:" if self.compiler.compiler_type == "msvc" else ""
+        folder = os.path.join(self.build_temp, name)
+        # The compiler's own way to make folders is not made for several threads.
+        os.makedirs(os.path.join(folder, "csrc"), exist_ok=True)
         return self.compiler.compile(
             ["csrc/variant.cpp"],
-            output_dir=os.path.join(self.build_temp, name),
+            output_dir=folder,
             macros=[
                 ("FASTRNN_VARIANT", name),
                 ("FASTRNN_VECTOR_BYTES", str(vector_bytes)),

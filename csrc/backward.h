@@ -11,9 +11,6 @@
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
 
-// Rows of da, over all steps, for which packing the transposed weights of H units does not pay.
-constexpr ptrdiff_t rows_as_they_are(ptrdiff_t H) { return H < 256 ? H / 16 : 16; }
-
 template <class Cell, class F> class Backward {
     using T = typename F::Number;
     using Item = typename F::Item;
@@ -30,7 +27,7 @@ template <class Cell, class F> class Backward {
         }
         chunk = rows < gemm_depth ? gemm_depth / (rows > 0 ? rows : 1) : 1;
         if (chunk > run.T_) chunk = run.T_;
-        sweeps = F::per_item == 1 && run.T_ * N <= rows_as_they_are(H) && call.Wx_col == 1 && call.Wh_col == 1;
+        sweeps = F::per_item == 1 && !worth_packing_transposed(run.T_, N, H) && call.Wx_col == 1 && call.Wh_col == 1;
         Cell::backward::each([&](auto stage, int i) {
             vectors[i] = block_vectors<decltype(stage)>(rows, Hp / width<T>, division.by_units ? division.parts : 1);
         });

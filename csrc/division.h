@@ -7,10 +7,6 @@ namespace fastrnn {
 namespace FASTRNN_VARIANT {
 
 constexpr int max_threads = 64;
-// Sequences below which the wait for a step's sums counts more than their number.
-constexpr ptrdiff_t few = 4;
-// Multiply-adds of a step for which waiting for another thread pays.
-constexpr ptrdiff_t worth_a_wait = 16000;
 
 // How a call is divided between threads: by sequences, where no part waits for another; or by units, with a wait after
 // every stage of a step: each part then reads only its share of the weights, and few sequences stay in one tile.
@@ -22,7 +18,7 @@ struct Division {
 
     Division(const Call& call, int matrices) : N(call.N) {
         const ptrdiff_t threads = call.threads < max_threads ? call.threads : max_threads;
-        const ptrdiff_t worth = N * call.H * call.H * matrices / worth_a_wait;
+        const ptrdiff_t worth = worth_dividing(N, call.H, matrices);
         const ptrdiff_t of_units = worth < threads ? worth : threads;
         const ptrdiff_t of_sequences = N < 1 ? 1 : N < threads ? N : threads;
         by_units = of_units > 1 && of_units >= of_sequences && N < few * of_units;

@@ -2,19 +2,11 @@
 #pragma once
 
 #include "api.h"
+#include "choice.h"
 #include "simd.h"
 
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
-
-// Steps from which packing the weights pays, for N sequences and H units: before, they are read as they are.
-constexpr ptrdiff_t worth_packing(ptrdiff_t N, ptrdiff_t H) {
-    if (N == 1 && H >= 64) return 48;
-    return N <= 8 ? 8 : 64 / N + 1;
-}
-
-// Whether the weights are read often enough to be split, for T steps of N sequences.
-constexpr bool worth_splitting(ptrdiff_t T, ptrdiff_t N) { return T >= 8 || T * N >= 16; }
 
 // Rows of the left side: `row` items from one to the next.
 template <class Item> struct Side {

@@ -9,9 +9,6 @@
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
 
-// Steps of the layer below that a layer waits for at once.
-constexpr ptrdiff_t wave_steps = 32;
-
 template <class Cell, class F> class Forward {
     using T = typename F::Number;
     using Item = typename F::Item;
@@ -25,8 +22,7 @@ template <class Cell, class F> class Forward {
             pad_rows(run.state[k].first, static_cast<const T*>(call.state[k]), run.N, run.H, run.Hp);
         const ptrdiff_t rows = division.most_rows();
         sweeps = worth_sweeping();
-        // Few sequences: each step would read all of Wx for little work, so many steps are projected at once.
-        hoisted = rows < 8 && run.D > 4 && run.T_ > 1;
+        hoisted = worth_hoisting(run.T_, rows, run.D);
         place_panels(rows);
         chunk = hoisted ? (gemm_depth + rows - 1) / rows : run.T_;
         if (call.below && chunk > wave_steps) chunk = wave_steps;
@@ -93,7 +89,7 @@ template <class Cell, class F> class Forward {
     void place_panels(ptrdiff_t rows) {
         Cell::forward::each([&](auto stage, int i) {
             using S = decltype(stage);
-            merged[i] = F::per_item > 1 || sweeps || hoisted || division.by_units || rows < few ? 0 : merged_vectors<S>(run.H % width<T>);
+            merged[i] = F::per_item > 1 || sweeps || hoisted || division.by_units || rows < worth_merging ? 0 : merged_vectors<S>(run.H % width<T>);
             vectors[i] = block_vectors<S>(rows, whole(i) / width<T>, division.by_units ? division.parts : 1);
             if constexpr (F::per_item == 1)
                 if (merged[i]) pack_tail<S>(i);
@@ -109,9 +105,9 @@ template <class Cell, class F> class Forward {
         return place<F>(memory, 1, sums, depth, depth, columns);
     }
 
-    // Whether matrices are read as they are: those of few steps are read so seldom that packing would cost as much.
+    // Whether the weights are read as they are; their columns must lie side by side.
     bool worth_sweeping() const {
-        return F::per_item == 1 && run.T_ < worth_packing(run.N, run.H) && call.Wx_col == 1 && call.Wh_col == 1;
+        return F::per_item == 1 && !worth_packing(run.T_, run.N, run.H) && call.Wx_col == 1 && call.Wh_col == 1;
     }
     // Projections of a sequence's input at a step, and a vector: rows would often lie 4096 bytes apart.
     ptrdiff_t projected_row() const { return Cell::gates * run.Hp + width<T>; }

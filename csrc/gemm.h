@@ -9,9 +9,6 @@ namespace FASTRNN_VARIANT {
 // Columns of a product over many rows come in panels of two vectors: with 14 rows they fill the registers.
 constexpr int gemm_vectors = 2;
 constexpr int gemm_rows = max_rows(gemm_vectors);
-// Rows of B that are packed at once: a panel of them stays in the second-level cache, a tile of A in the first.
-constexpr ptrdiff_t gemm_depth = 512;
-
 // Rows in memory at two strides: sequences within steps.
 template <class T> struct Rows {
     T* at;
