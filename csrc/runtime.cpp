@@ -21,7 +21,7 @@ FASTRNN_VARIANTS(FASTRNN_DECLARE)
 
 namespace {
 
-bool has_tiles() {
+[[maybe_unused]] bool has_tiles() {
 #ifdef FASTRNN_TILES
     unsigned a, b, c, features;
     constexpr unsigned bf16 = 1u << 22, tiles = 1u << 24;
