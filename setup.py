@@ -22,10 +22,10 @@ REQUIRED = os.environ.get("FASTRNN_REQUIRE_EXT") == "1"
 UNWANTED = os.environ.get("FASTRNN_NO_EXT") == "1"
 
 AVX512 = ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma"]
-FLAGS = ["-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fvisibility=hidden", "-Wno-psabi"]
 # Python's own flags may ask for what a debugger needs: six times the size. And GCC takes values that its own headers
 # leave open on purpose for mistakes.
-FLAGS += ["-g0", "-Wno-maybe-uninitialized"]
+FLAGS = ["-std=c++17", "-O3", "-g0", "-ffp-contract=fast", "-fno-math-errno", "-fvisibility=hidden"]
+FLAGS += ["-Wno-psabi", "-Wno-maybe-uninitialized"]
 # Best first: name, compiler flags, bytes of a vector, vector registers. Those in `EXTRA` add products of bf16 numbers
 # to the ones below them.
 X86 = [

@@ -51,6 +51,15 @@ class Problem:
         part.shape = self.shape._replace(T=steps)
         return part
 
+    def in_float64(self) -> Problem:
+        """The same numbers in float64."""
+        exact = copy.copy(self)
+        exact.dtype = "float64"
+        exact.x, exact.dy = self.x.astype("float64"), self.dy.astype("float64")
+        exact.state = [s.astype("float64") for s in self.state]
+        exact.weights = {name: w.astype("float64") for name, w in self.weights.items()}
+        return exact
+
     @property
     def initial(self) -> Any:
         """The initial states as layers take them."""
@@ -138,22 +147,28 @@ class Torch(Contender):
 
     def _inputs(self, gradients: bool) -> tuple[Any, list[Any]]:
         arrays = [self.problem.x, *self.problem.state]
-        x, *state = (self.torch.from_numpy(a).requires_grad_(gradients) for a in arrays)
+        x, *state = (self._tensor(a).requires_grad_(gradients) for a in arrays)
         return x, state
+
+    def _tensor(self, array: Any) -> Any:
+        return self.torch.from_numpy(array)
+
+    def _array(self, tensor: Any) -> Any:
+        return tensor.detach().numpy()
 
     def forward(self) -> Arrays:
         with self.torch.inference_mode():
             x, state = self._inputs(False)
-            return {"y": self.module(x, joined(state))[0].numpy()}
+            return {"y": self._array(self.module(x, joined(state))[0])}
 
     def training(self) -> Arrays:
         self.module.zero_grad()
         x, state = self._inputs(True)
         y, _ = self.module(x, joined(state))
-        y.backward(self.torch.from_numpy(self.problem.dy))
-        result = {"y": y.detach().numpy(), "x": x.grad.numpy()}
-        result |= _states(joined([s.grad.numpy() for s in state]))
-        return result | {name: p.grad.numpy() for name, p in self.parameters.items()}
+        y.backward(self._tensor(self.problem.dy))
+        result = {"y": self._array(y), "x": self._array(x.grad)}
+        result |= _states(joined([self._array(s.grad) for s in state]))
+        return result | {name: self._array(p.grad) for name, p in self.parameters.items()}
 
 
 class OnnxRuntime(Contender):

@@ -23,14 +23,14 @@ import numpy as np
 
 import fastrnn
 from fastrnn.backends import available_backends
+from fastrnn.engine.precision import PARTS
 
 from .cases import CELLS, Shape
-from .contenders import Arrays, Contender, Fastrnn, Problem, Torch, joined, missing, reference
+from .contenders import Arrays, Contender, Fastrnn, Problem, Torch, missing, reference
 from .peers import GRID, QUICK
 from .report import MODES, spread, table
 
 LEAST = 0.02
-PRECISIONS = ("highest", "high", "medium")
 # By mode, cell and shape: for each name µs a step, and the error.
 Points = dict[tuple[str, str, Shape], dict[str, tuple[float, float]]]
 
@@ -43,40 +43,23 @@ class TorchBfloat16(Torch):
         self.module = self.module.bfloat16()
         self.parameters = dict(self.module.named_parameters())
 
-    def _half(self, array: Any, gradients: bool) -> Any:
-        return self.torch.from_numpy(array).bfloat16().requires_grad_(gradients)
+    def _tensor(self, array: Any) -> Any:
+        return super()._tensor(array).bfloat16()
 
-    def _inputs(self, gradients: bool) -> tuple[Any, list[Any]]:
-        x, *state = (self._half(a, gradients) for a in (self.problem.x, *self.problem.state))
-        return x, state
-
-    def forward(self) -> Arrays:
-        with self.torch.inference_mode():
-            x, state = self._inputs(False)
-            return {"y": self.module(x, joined(state))[0].float().numpy()}
-
-    def training(self) -> Arrays:
-        self.module.zero_grad()
-        x, state = self._inputs(True)
-        y, _ = self.module(x, joined(state))
-        y.backward(self._half(self.problem.dy, False))
-        names = ("h0", "c0")
-        result = {"y": y.detach(), "x": x.grad, **{n: s.grad for n, s in zip(names, state, strict=False)}}
-        result |= {name: p.grad for name, p in self.parameters.items()}
-        return {name: value.float().numpy() for name, value in result.items()}
+    def _array(self, tensor: Any) -> Any:
+        return super()._array(tensor.float())
 
 
 def precisions() -> list[str]:
     """Those that differ from `highest` here, and `highest`."""
     from fastrnn.backends import _cpp
 
-    parts = {"highest": 0, "high": 2, "medium": 1}
-    return [p for p in PRECISIONS if parts[p] in (0, *_cpp.bf16_parts())]
+    return [name for name, parts in PARTS.items() if parts in (0, *_cpp.bf16_parts())]
 
 
 def take_turn(name: str) -> None:
     """Make ready for a turn of `name`: its precision, if it is one, and nobody else at work."""
-    if name in PRECISIONS:
+    if name in PARTS:
         fastrnn.set_matmul_precision(name)
     quiet()
 
@@ -86,23 +69,13 @@ def error(got: Arrays, want: Arrays) -> float:
     return max(float(np.abs(got[key] - want[key]).max() / np.abs(want[key]).max()) for key in got)
 
 
-def in_float64(problem: Problem) -> Problem:
-    """The same numbers in float64."""
-    exact = Problem(problem.cell, problem.shape)
-    exact.dtype = "float64"
-    exact.x, exact.dy = problem.x.astype("f8"), problem.dy.astype("f8")
-    exact.state = [s.astype("f8") for s in problem.state]
-    exact.weights = {name: w.astype("f8") for name, w in problem.weights.items()}
-    return exact
-
-
 def measure(problem: Problem, mode: str, names: list[str], rounds: int) -> dict[str, tuple[float, float]]:
     """For each name µs a step, and the error."""
-    want = reference(in_float64(problem), mode)
+    want = reference(problem.in_float64(), mode)
     fastrnn.use_backend("cpp")
     runs, errors = {}, {}
     for name in names:
-        contender: Contender = Fastrnn(problem, 1) if name in PRECISIONS else TorchBfloat16(problem, 1)
+        contender: Contender = Fastrnn(problem, 1) if name in PARTS else TorchBfloat16(problem, 1)
         runs[name] = getattr(contender, mode)
         take_turn(name)
         errors[name] = error(runs[name](), want)

@@ -25,6 +25,9 @@ CELLS = {
     "relaxing": user_cells.relaxing,
 }
 
+# Those that the extension has.
+BUILT_IN = [name for name, cell in CELLS.items() if cell in cells.builtin.built_in()]
+
 CALLS = [
     Call(lengths, reverse, truncate)
     for lengths in (None, (3, 5, 0, 1))

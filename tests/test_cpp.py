@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastrnn
-from cases import CELLS, reference, run
+from cases import BUILT_IN, reference, run
 from conftest import PROMISED_BACKENDS, variants
 from fastrnn.codegen.cpp import headers
 from fastrnn.functional import cell_backward, cell_forward
@@ -20,7 +20,6 @@ from processes import python
 from ulp import assert_four_ulp, points
 
 pytestmark = pytest.mark.skipif("cpp" not in PROMISED_BACKENDS, reason="the extension was not built")
-BUILT_IN = [name for name, cell in CELLS.items() if cell in fastrnn.cells.builtin.built_in()]
 
 
 @pytest.fixture(autouse=True)

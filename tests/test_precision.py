@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 
 import fastrnn
-from cases import CELLS, run
+from cases import BUILT_IN, run
 from conftest import PROMISED_BACKENDS
 from fastrnn.functional import rnn_backward, rnn_forward
 from naive import PLAIN, Call
 from problems import Problem, assert_close, assert_equal, problem
 
 PRECISIONS = ("highest", "high", "medium")
-BUILT_IN = [name for name, cell in CELLS.items() if cell in fastrnn.cells.builtin.built_in()]
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..errors import choice
 
 # For each name the bf16 numbers that a float32 number may be split into; 0: products of the numbers themselves.
-_PARTS = {"highest": 0, "high": 2, "medium": 1}
+PARTS = {"highest": 0, "high": 2, "medium": 1}
 _precision = "highest"
 
 
@@ -15,8 +15,8 @@ def set_matmul_precision(precision: str) -> None:
     Processors that multiply bf16 numbers (8 bits of precision, the exponents of float32) can be quicker at a product
     of float32 numbers that is less precise. Only products change, of states and inputs with weights and of gradients
     with either: they are still added up as float32, and elementwise functions, float64 and the backends ``numba`` and
-    ``numpy`` stay as they are. A backward pass is as precise as its forward pass was. Where a processor gains
-    nothing, products stay as precise as with ``"highest"``; without bf16 instructions nothing changes.
+    ``numpy`` stay as they are. A backward pass is as precise as its forward pass was. Where nothing is gained, in
+    calls of few steps or on other processors, products stay as precise as with ``"highest"``.
 
     Parameters
     ----------
@@ -48,14 +48,20 @@ def set_matmul_precision(precision: str) -> None:
     Computations" (ARITH 2019).
     """
     global _precision
-    _precision = choice("precision", precision, tuple(_PARTS))
+    _precision = choice("precision", precision, tuple(PARTS))
 
 
 def get_matmul_precision() -> str:
-    """What :func:`set_matmul_precision` was last called with; ``"highest"`` before."""
+    """The precision of products of float32 numbers.
+
+    Returns
+    -------
+    str
+        What :func:`set_matmul_precision` was last called with; ``"highest"`` before.
+    """
     return _precision
 
 
 def bf16_parts() -> int:
     """The bf16 numbers that each float32 number of a product may be split into; 0: none."""
-    return _PARTS[_precision]
+    return PARTS[_precision]
