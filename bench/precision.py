@@ -54,7 +54,7 @@ def precisions() -> list[str]:
     """Those that differ from `highest` here, and `highest`."""
     from fastrnn.backends import _cpp
 
-    return [name for name, parts in PARTS.items() if parts in (0, *_cpp.bf16_parts())]
+    return [name for name, parts in PARTS.items() if name == "highest" or parts in _cpp.bf16_parts()]
 
 
 def take_turn(name: str) -> None:

@@ -48,15 +48,15 @@ cdef extern from "runtime.h" namespace "fastrnn" nogil:
         const char* cell
         int bytes, bf16_parts
         size_t (*saved_size)(const Call&) noexcept nogil
-        void (*forward)(const ForwardCall&) except + nogil
-        void (*backward)(const BackwardCall&) except + nogil
     cdef cppclass Variant:
         const char* name
         const Kernel* kernels
         int count
     cdef cppclass Kernels:
+        const Kernel* whole
         vector[const Kernel*] split
-        const Kernel& of(const Call& call)
+        void forward(const ForwardCall&) except + nogil
+        void backward(const BackwardCall&) except + nogil
     const Variant* find_variant(const char* wanted)
     const char* variant_names()
     vector[Kernels] all_kernels(const Variant* variant) except +
@@ -95,7 +95,7 @@ def use_variant(str name):
 
 
 def bf16_parts():
-    """Numbers of bf16 parts that there are kernels for, beside 0."""
+    """Numbers of bf16 parts that there are kernels for."""
     return {kernels[0].split[i].bf16_parts for i in range(kernels[0].split.size())}
 
 
@@ -222,7 +222,6 @@ def forward(int kernel, cnp.ndarray x, tuple state, dict params, lengths, bint r
             int bf16_parts):
     """Returns y (T, N, H), the last states, and what `backward` needs."""
     cdef ForwardCall call
-    cdef const Kernel* engine
     cdef int item = cnp.PyArray_ITEMSIZE(x), typenum = cnp.PyArray_TYPE(x)
     cdef cnp.ndarray array, y, saved = None
     cdef cnp.npy_intp shape[3]
@@ -230,7 +229,6 @@ def forward(int kernel, cnp.ndarray x, tuple state, dict params, lengths, bint r
     cdef list last = [], alive = []
     x = contiguous_rows(x)
     fill(&call, x, given, lengths, reverse, threads, bf16_parts)
-    engine = &kernels[kernel].of(call)
     for i in range(len(state)):
         array = contiguous(state[i])
         alive.append(array)
@@ -243,10 +241,10 @@ def forward(int kernel, cnp.ndarray x, tuple state, dict params, lengths, bint r
     call.y, call.y_time, call.y_row = cnp.PyArray_DATA(y), call.N * call.H, call.H
     call.keep = keep
     if keep:
-        saved = kept(typenum, item, engine.saved_size(call))
+        saved = kept(typenum, item, kernels[kernel].whole.saved_size(call))
         call.saved = cnp.PyArray_DATA(saved)
     with nogil:
-        engine.forward(call)
+        kernels[kernel].forward(call)
     return y, tuple(last), saved
 
 
@@ -254,7 +252,6 @@ def backward(int kernel, cnp.ndarray x, dict params, lengths, bint reverse, int 
              cnp.ndarray y, cnp.ndarray saved, dy, tuple dlast, ptrdiff_t truncate, int slots):
     """Returns dx, the gradients of the first states, dWx, dWh, and the sums over `da`."""
     cdef BackwardCall call
-    cdef const Kernel* engine
     cdef int item = cnp.PyArray_ITEMSIZE(x), typenum = cnp.PyArray_TYPE(x)
     cdef cnp.ndarray array, dx, dWx, dWh, dslots
     cdef cnp.npy_intp shape[3]
@@ -262,7 +259,6 @@ def backward(int kernel, cnp.ndarray x, dict params, lengths, bint reverse, int 
     cdef list dstate = [], alive = []
     x = contiguous_rows(x)
     fill(&call, x, given, lengths, reverse, threads, bf16_parts)
-    engine = &kernels[kernel].of(call)
     call.y, call.y_time, call.y_row = cnp.PyArray_DATA(y), call.N * call.H, call.H
     call.saved = cnp.PyArray_DATA(saved)
     call.dy = NULL
@@ -287,7 +283,7 @@ def backward(int kernel, cnp.ndarray x, dict params, lengths, bint reverse, int 
     call.dx, call.dWx, call.dWh = cnp.PyArray_DATA(dx), cnp.PyArray_DATA(dWx), cnp.PyArray_DATA(dWh)
     call.dslots = cnp.PyArray_DATA(dslots)
     with nogil:
-        engine.backward(call)
+        kernels[kernel].backward(call)
     return dx, tuple(dstate), dWx, dWh, dslots
 
 

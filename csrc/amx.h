@@ -12,16 +12,16 @@ constexpr int tile_side = 16;
 // The compilers' functions for tiles do not tell them what memory is read: it must have been written before.
 FASTRNN_INLINE void finish_writing(const void* at) { asm volatile("" ::"r"(at) : "memory"); }
 
-// Shapes of the registers: 0 and 1 the sums of the upper rows, 2 and 3 of the lower ones, 4 the upper rows of the left
-// side and 5 the lower ones, 6 and 7 columns of the right side.
+// Shapes of the registers: 0 to 3 sums, 4 the upper rows of the left side and 5 the lower ones, 6 and 7 columns of the
+// right side. Where there are lower rows, 2 and 3 are their sums.
 struct alignas(64) TileShapes {
     uint8_t palette = 1, start = 0, zeros[14] = {};
     uint16_t row_bytes[16] = {};
     uint8_t rows[16] = {};
 
     explicit TileShapes(int count) {
-        const int upper = count < tile_side ? count : tile_side, lower = count - upper;
-        const int of[8] = {upper, upper, lower, lower, upper, lower, tile_side, tile_side};
+        const int upper = count < tile_side ? count : tile_side, lower = count - upper, second = lower ? lower : upper;
+        const int of[8] = {upper, upper, second, second, upper, lower, tile_side, tile_side};
         for (int i = 0; i < 8; ++i) {
             rows[i] = uint8_t(of[i]);
             row_bytes[i] = of[i] ? 64 : 0;
@@ -32,7 +32,10 @@ struct alignas(64) TileShapes {
 // A thread's use of the registers. Other code of the thread has shapes of its own: what was set before is not relied on.
 class TileSession {
   public:
-    TileSession() { rows = 0; }
+    TileSession() {
+        rows = 0;
+        infinite = false;
+    }
     ~TileSession() { _tile_release(); }
     TileSession(const TileSession&) = delete;
     TileSession& operator=(const TileSession&) = delete;
@@ -45,59 +48,122 @@ class TileSession {
         rows = wanted;
     }
 
+    // Whether all sums that were noted are numbers.
+    static bool finite() { return !infinite; }
+    static void note_infinite() { infinite = true; }
+
   private:
     static inline thread_local int rows = 0;
+    static inline thread_local bool infinite = false;
 };
 
-// Two vectors of sums, or one, of up to 32 rows.
-template <class F, bool TWO, bool LOWER>
-void tile_pair(Side<int32_t> a, const int32_t* b, ptrdiff_t b_row, ptrdiff_t b_part, ptrdiff_t depth,
-                              const float* const* begin, const ptrdiff_t* begin_row, float* const* out, ptrdiff_t out_row) {
-    constexpr ptrdiff_t number = sizeof(float);
-    finish_writing(begin[0]);
-    _tile_loadd(0, begin[0], begin_row[0] * number);
-    if constexpr (TWO) _tile_loadd(1, begin[1], begin_row[1] * number);
-    if constexpr (LOWER) _tile_loadd(2, begin[0] + tile_side * begin_row[0], begin_row[0] * number);
-    if constexpr (TWO && LOWER) _tile_loadd(3, begin[1] + tile_side * begin_row[1], begin_row[1] * number);
-    for (int term = 0; term < F::terms; ++term) {
-        const int32_t *left = a.at + F::left[term] * depth, *right = b + F::right[term] * b_part;
-        for (ptrdiff_t k = 0; k < depth; k += tile_side, left += tile_side, right += tile_side * b_row) {
-            _tile_loadd(4, left, a.row * number);
-            if constexpr (LOWER) _tile_loadd(5, left + tile_side * a.row, a.row * number);
-            _tile_loadd(6, right, b_row * number);
+// Where the sums of some columns of a tile begin and where they go: one vector each.
+struct TileEnds {
+    const float* begin[4];
+    ptrdiff_t begin_row[4];
+    float* out[4];
+    ptrdiff_t out_row;
+};
+
+FASTRNN_INLINE ptrdiff_t in_bytes(ptrdiff_t row) { return row * ptrdiff_t(sizeof(float)); }
+
+// out = begin + unscale * sums, `columns` vectors a row.
+template <class F> void add_unscaled(const float* sums, int rows, int columns, const TileEnds& ends) {
+    __mmask16 infinite = 0;
+    for (int r = 0; r < rows; ++r)
+        for (int c = 0; c < columns; ++c, sums += tile_side) {
+            const Vec<float> sum = load(sums);
+            infinite |= _mm512_fpclass_ps_mask((__m512)sum, 0x99);  // both infinities, and what is no number
+            store(ends.out[c] + r * ends.out_row, load(ends.begin[c] + r * ends.begin_row[c]) + F::unscale * sum);
+        }
+    if (infinite) TileSession::note_infinite();
+}
+
+// Up to four vectors of sums of up to 16 rows, or up to two of up to 32.
+template <class F, int COLUMNS, bool LOWER>
+void tile_columns(int rows, Side<int32_t> a, const int32_t* b, ptrdiff_t b_row, ptrdiff_t b_part, ptrdiff_t depth, TileEnds ends) {
+    static_assert(COLUMNS <= (LOWER ? 2 : 4));
+    const TileEnds wanted = ends;
+    alignas(64) float sums[F::whole ? 2 * tile_side * COLUMNS * tile_side : 1];
+    if constexpr (F::whole) {
+        for (int c = 0; c < COLUMNS; ++c) ends.out[c] = sums + c * tile_side;
+        ends.out_row = COLUMNS * tile_side;
+        _tile_zero(0);
+        if constexpr (COLUMNS > 1) _tile_zero(1);
+        if constexpr (COLUMNS > 2 || LOWER) _tile_zero(2);
+        if constexpr (COLUMNS > 3 || (COLUMNS > 1 && LOWER)) _tile_zero(3);
+    } else {
+        const auto begin = [&](int c, int row) { return ends.begin[c] + row * ends.begin_row[c]; };
+        finish_writing(ends.begin[0]);
+        _tile_loadd(0, begin(0, 0), in_bytes(ends.begin_row[0]));
+        if constexpr (COLUMNS > 1) _tile_loadd(1, begin(1, 0), in_bytes(ends.begin_row[1]));
+        if constexpr (COLUMNS > 2) _tile_loadd(2, begin(2, 0), in_bytes(ends.begin_row[2]));
+        if constexpr (COLUMNS > 3) _tile_loadd(3, begin(3, 0), in_bytes(ends.begin_row[3]));
+        if constexpr (LOWER) _tile_loadd(2, begin(0, tile_side), in_bytes(ends.begin_row[0]));
+        if constexpr (LOWER && COLUMNS > 1) _tile_loadd(3, begin(1, tile_side), in_bytes(ends.begin_row[1]));
+    }
+    finish_writing(a.at);
+    for (ptrdiff_t k = 0; k < depth; k += tile_side, a.at += tile_side, b += tile_side * b_row) {
+        FASTRNN_UNROLL for (int term = 0; term < F::terms; ++term) {
+            const int32_t *left = a.at + F::left(term) * depth, *right = b + F::right(term) * b_part;
+            if (term == 0 || F::left(term) != F::left(term - 1)) {
+                _tile_loadd(4, left, in_bytes(a.row));
+                if constexpr (LOWER) _tile_loadd(5, left + tile_side * a.row, in_bytes(a.row));
+            }
+            const bool other = term == 0 || F::right(term) != F::right(term - 1);
+            if (other || COLUMNS > 2) _tile_loadd(6, right, in_bytes(b_row));
             _tile_dpbf16ps(0, 4, 6);
             if constexpr (LOWER) _tile_dpbf16ps(2, 5, 6);
-            if constexpr (TWO) _tile_loadd(7, right + tile_side, b_row * number);
-            if constexpr (TWO) _tile_dpbf16ps(1, 4, 7);
-            if constexpr (TWO && LOWER) _tile_dpbf16ps(3, 5, 7);
+            if constexpr (COLUMNS > 1) {
+                if (other || COLUMNS > 3) _tile_loadd(7, right + tile_side, in_bytes(b_row));
+                _tile_dpbf16ps(1, 4, 7);
+                if constexpr (LOWER) _tile_dpbf16ps(3, 5, 7);
+            }
+            if constexpr (COLUMNS > 2) {
+                _tile_loadd(6, right + 2 * tile_side, in_bytes(b_row));
+                _tile_dpbf16ps(2, 4, 6);
+            }
+            if constexpr (COLUMNS > 3) {
+                _tile_loadd(7, right + 3 * tile_side, in_bytes(b_row));
+                _tile_dpbf16ps(3, 4, 7);
+            }
         }
     }
-    _tile_stored(0, out[0], out_row * number);
-    if constexpr (TWO) _tile_stored(1, out[1], out_row * number);
-    if constexpr (LOWER) _tile_stored(2, out[0] + tile_side * out_row, out_row * number);
-    if constexpr (TWO && LOWER) _tile_stored(3, out[1] + tile_side * out_row, out_row * number);
+    const auto out = [&](int c, int row) { return ends.out[c] + row * ends.out_row; };
+    _tile_stored(0, out(0, 0), in_bytes(ends.out_row));
+    if constexpr (COLUMNS > 1) _tile_stored(1, out(1, 0), in_bytes(ends.out_row));
+    if constexpr (COLUMNS > 2) _tile_stored(2, out(2, 0), in_bytes(ends.out_row));
+    if constexpr (COLUMNS > 3) _tile_stored(3, out(3, 0), in_bytes(ends.out_row));
+    if constexpr (LOWER) _tile_stored(2, out(0, tile_side), in_bytes(ends.out_row));
+    if constexpr (LOWER && COLUMNS > 1) _tile_stored(3, out(1, tile_side), in_bytes(ends.out_row));
+    if constexpr (F::whole) {
+        finish_writing(sums);
+        add_unscaled<F>(sums, rows, COLUMNS, wanted);
+    }
 }
 
 // The tile of `rows` rows, up to 32, `sums` sums a row and `vectors` vectors a sum.
 template <class F, class Ends>
 void amx_tile(int rows, int sums, int vectors, Side<int32_t> a, const int32_t* B, ptrdiff_t depth, const Ends& ends) {
     TileSession::shape(rows);
-    const int count = sums * vectors;
+    const bool lower = rows > tile_side;
+    const int count = sums * vectors, most = lower ? 2 : 4;
     const ptrdiff_t b_row = count * tile_side, b_part = depth * b_row;
-    for (int c = 0; c < count; c += 2) {
-        const bool two = c + 1 < count, lower = rows > tile_side;
-        const float* begin[2] = {};
-        float* out[2] = {};
-        ptrdiff_t begin_row[2] = {};
-        for (int i = 0; i <= two; ++i) {
-            const int sum = (c + i) / vectors, vector = (c + i) % vectors * tile_side;
-            begin[i] = ends.begin[sum] + vector;
-            begin_row[i] = ends.begin_row[sum];
-            out[i] = ends.out[sum] + vector;
+    for (int first = 0; first < count; first += most) {
+        const int columns = count - first < most ? count - first : most;
+        TileEnds some{{}, {}, {}, ends.out_row};
+        for (int i = 0; i < columns; ++i) {
+            const int sum = (first + i) / vectors, vector = (first + i) % vectors * tile_side;
+            some.begin[i] = ends.begin[sum] + vector;
+            some.begin_row[i] = ends.begin_row[sum];
+            some.out[i] = ends.out[sum] + vector;
         }
-        const auto run = two ? (lower ? tile_pair<F, true, true> : tile_pair<F, true, false>)
-                             : (lower ? tile_pair<F, false, true> : tile_pair<F, false, false>);
-        run(a, B + c * tile_side, b_row, b_part, depth, begin, begin_row, out, ends.out_row);
+        const auto run = lower ? (columns == 1 ? tile_columns<F, 1, true> : tile_columns<F, 2, true>)
+                         : columns == 1 ? tile_columns<F, 1, false>
+                         : columns == 2 ? tile_columns<F, 2, false>
+                         : columns == 3 ? tile_columns<F, 3, false>
+                                        : tile_columns<F, 4, false>;
+        run(rows, a, B + first * tile_side, b_row, b_part, depth, some);
     }
 }
 

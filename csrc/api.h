@@ -25,7 +25,7 @@ struct Call {
     const int64_t* lengths;  // (N), or null when every sequence has T steps
     int reverse;
     int threads;
-    int bf16_parts;  // numbers that each number of a product may be split into; 0: products of the numbers themselves
+    int bf16_parts;  // bf16 numbers that each number of a product may be split into; 3 are as precise as itself; 0: none
 };
 
 // Steps that a layer has done, for the layer above it where both run at the same time.
@@ -67,12 +67,13 @@ struct BackwardCall : Call {
 struct Kernel {
     const char* cell;
     int bytes;                   // of a number
-    int bf16_parts;              // as of a call
+    int bf16_parts;              // as of a call; 0: products of the numbers themselves
     bool (*gains)(const Call&);  // whether splitting numbers makes this call quicker; true where none is split
     size_t (*saved_size)(const Call&);
     int (*threads)(const Call&);  // how many a call can take
-    void (*forward)(const ForwardCall&);
-    void (*backward)(const BackwardCall&);
+    // False if numbers are too large to be split, or not finite: what the call writes is then of no use.
+    bool (*forward)(const ForwardCall&);
+    bool (*backward)(const BackwardCall&);
 };
 
 struct Variant {

@@ -40,10 +40,13 @@ template <class Cell, class F> class Backward {
         place_sums();
     }
 
-    void execute() {
+    // False if the sums are not finite where they must be: there is no result then.
+    bool execute() {
         run_parts(division.parts, [this](int part) { pack_share(part); });
         run_workers(division, [this](const Worker& worker) { run_steps(worker); });
+        if (!finite) return false;
         reduce();
+        return true;
     }
 
   private:
@@ -62,6 +65,7 @@ template <class Cell, class F> class Backward {
     T *carry[max_states], *own, *da;
     Panel<F> input, panel[Cell::backward::count][max_products] = {};
     Sums sums[max_threads];
+    std::atomic<bool> finite{true};
 
     ptrdiff_t gates() const { return Cell::gates * run.Hp; }
     ptrdiff_t matrices() const { return Cell::matrices * run.Hp; }
@@ -186,6 +190,7 @@ template <class Cell, class F> class Backward {
             last = first;
         }
         worker.each([&](int part) { through_products(units(0, part), begin, end, tally, after, room); });
+        if (!session.finite()) finite = false;
     }
 
     // What a sum of stage `i` begins with.

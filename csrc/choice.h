@@ -16,8 +16,17 @@ constexpr bool worth_packing(ptrdiff_t T, ptrdiff_t N, ptrdiff_t H) {
 // The same for BPTT, which reads them along their rows.
 constexpr bool worth_packing_transposed(ptrdiff_t T, ptrdiff_t N, ptrdiff_t H) { return T * N > (H < 256 ? H / 16 : 16); }
 
-// Whether the weights are read often enough to be split into bf16 numbers.
-constexpr bool worth_splitting(ptrdiff_t T, ptrdiff_t N) { return T >= 8 || T * N >= 16; }
+// Whether the weights are read often enough to be split into bf16 numbers, by `rows` sequences a thread.
+constexpr bool worth_splitting(ptrdiff_t T, ptrdiff_t rows) { return T >= 8 || T * rows >= 16; }
+
+// Few rows leave the tile registers empty.
+constexpr bool worth_tiles(ptrdiff_t rows) { return rows >= 4; }
+
+// Whether tiles are quicker with six products of bf16 numbers instead of one of float32 numbers: not measured, for want
+// of such a processor, but far from where the counted instructions are as many.
+constexpr bool worth_splitting_in_three(ptrdiff_t T, ptrdiff_t rows, ptrdiff_t H) {
+    return rows >= 8 && T * rows >= 64 && H >= 64;
+}
 
 // Whether many steps of the input are projected at once: few sequences at a step would read all of Wx for little work.
 constexpr bool worth_hoisting(ptrdiff_t T, ptrdiff_t N, ptrdiff_t D) { return N < 8 && D > 4 && T > 1; }

@@ -20,15 +20,14 @@ template <class Item> struct Side {
 template <class T> struct Whole {
     using Number = T;
     using Item = T;
-    static constexpr int bf16_parts = 0, per_item = 1, parts = 1, terms = 1;
-    static constexpr int left[] = {0}, right[] = {0};
+    static constexpr int bf16_parts = 0, per_item = 1, parts = 1;
 
     // Items that hold `depth` numbers, and those of a row that is padded.
     static constexpr ptrdiff_t items_within(ptrdiff_t depth) { return depth; }
     static constexpr ptrdiff_t items(ptrdiff_t depth) { return depth; }
     static constexpr ptrdiff_t left_size(ptrdiff_t, ptrdiff_t) { return 0; }
-    // Whether a call of T steps and N sequences is quicker than with the numbers as they are.
-    static constexpr bool gains(ptrdiff_t, ptrdiff_t) { return true; }
+    // Whether a call of T steps, of `rows` sequences a thread and H units, is quicker than with the numbers as they are.
+    static constexpr bool gains(ptrdiff_t, ptrdiff_t, ptrdiff_t) { return true; }
     FASTRNN_INLINE Vec<T> add(Vec<T> sum, Vec<T> a, Vec<T> b) { return sum + a * b; }
     FASTRNN_INLINE void along(const T* at, ptrdiff_t count, Vec<T>* parts) { parts[0] = load_head(at, count); }
     FASTRNN_INLINE void across(const Vec<T>* rows, Vec<T>* parts) { parts[0] = rows[0]; }
@@ -36,16 +35,28 @@ template <class T> struct Whole {
 };
 
 #ifdef __AVX512BF16__
-// Each float32 as the sum of PARTS bf16 numbers of 8 bits, the first one nearest to it, the next one nearest to what is
+// Each float32 as the sum of PARTS bf16 numbers of 8 bits, the first one nearest to it, each next one nearest to what is
 // left. An item is a pair of neighbours along the depth: the processor adds both products to a sum at once. Numbers
-// below 2**-126 count as zero, those above 3.39e38 as infinite.
+// below 2**-126 count as zero for it.
 template <int PARTS> struct Split {
     using Number = float;
     using Item = int32_t;
     static constexpr int bf16_parts = PARTS, per_item = 2, parts = PARTS;
-    // Which part of the left side meets which of the right, least first; products below the last bit are left out.
-    static constexpr int terms = PARTS == 1 ? 1 : 3;
-    static constexpr int left[] = {PARTS == 1 ? 0 : 1, 0, 0}, right[] = {0, PARTS == 1 ? 0 : 1, 0};
+    // Three parts are all 24 bits of a number. None of them may be lost, however small: numbers are taken `scale` times
+    // as large, and the least one that there is, 2**-149, is then far above the least that counts.
+    static constexpr bool whole = PARTS == 3;
+    static constexpr float scale = whole ? 0x1p24f : 1, unscale = 1 / (scale * scale);
+    // Which part of the left side meets which of the right; products below the last bit are left out. Neighbours share
+    // a side.
+    static constexpr int terms = PARTS * (PARTS + 1) / 2;
+    static constexpr int left(int term) {
+        constexpr int of[][6] = {{0}, {1, 0, 0}, {2, 1, 1, 0, 0, 0}};
+        return of[PARTS - 1][term];
+    }
+    static constexpr int right(int term) {
+        constexpr int of[][6] = {{0}, {0, 0, 1}, {0, 0, 1, 1, 2, 0}};
+        return of[PARTS - 1][term];
+    }
 #ifdef __AMX_BF16__
     static constexpr ptrdiff_t whole_items = 16;  // of a row of a tile
 #else
@@ -58,10 +69,11 @@ template <int PARTS> struct Split {
     }
     static constexpr ptrdiff_t left_size(ptrdiff_t rows, ptrdiff_t depth) { return rows * PARTS * items(depth); }
 #ifdef __AMX_BF16__
-    // Few rows leave the tile registers empty.
-    static bool gains(ptrdiff_t T, ptrdiff_t N) { return N >= 4 && worth_splitting(T, N) && tiles_allowed(); }
+    static bool gains(ptrdiff_t T, ptrdiff_t rows, ptrdiff_t H) {
+        return (whole ? worth_splitting_in_three(T, rows, H) : worth_tiles(rows) && worth_splitting(T, rows)) && tiles_allowed();
+    }
 #else
-    static constexpr bool gains(ptrdiff_t T, ptrdiff_t N) { return worth_splitting(T, N); }
+    static constexpr bool gains(ptrdiff_t T, ptrdiff_t rows, ptrdiff_t) { return worth_splitting(T, rows); }
 #endif
 
     FASTRNN_INLINE Vec<float> add(Vec<float> sum, Vec<Item> a, Vec<Item> b) {
@@ -70,7 +82,7 @@ template <int PARTS> struct Split {
 
     // Items of neighbouring numbers, of which `count` are left.
     FASTRNN_INLINE void along(const float* at, ptrdiff_t count, Vec<Item>* parts) {
-        Vec<float> low = load_head(at, count), high = load_head(at + width<float>, count - width<float>);
+        Vec<float> low = scaled(load_head(at, count)), high = scaled(load_head(at + width<float>, count - width<float>));
         FASTRNN_UNROLL for (int p = 0; p < PARTS; ++p) {
             const __m256i first = take(low), second = take(high);
             parts[p] = (Vec<Item>)_mm512_maskz_inserti64x4(0xff, _mm512_castsi256_si512(first), second, 1);
@@ -79,7 +91,7 @@ template <int PARTS> struct Split {
 
     // Items of two rows: each holds a number of either.
     FASTRNN_INLINE void across(const Vec<float>* rows, Vec<Item>* parts) {
-        Vec<float> even = rows[0], odd = rows[1];
+        Vec<float> even = scaled(rows[0]), odd = scaled(rows[1]);
         FASTRNN_UNROLL for (int p = 0; p < PARTS; ++p)
             parts[p] = (Vec<Item>)(widened(take(even)) | widened(take(odd)) << 16);
     }
@@ -100,6 +112,7 @@ template <int PARTS> struct Split {
   private:
     typedef uint16_t Halves __attribute__((vector_size(32)));
     typedef uint32_t Wide __attribute__((vector_size(64)));
+    FASTRNN_INLINE Vec<float> scaled(Vec<float> value) { return whole ? value * scale : value; }
     FASTRNN_INLINE Wide widened(__m256i halves) { return __builtin_convertvector((Halves)halves, Wide); }
 
     // The nearest bf16 numbers; `value` keeps what they leave, nothing where they are not finite.

@@ -34,13 +34,16 @@ template <class Cell, class F> class Forward {
         projected = memory.take<T>(projected_size * division.owners());
     }
 
-    void execute() {
+    // False if the sums are not finite where they must be: there is no result then.
+    bool execute() {
         run_parts(division.parts, [this](int part) { pack_share(part); });
         run_workers(division, [this](const Worker& worker) { keep ? run_steps<true>(worker) : run_steps<false>(worker); });
+        if (!finite) return false;
         const ptrdiff_t s = run.T_;
         for (int k = 0; k < Cell::states; ++k)
             for (ptrdiff_t n = 0; n < run.N; ++n)
                 copy_row(static_cast<T*>(call.last[k]) + n * run.H, run.prev(k, s) + n * run.prev_row(k, s), run.H);
+        return true;
     }
 
   private:
@@ -53,6 +56,7 @@ template <class Cell, class F> class Forward {
     int vectors[Cell::forward::count];
     ptrdiff_t chunk, packed_size, own_size, projected_size;
     T *own, *projected;
+    std::atomic<bool> finite{true};
     Panel<F> input[Cell::forward::count], panel[Cell::forward::count][max_products];
     // For each stage the vectors that hold the last units of all its sums, 0 where those have vectors of their own.
     int merged[Cell::forward::count];
@@ -184,6 +188,7 @@ template <class Cell, class F> class Forward {
             if (run.own_rows) worker.each([&](int part) { write_outputs(s, begin, end, division.units<T>(run.Hp, 1, part)); });
             if (call.above) call.above->reached(s + 1);
         }
+        if (!session.finite()) finite = false;
     }
 
     // Least time of the chunk that step `s` is in.

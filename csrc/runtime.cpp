@@ -129,9 +129,12 @@ void forward_layers(const Kernels& kernels, ForwardCall* calls, int layers, int 
     const bool divided =
         std::any_of(calls, calls + layers, [&](const Call& call) { return kernels.of(call).threads(call) > 1; });
     if (divided || layers < 2 || threads < 2 || calls->T < worth_a_wave) {
-        for (int layer = 0; layer < layers; ++layer) kernels.of(calls[layer]).forward(calls[layer]);
+        for (int layer = 0; layer < layers; ++layer) kernels.forward(calls[layer]);
         return;
     }
+    // A layer that had to be done again, its numbers too large for three parts, would have misled those that followed it.
+    for (int layer = 0; layer < layers; ++layer)
+        if (calls[layer].bf16_parts == 3) calls[layer].bf16_parts = 0;
     Wave wave{kernels, calls, layers};
     together(threads < layers ? threads : layers, Wave::run, &wave);
     if (wave.failed) throw std::bad_alloc();

@@ -17,6 +17,12 @@ struct Kernels {
             if (kernel->bf16_parts == call.bf16_parts && kernel->gains(call)) return *kernel;
         return *whole;
     }
+    void forward(const ForwardCall& call) const {
+        if (!of(call).forward(call)) whole->forward(call);
+    }
+    void backward(const BackwardCall& call) const {
+        if (!of(call).backward(call)) whole->backward(call);
+    }
 };
 
 // The best variant that this processor can run; the one called `wanted`, if that is given and can run.

@@ -19,7 +19,7 @@ template <class T> struct Ends {
 };
 
 // The left side: rows `a_row` apart, or packed as [depth][R], which only whole numbers are. The right side is packed as
-// [part][depth][sums][vectors].
+// [part][depth][sums][vectors]; several parts are a matter of AMX alone.
 enum class Layout { rows, packed };
 
 // A fused multiply-add takes four cycles and a processor starts one or two a cycle: with fewer sums under way
@@ -28,7 +28,7 @@ constexpr int min_chains = 8;
 constexpr int parts_of(int sums) { return sums >= min_chains ? 1 : min_chains / sums; }
 
 template <class F, int R, int A, int V, Layout LAYOUT>
-void tile(const typename F::Item* left, ptrdiff_t a_row, const typename F::Item* right, ptrdiff_t depth,
+void tile(const typename F::Item* a, ptrdiff_t a_row, const typename F::Item* b, ptrdiff_t depth,
           const Ends<typename F::Number>& ends) {
     using T = typename F::Number;
     using Item = typename F::Item;
@@ -40,28 +40,24 @@ void tile(const typename F::Item* left, ptrdiff_t a_row, const typename F::Item*
     }
     // Every third row by a pointer of its own: the two between are reached by index, and registers suffice.
     constexpr int Q = (R + 2) / 3;
-    FASTRNN_UNROLL for (int term = 0; term < F::terms; ++term) {
-        const Item* a = left + F::left[term] * depth;
-        const Item* row[Q];
-        FASTRNN_UNROLL for (int q = 0; q < Q; ++q) row[q] = a + 3 * q * a_row;
-        const Item* b = right + F::right[term] * depth * C * W;
-        const auto add = [&](int p) __attribute__((always_inline)) {
-            Vec<Item> columns[C];
-            FASTRNN_UNROLL for (int c = 0; c < C; ++c) columns[c] = load(b + c * W);
-            FASTRNN_UNROLL for (int r = 0; r < R; ++r) {
-                const Vec<Item> number = splat(LAYOUT == Layout::packed ? a[r] : row[r / 3][(r % 3) * a_row]);
-                FASTRNN_UNROLL for (int c = 0; c < C; ++c) sum[p][r][c] = F::add(sum[p][r][c], number, columns[c]);
-            }
-            b += C * W;
-            if (LAYOUT == Layout::packed)
-                a += R;
-            else
-                FASTRNN_UNROLL for (int q = 0; q < Q; ++q) ++row[q];
-        };
-        ptrdiff_t k = 0;
-        for (; k + P <= depth; k += P) FASTRNN_UNROLL for (int p = 0; p < P; ++p) add(p);
-        for (; k < depth; ++k) add(0);
-    }
+    const Item* row[Q];
+    FASTRNN_UNROLL for (int q = 0; q < Q; ++q) row[q] = a + 3 * q * a_row;
+    const auto add = [&](int p) __attribute__((always_inline)) {
+        Vec<Item> columns[C];
+        FASTRNN_UNROLL for (int c = 0; c < C; ++c) columns[c] = load(b + c * W);
+        FASTRNN_UNROLL for (int r = 0; r < R; ++r) {
+            const Vec<Item> number = splat(LAYOUT == Layout::packed ? a[r] : row[r / 3][(r % 3) * a_row]);
+            FASTRNN_UNROLL for (int c = 0; c < C; ++c) sum[p][r][c] = F::add(sum[p][r][c], number, columns[c]);
+        }
+        b += C * W;
+        if (LAYOUT == Layout::packed)
+            a += R;
+        else
+            FASTRNN_UNROLL for (int q = 0; q < Q; ++q) ++row[q];
+    };
+    ptrdiff_t k = 0;
+    for (; k + P <= depth; k += P) FASTRNN_UNROLL for (int p = 0; p < P; ++p) add(p);
+    for (; k < depth; ++k) add(0);
     FASTRNN_UNROLL for (int r = 0; r < R; ++r) FASTRNN_UNROLL for (int c = 0; c < C; ++c) {
         FASTRNN_UNROLL for (int p = 1; p < P; ++p) sum[0][r][c] += sum[p][r][c];
         store(ends.out[c / V] + r * ends.out_row + (c % V) * W, sum[0][r][c]);
@@ -72,7 +68,7 @@ template <class F>
 using Tile = void (*)(const typename F::Item*, ptrdiff_t, const typename F::Item*, ptrdiff_t, const Ends<typename F::Number>&);
 
 #ifdef __AMX_BF16__
-// Two registers of rows; vectors of sums are taken in pairs.
+// Two registers of rows.
 constexpr int max_rows(int) { return 32; }
 constexpr int max_columns(int) { return 8; }
 #else
@@ -131,6 +127,7 @@ template <class F, Layout LAYOUT> FASTRNN_INLINE Tile<F> find_tile(int rows, int
 #ifndef __AMX_BF16__
 struct TileSession {
     TileSession() {}
+    static constexpr bool finite() { return true; }
 };
 #endif
 

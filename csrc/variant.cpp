@@ -18,17 +18,17 @@ template <class Cell, class F> constexpr Kernel kernel() {
         Cell::name,
         int(sizeof(T)),
         F::bf16_parts,
-        [](const Call& call) { return F::gains(call.T, call.N); },
+        [](const Call& call) { return F::gains(call.T, Division(call, Cell::matrices).most_rows(), call.H); },
         [](const Call& call) { return size_t(Run<Cell, T>(call).saved_size()); },
         [](const Call& call) { return Division(call, Cell::matrices).parts; },
-        [](const ForwardCall& call) { Forward<Cell, F>(call).execute(); },
-        [](const BackwardCall& call) { Backward<Cell, F>(call).execute(); },
+        [](const ForwardCall& call) { return Forward<Cell, F>(call).execute(); },
+        [](const BackwardCall& call) { return Backward<Cell, F>(call).execute(); },
     };
 }
 
 // An instruction set that has products of bf16 numbers adds those to the kernels of the ones below it.
 #if defined(__AMX_BF16__)
-#define FASTRNN_KERNELS(cell) kernel<cell, Split<1>>(), kernel<cell, Split<2>>(),
+#define FASTRNN_KERNELS(cell) kernel<cell, Split<1>>(), kernel<cell, Split<2>>(), kernel<cell, Split<3>>(),
 #elif defined(__AVX512BF16__)
 #define FASTRNN_KERNELS(cell) kernel<cell, Split<1>>(),
 #else

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,8 +28,8 @@ def settings() -> Iterator[None]:
 
 
 def parts_of(variant: str, precision: str) -> int:
-    """Bf16 numbers that a number is split into, in calls that are long enough; 0: none."""
-    by_variant = {"amx": {"medium": 1, "high": 2}, "avx512bf16": {"medium": 1}}
+    """Bf16 numbers that a number is split into, in calls that are long and wide enough; 0: none."""
+    by_variant = {"amx": {"medium": 1, "high": 2, "highest": 3}, "avx512bf16": {"medium": 1}}
     return by_variant.get(variant, {}).get(precision, 0)
 
 
@@ -69,7 +70,7 @@ def test_names() -> None:
 
 
 # Rows of a tile, items of a row, units of a vector: on, below and above what the kernels cut products into.
-SIZES = [(16, 1, 3), (17, 31, 16), (20, 32, 20), (32, 33, 48), (33, 64, 100), (50, 100, 70)]
+SIZES = [(16, 1, 3), (17, 31, 16), (20, 32, 20), (32, 33, 48), (33, 64, 100), (50, 100, 70), (64, 1, 64), (79, 65, 81)]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -107,16 +108,17 @@ def test_as_close_as_its_parts_are(variant: str, precision: str, cell: str) -> N
             assert_equal(at(precision, p, call), got)
 
 
-def test_divided_between_threads(variant: str) -> None:
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_divided_between_threads(variant: str, precision: str) -> None:
     """By sequences and by units; a part's products are the whole's."""
     for cell, N, H in (("lstm", 40, 64), ("gru_after", 2, 160), ("gru_before", 1, 192)):
         p = problem(cell, 20, N, 48, H, "float32", scale=0.5)
         fastrnn.set_num_threads(1)
-        one = at("medium", p)
+        one = at(precision, p)
         fastrnn.set_num_threads(3)
-        three = at("medium", p)
+        three = at(precision, p)
         assert_close(three, one, 2**-12)
-        assert_equal(at("medium", p), three)
+        assert_equal(at(precision, p), three)
 
 
 def test_layers_and_steps(variant: str) -> None:
@@ -157,6 +159,101 @@ def test_numbers_that_bf16_does_not_have(variant: str, precision: str) -> None:
     if parts == 2:  # the second part of 1 is 0, and its product with infinity no number
         expected[np.isinf(expected)] = np.nan
     np.testing.assert_array_equal(hs.ravel(), expected)
+
+
+def powers(rng: np.random.Generator, shape: tuple[int, int], least: int, most: int) -> np.ndarray:
+    return rng.standard_normal(shape) * 2.0 ** rng.integers(least, most + 1, shape)
+
+
+def opposite(rng: np.random.Generator, left: tuple[int, int], right: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of which next to nothing is left."""
+    a, b = rng.standard_normal(left), rng.standard_normal(right)
+    half = len(b) // 2
+    a[:, half : 2 * half] = a[:, :half]
+    b[half : 2 * half] = -b[:half] * (1 + 1e-6 * rng.standard_normal(b[:half].shape))
+    return a, b
+
+
+# Factors of products, as f(random, shape of the left side, of the right side): as they usually are, and where something
+# could be lost. Of the last three some are too large to be split.
+FACTORS = {
+    "normal": lambda rng, a, b: (rng.standard_normal(a), rng.standard_normal(b)),
+    "positive": lambda rng, a, b: (rng.random(a), rng.random(b)),
+    "opposite": opposite,
+    "of many sizes": lambda rng, a, b: (powers(rng, a, -30, 30), powers(rng, b, -30, 30)),
+    "of all sizes": lambda rng, a, b: (powers(rng, a, -126, 20), powers(rng, b, -20, 20)),
+    "small": lambda rng, a, b: (powers(rng, a, -126, -110), rng.standard_normal(b)),
+    "subnormal": lambda rng, a, b: (powers(rng, a, -149, -130), powers(rng, b, -2, 4)),
+    "of subnormal products": lambda rng, a, b: (powers(rng, a, -75, -60), powers(rng, b, -75, -60)),
+    "with bits far apart": lambda rng, a, b: (1 + 2.0**-23 * rng.integers(0, 2, a), powers(rng, b, 0, 3)),
+    "large": lambda rng, a, b: (powers(rng, a, 0, 60), powers(rng, b, 0, 55)),
+    "one of them large": lambda rng, a, b: (powers(rng, a, 0, 120), powers(rng, b, -10, 0)),
+    "against each other": lambda rng, a, b: (powers(rng, a, 60, 110), powers(rng, b, -110, -60)),
+}
+
+
+def in_float32(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a @ b by fused multiply-adds, one after the other."""
+    total = np.zeros((len(a), b.shape[1]), "f4")
+    for k in range(len(b)):
+        total = (total + a[:, k, None].astype("f8") * b[k]).astype("f4")
+    return total
+
+
+def errors(got: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """Errors of a product, relative to its sums without signs: root of the mean square, and largest."""
+    wide_a, wide_b = a.astype("f8"), b.astype("f8")
+    error = np.abs(got - wide_a @ wide_b) / (np.abs(wide_a) @ np.abs(wide_b))
+    return float(np.sqrt(np.mean(error**2))), float(error.max())
+
+
+@pytest.mark.parametrize("factors", FACTORS)
+def test_highest_is_as_precise_as_float32(variant: str, factors: str) -> None:
+    """Forward, through the weights, and their gradients: one step of an RNN without a nonlinearity."""
+    rng = np.random.default_rng(0)
+    N, D, H = 64, 96, 80
+    x, Wx = (a.astype("f4") for a in FACTORS[factors](rng, (N, D), (D, H)))
+    dh, WxT = (a.astype("f4") for a in FACTORS[factors](rng, (N, H), (H, D)))
+    xT, dh_of_x = (a.astype("f4") for a in FACTORS[factors](rng, (D, N), (N, H)))
+    zeros = np.zeros((H, H), "f4")
+    results = []
+    for inputs, weights, gradient in ((x, Wx, dh), (x, WxT.T.copy(), dh), (xT.T.copy(), Wx, dh_of_x)):
+        hs, cache = rnn_forward(inputs[None], None, weights, zeros, None, "identity")
+        dx, _, dWx, _, _ = rnn_backward(gradient[None], cache)
+        results.append((hs[0], dx[0], dWx))
+    for got, a, b in ((results[0][0], x, Wx), (results[1][1], dh, WxT), (results[2][2], xT, dh_of_x)):
+        assert np.isfinite(got).all()
+        for ours, plain in zip(errors(got, a, b), errors(in_float32(a, b), a, b), strict=True):
+            assert ours <= 1.5 * plain
+
+
+def with_number(p: Problem, name: str, value: float) -> Problem:
+    """The same with another number in one place."""
+    array = (p.params[name] if name in p.params else getattr(p, name)).copy()
+    array[..., 3, 0] = value
+    return replace(p, params={**p.params, name: array}) if name in p.params else replace(p, **{name: array})
+
+
+@pytest.mark.parametrize("cell", BUILT_IN)
+def test_numbers_too_large_to_be_split(variant: str, cell: str) -> None:
+    """A whole pass is then done with the numbers as they are."""
+    from fastrnn.backends import _cpp
+
+    def as_they_are(p: Problem) -> dict[str, np.ndarray]:
+        assert _cpp.use_variant("avx512" if variant in ("amx", "avx512bf16") else variant)
+        result = at("highest", p, call)
+        assert _cpp.use_variant(variant)
+        return result
+
+    p = problem(cell, 16, 16, 5, 64, "float32", scale=0.5)
+    call = Call(lengths=tuple(range(16, 0, -1)), truncate=3)
+    with np.errstate(all="ignore"):
+        for name, value in (("x", np.inf), ("x", np.nan), ("x", 3e38), ("Wh", -np.inf)):
+            changed = with_number(p, name, value)
+            assert_equal(at("highest", changed, call), as_they_are(changed))
+    if cell != "rnn_relu":  # a sum near zero may change its sign
+        changed = with_number(p, "dhs", 1e33)
+        assert_close(at("highest", changed, call), as_they_are(changed), 1e-5)
 
 
 @pytest.mark.parametrize("backend", PROMISED_BACKENDS)

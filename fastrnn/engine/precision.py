@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..errors import choice
 
-# For each name the bf16 numbers that a float32 number may be split into; 0: products of the numbers themselves.
-PARTS = {"highest": 0, "high": 2, "medium": 1}
+# For each name the bf16 numbers that a float32 number may be split into: three of 8 bits are all of its 24.
+PARTS = {"highest": 3, "high": 2, "medium": 1}
 _precision = "highest"
 
 
@@ -21,7 +21,9 @@ def set_matmul_precision(precision: str) -> None:
     Parameters
     ----------
     precision : {"highest", "high", "medium"}
-        ``"highest"``, the default: products of float32 numbers.
+        ``"highest"``, the default: products of float32 numbers, or with AMX such as are as precise: each number is a
+        sum of three bf16 numbers, which are all of its bits, and six of their nine products are added. A call whose
+        numbers are infinite, not numbers or so large that this way does not hold them, is done with float32 numbers.
 
         ``"high"``: each number is a sum of two bf16 numbers, and three of their four products are added: 16 of 24
         bits, an error of about 2**-16 of each product. Taken with AMX.
@@ -63,5 +65,5 @@ def get_matmul_precision() -> str:
 
 
 def bf16_parts() -> int:
-    """The bf16 numbers that each float32 number of a product may be split into; 0: none."""
+    """The bf16 numbers that each float32 number of a product may be split into."""
     return PARTS[_precision]
