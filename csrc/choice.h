@@ -31,6 +31,9 @@ constexpr bool worth_splitting_in_three(ptrdiff_t T, ptrdiff_t rows, ptrdiff_t H
 // Whether many steps of the input are projected at once: few sequences at a step would read all of Wx for little work.
 constexpr bool worth_hoisting(ptrdiff_t T, ptrdiff_t N, ptrdiff_t D) { return N < 8 && D > 4 && T > 1; }
 
+// Whether the input of the next steps is projected while a step of one sequence waits for its weights.
+constexpr bool worth_projecting_ahead(ptrdiff_t rows, ptrdiff_t H) { return rows == 1 && H >= 64; }
+
 // Sequences that make it worth to put units that do not fill a vector side by side.
 constexpr ptrdiff_t worth_merging = 4;
 

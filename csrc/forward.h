@@ -23,15 +23,19 @@ template <class Cell, class F> class Forward {
         const ptrdiff_t rows = division.most_rows();
         sweeps = worth_sweeping();
         hoisted = worth_hoisting(run.T_, rows, run.D);
+        beside = can_project_ahead<F> && hoisted && !sweeps && worth_projecting_ahead(rows, run.H);
         place_panels(rows);
         chunk = hoisted ? (gemm_depth + rows - 1) / rows : run.T_;
         if (call.below && chunk > wave_steps) chunk = wave_steps;
         if (chunk > run.T_) chunk = run.T_;
-        packed_size = hoisted && !sweeps ? F::parts * F::items(run.D) * gemm_vectors * width<T> : 0;
+        if (beside) chunk = ahead_rows;
+        packed_size = !hoisted || sweeps ? 0 : beside ? ahead_rows * ahead_row() : F::parts * F::items(run.D) * gemm_vectors * width<T>;
         own_size = padded<T>(Tally<T>::size() + packed_size + (sweeps ? rows * sweep_row() : left_size(rows)));
-        projected_size = hoisted ? chunk * rows * projected_row() : 0;
+        projected_size = hoisted ? (beside ? 2 : 1) * chunk * rows * projected_row() : 0;
         own = memory.take<T>(own_size * division.parts);
         projected = memory.take<T>(projected_size * division.owners());
+        if constexpr (can_project_ahead<F>)
+            if (beside) place_ahead();
     }
 
     // False if the sums are not finite where they must be: there is no result then.
@@ -52,11 +56,13 @@ template <class Cell, class F> class Forward {
     Workspace memory;
     Run<Cell, T> run;
     const Division division;
-    bool keep, sweeps, hoisted;
+    bool keep, sweeps, hoisted, beside;  // beside: the next chunk is projected beside a step's products
     int vectors[Cell::forward::count];
     ptrdiff_t chunk, packed_size, own_size, projected_size;
     T *own, *projected;
     std::atomic<bool> finite{true};
+    Panel<F> chunk_input[Cell::gates];  // one gate's columns each, if `beside`
+    Ahead<T>* ahead;                    // of every part, if `beside`
     Panel<F> input[Cell::forward::count], panel[Cell::forward::count][max_products];
     // For each stage the vectors that hold the last units of all its sums, 0 where those have vectors of their own.
     int merged[Cell::forward::count];
@@ -72,6 +78,13 @@ template <class Cell, class F> class Forward {
         int gates = 0;
         while (gates < S::sums && S::sum[gates].gate >= 0) ++gates;
         return gates;
+    }
+    // Calls f(stage number, sum) for every gate.
+    template <class G> static void each_gate(G f) {
+        Cell::forward::each([&](auto stage, int i) {
+            using S = decltype(stage);
+            for (int j = 0; j < gates_of<S>(); ++j) f(i, S::sum[j]);
+        });
     }
     // Columns of a stage's whole vectors, without the merged ones.
     ptrdiff_t whole(int i) const { return merged[i] ? run.H - run.H % width<T> : run.Hp; }
@@ -94,13 +107,15 @@ template <class Cell, class F> class Forward {
         Cell::forward::each([&](auto stage, int i) {
             using S = decltype(stage);
             merged[i] = F::per_item > 1 || sweeps || hoisted || division.by_units || rows < worth_merging ? 0 : merged_vectors<S>(run.H % width<T>);
-            vectors[i] = block_vectors<S>(rows, whole(i) / width<T>, division.by_units ? division.parts : 1);
+            vectors[i] = block_vectors<S>(rows, whole(i) / width<T>, division.by_units ? division.parts : 1, beside ? ahead_columns : 16);
             if constexpr (F::per_item == 1)
                 if (merged[i]) pack_tail<S>(i);
         });
         each_panel([&](int i, Panel<F>& panel, ptrdiff_t depth, int sums, auto B) {
             panel = place_panel(depth, sums, whole(i), B);
         });
+        if (beside)
+            for (Panel<F>& panel : chunk_input) panel = place<F>(memory, 1, 1, run.D, run.D, run.Hp);
     }
 
     template <class G> Panel<F> place_panel(ptrdiff_t depth, int sums, ptrdiff_t columns, G B) {
@@ -115,6 +130,8 @@ template <class Cell, class F> class Forward {
     }
     // Projections of a sequence's input at a step, and a vector: rows would often lie 4096 bytes apart.
     ptrdiff_t projected_row() const { return Cell::gates * run.Hp + width<T>; }
+    // A step's input, and a vector for the same reason.
+    ptrdiff_t ahead_row() const { return padded<T>(run.D) + width<T>; }
     // Sums of all units of a sequence, and a vector as well, which may be read beyond them.
     ptrdiff_t sweep_row() const { return padded<T>(4 * run.H) + width<T>; }
 
@@ -130,6 +147,11 @@ template <class Cell, class F> class Forward {
         each_panel([&](int i, Panel<F>& panel, ptrdiff_t depth, int, auto B) {
             const Range range = share<T>(whole(i), vectors[i], division.parts, part);
             pack(panel, 1, depth, depth, run.H, range, vectors[i], [&](int, int s) { return B(s); });
+        });
+        if (!beside) return;
+        each_gate([&](int i, Sum sum) {
+            pack(chunk_input[sum.gate], 1, run.D, run.D, run.H, share<T>(run.Hp, vectors[i], division.parts, part), 1,
+                 [&](int, int) { return block(Wx(), sum.gate); });
         });
     }
 
@@ -164,6 +186,11 @@ template <class Cell, class F> class Forward {
         }
     }
 
+    // Memory of one thread: a packed block of Wx, and left sides.
+    struct Room {
+        Item *packed, *left;
+    };
+
     template <bool KEEP> void run_steps(Worker worker) {
         const ptrdiff_t begin = division.begin(worker.first), end = division.end(worker.first);
         const TileSession session;
@@ -173,16 +200,17 @@ template <class Cell, class F> class Forward {
                         reinterpret_cast<Item*>(tally.scratch + Tally<T>::size() + packed_size)};
         T* inputs = projected + division.owner(worker.first) * projected_size;
         for (ptrdiff_t s = 0; s < run.T_; ++s) {
-            if (call.below && s % chunk == 0) call.below->wait_for(s + chunk < run.T_ ? s + chunk : run.T_);
-            if (hoisted && s % chunk == 0) worker.each([&](int part) { project_chunk(s, begin, end, part, room, inputs); });
-            const T* x = nullptr;
-            if (hoisted) {
-                const ptrdiff_t low = low_time(s), t = run.time_of(s);
-                x = inputs + (t - low) * (end - begin) * projected_row();
+            if (call.below && s % chunk == 0) {
+                const ptrdiff_t needed = s + (beside ? 2 : 1) * chunk;
+                call.below->wait_for(needed < run.T_ ? needed : run.T_);
             }
-            const At at = addresses(s, x);
+            if (hoisted && s % chunk == 0) worker.each([&](int part) { project_steps(s, begin, end, part, room, inputs); });
+            const At at = addresses(s, hoisted ? inputs + projected_at(s, end - begin) : nullptr);
             Cell::forward::each([&](auto stage, int i) {
-                worker.each([&](int part) { step<KEEP>(stage, i, at, units(i, part), begin, end, tally, room.left); });
+                worker.each([&](int part) {
+                    if (beside) tally.ahead = &grant(part, s % chunk * Cell::forward::count + i);
+                    step<KEEP>(stage, i, at, units(i, part), begin, end, tally, room.left);
+                });
                 worker.wait();
             });
             if (run.own_rows) worker.each([&](int part) { write_outputs(s, begin, end, division.units<T>(run.Hp, 1, part)); });
@@ -191,16 +219,63 @@ template <class Cell, class F> class Forward {
         if (!session.finite()) finite = false;
     }
 
+    // Where the projection of step `s` is: of `count` sequences by time, of the only one by step.
+    ptrdiff_t projected_at(ptrdiff_t s, ptrdiff_t count) const {
+        const ptrdiff_t number = beside ? s % (2 * chunk) : run.time_of(s) - low_time(s);
+        return number * count * projected_row();
+    }
+
+    // At the first step of a chunk: projects it, or the next one in the course of its steps.
+    void project_steps(ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end, int part, Room room, T* to) {
+        if constexpr (can_project_ahead<F>)
+            if (beside) return project_ahead(s, begin, part, to);
+        project_chunk(s, begin, end, part, room, to);
+    }
+
+    void place_ahead() {
+        ahead = memory.take<Ahead<T>>(division.parts);
+        for (int part = 0; part < division.parts; ++part) {
+            Ahead<T>* const one = new (ahead + part) Ahead<T>;
+            each_gate([&](int i, Sum sum) {
+                const Range range = units(i, part);
+                one->add({chunk_input[sum.gate].block(range.first, 1, 0), run.units + sum.unit * run.Hp + range.first,
+                          sum.gate * run.Hp + range.first, (range.last - range.first) / width<T>});
+            });
+        }
+    }
+
+    void project_ahead(ptrdiff_t s, ptrdiff_t begin, int part, T* to) {
+        if (s == 0) {
+            start_ahead(0, begin, part, to);
+            ahead[part].grant(0, 1);
+            ahead[part].run_due();
+        }
+        if (s + chunk < run.T_) start_ahead(s + chunk, begin, part, to);
+    }
+
+    void start_ahead(ptrdiff_t first, ptrdiff_t begin, int part, T* to) {
+        const Side<T> rows{own + part * own_size + Tally<T>::size(), ahead_row()};
+        for (ptrdiff_t r = 0; r < chunk; ++r) {
+            T* row = const_cast<T*>(rows.from(r).at);
+            if (first + r < run.T_)
+                copy_row(row, static_cast<const T*>(call.x) + run.time_of(first + r) * call.x_time + begin * call.x_row, run.D);
+            else
+                clear(row, run.D);
+        }
+        ahead[part].start(rows, run.D, to + projected_at(first, 1), projected_row());
+    }
+
+    // The projection ahead, with what is due in turn `turn` of the chunk's steps and their stages.
+    Ahead<T>& grant(int part, ptrdiff_t turn) {
+        ahead[part].grant(turn, chunk * Cell::forward::count);
+        return ahead[part];
+    }
+
     // Least time of the chunk that step `s` is in.
     ptrdiff_t low_time(ptrdiff_t s) const {
         const ptrdiff_t first = s / chunk * chunk, last = first + chunk < run.T_ ? first + chunk : run.T_;
         return run.reverse ? run.T_ - last : first;
     }
-
-    // Memory of one thread: a packed block of Wx, and left sides.
-    struct Room {
-        Item *packed, *left;
-    };
 
     // Wx is packed block by block, into memory that stays in a near cache: a chunk has many rows for each.
     void project_chunk(ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end, int part, Room room, T* to) {
@@ -296,6 +371,8 @@ template <class Cell, class F> class Forward {
                 apply<KEEP>(stage, i, at, u, v, begin + n, rows, tally);
             });
         });
+        if constexpr (can_project_ahead<F>)
+            if (beside) tally.ahead->run_due();
         if (!merged[i]) return;
         each_tile(count, max_rows(merged[i]), [&](ptrdiff_t n, int rows) {
             tail_sums(stage, i, sides, n, rows, tally);

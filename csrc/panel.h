@@ -1,8 +1,8 @@
 // Packed matrices: the right side of the microkernel's products.
 #pragma once
 
+#include "ahead.h"
 #include "cell.h"
-#include "tile.h"
 
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
@@ -119,22 +119,28 @@ template <class F> Panel<F> place(Workspace& memory, int sources, int sums, ptrd
 template <class F, class G>
 void pack(const Panel<F>& panel, int sources, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t H, Range range, int vectors, G B) {
     using T = typename F::Number;
-    each_block<T>(range, vectors, [&](ptrdiff_t u, int v) {
-        const ptrdiff_t columns = v * width<T>;
-        for (int g = 0; g < panel.sums; g += max_sums) {
-            const int count = panel.sums - g < max_sums ? panel.sums - g : max_sums;
-            const ptrdiff_t row = count * columns, part = panel.depth * row, used = F::items_within(rows);
-            auto* to = const_cast<typename F::Item*>(panel.block(u, v, g));
-            for (int source = 0; source < sources; ++source) {
-                const ptrdiff_t first = source * stride / F::per_item;
-                Matrix<T> matrix[max_sums];
-                for (int s = 0; s < count; ++s) matrix[s] = B(source, g + s);
-                pack_columns<F>(to + first * row, part, matrix, count, rows, H, u, columns);
-                const ptrdiff_t next = source + 1 < sources ? first + stride / F::per_item : panel.depth;
-                for (int p = 0; p < F::parts; ++p) clear(to + p * part + (first + used) * row, (next - first - used) * row);
-            }
-        }
-    });
+    // Of rows that lie along memory a few at a time: all of a row is read before it is forgotten where it was.
+    const ptrdiff_t strip = B(0, 0).col == 1 ? 8 * F::per_item : rows;
+    for (int source = 0; source < sources; ++source)
+        for (ptrdiff_t k = 0; k < rows; k += strip)
+            each_block<T>(range, vectors, [&](ptrdiff_t u, int v) {
+                const ptrdiff_t columns = v * width<T>, depth = rows - k < strip ? rows - k : strip;
+                for (int g = 0; g < panel.sums; g += max_sums) {
+                    const int count = panel.sums - g < max_sums ? panel.sums - g : max_sums;
+                    const ptrdiff_t row = count * columns, part = panel.depth * row;
+                    auto* to = const_cast<typename F::Item*>(panel.block(u, v, g)) + (source * stride + k) / F::per_item * row;
+                    Matrix<T> matrix[max_sums];
+                    for (int s = 0; s < count; ++s) {
+                        matrix[s] = B(source, g + s);
+                        matrix[s].at += k * matrix[s].row;
+                    }
+                    pack_columns<F>(to, part, matrix, count, depth, H, u, columns);
+                    if (k + depth < rows) continue;
+                    const ptrdiff_t used = F::items_within(depth), first = (source * stride + k) / F::per_item;
+                    const ptrdiff_t next = source + 1 < sources ? (source + 1) * stride / F::per_item : panel.depth;
+                    for (int p = 0; p < F::parts; ++p) clear(to + p * part + used * row, (next - first - used) * row);
+                }
+            });
 }
 
 // Matrices B(sum) of H columns as they are: worth it where each is read so few times that packing would cost as much.
@@ -254,12 +260,17 @@ template <class T> void dots(T* y, ptrdiff_t y_row, Side<T> a, ptrdiff_t rows, R
     }
 }
 
-// sums += a @ panel for one block of units and `rows` rows.
+// sums += a @ panel for one block of units and `rows` rows, and beside it what is due of a projection.
 template <class F>
-FASTRNN_INLINE void multiply(
-    const Panel<F>& panel, ptrdiff_t u, int vectors, int rows, Side<typename F::Item> a, const Ends<typename F::Number>* ends) {
+FASTRNN_INLINE void multiply(const Panel<F>& panel, ptrdiff_t u, int vectors, int rows, Side<typename F::Item> a,
+                             const Ends<typename F::Number>* ends, Ahead<typename F::Number>* ahead = nullptr) {
     for (int g = 0; g < panel.sums; g += max_sums) {
         const int count = panel.sums - g < max_sums ? panel.sums - g : max_sums;
+        if constexpr (can_project_ahead<F>)
+            if (ahead && ahead->due()) {
+                run_beside(count, vectors, a.at, panel.block(u, vectors, g), panel.depth, ends[g / max_sums], ahead->take());
+                continue;
+            }
         run_tile<F, Layout::rows>(rows, count, vectors, a, panel.block(u, vectors, g), panel.depth, ends[g / max_sums]);
     }
 }

@@ -24,10 +24,10 @@ template <class Stage> constexpr int widest_sums() {
 }
 
 // Vectors of units that a block of a stage takes, so that a tile of `rows` rows has work for every register, and every
-// one of `shares` shares of the blocks about the same.
-template <class Stage> int block_vectors(ptrdiff_t rows, ptrdiff_t vectors, int shares) {
-    const int widest = widest_sums<Stage>();
-    int v = max_columns(rows < most_rows ? int(rows) : most_rows) / (widest == 3 ? 4 : widest);
+// one of `shares` shares of the blocks about the same; `most` vectors of sums.
+template <class Stage> int block_vectors(ptrdiff_t rows, ptrdiff_t vectors, int shares, int most = 16) {
+    const int widest = widest_sums<Stage>(), columns = max_columns(rows < most_rows ? int(rows) : most_rows);
+    int v = (columns < most ? columns : most) / (widest == 3 ? 4 : widest);
     if (v > 8) v = 8;
     if (v < 1) v = 1;
     while (v > vectors && v > 1) v /= 2;
@@ -36,10 +36,11 @@ template <class Stage> int block_vectors(ptrdiff_t rows, ptrdiff_t vectors, int 
     return v;
 }
 
-// The sums of one tile of sequences and where they stand.
+// The sums of one tile of sequences and where they stand, and what is due beside their products.
 template <class T> struct Tally {
     static constexpr int block = 8 * width<T>;
     T* scratch;
+    Ahead<T>* ahead;
     const T* at[4];
     ptrdiff_t row[4];
 
@@ -60,7 +61,7 @@ template <class T> struct Tally {
             at[s] = group.out[j];
             row[s] = out_row;
         }
-        multiply(panel, u, vectors, rows, a, ends);
+        multiply(panel, u, vectors, rows, a, ends, ahead);
     }
 };
 

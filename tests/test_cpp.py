@@ -79,6 +79,24 @@ def test_short_calls(variant: str, cell: str, dtype: str) -> None:
             assert_close(run(p, call, params=along), want, 4 * ORACLE_RTOL[dtype])
 
 
+# Steps, features and units of calls of one sequence a thread, whose input is projected beside the steps before: whole
+# chunks and not, fewer features than units and more.
+BESIDE = [(48, 5, 64), (50, 70, 64), (51, 33, 65), (60, 130, 100)]
+
+
+@pytest.mark.parametrize("N, threads", [(1, 1), (1, 3), (2, 2)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru_after", "gru_before"])
+def test_long_calls_of_one_sequence(variant: str, cell: str, dtype: str, N: int, threads: int) -> None:
+    before = fastrnn.get_num_threads()
+    fastrnn.set_num_threads(threads)
+    for T, D, H in BESIDE:
+        p = problem(cell, T, N, D, H, dtype, scale=0.7)
+        for call in (PLAIN, Call((T - 3, T)[:N], True, 2)):
+            assert_close(run(p, call), reference(p, call), 4 * ORACLE_RTOL[dtype])
+    fastrnn.set_num_threads(before)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", ["tanh", "sigmoid"])
 def test_functions_to_four_units_in_the_last_place(variant: str, name: str, dtype: type) -> None:

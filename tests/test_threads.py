@@ -185,9 +185,12 @@ def test_directions_in_threads_of_their_own(compiled: str, N: int) -> None:
 
 @pytest.mark.parametrize("threads", [2, 3])
 @pytest.mark.parametrize("layers", [2, 3, 5])
+@pytest.mark.parametrize("H", [9, 70])
 @pytest.mark.parametrize("kind", [fastrnn.RNN, fastrnn.LSTM, fastrnn.GRU])
-def test_layers_at_the_same_time(compiled: str, kind: type[fastrnn.Recurrent], layers: int, threads: int) -> None:
-    layer = kind(3, 9, layers, seed=0)
+def test_layers_at_the_same_time(
+    compiled: str, kind: type[fastrnn.Recurrent], H: int, layers: int, threads: int
+) -> None:
+    layer = kind(3, H, layers, seed=0)
     x = np.random.default_rng(0).standard_normal((100, 1, 3)).astype(np.float32)
     fastrnn.set_num_threads(1)
     alone, _ = layer(x)

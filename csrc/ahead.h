@@ -1,0 +1,132 @@
+// The projection of the steps to come, done beside the products of one sequence's step. Those read all of the recurrent
+// matrix for one multiply-add a number and wait for memory; the projection of several rows waits for nothing but the
+// multipliers, and fills the time.
+#pragma once
+
+#include "tile.h"
+
+namespace fastrnn {
+namespace FASTRNN_VARIANT {
+
+// Whether there are registers enough for both; narrower vectors have more instructions for a number, and wait less.
+template <class F> constexpr bool can_project_ahead = F::per_item == 1 && vector_bytes == 64 && registers == 32;
+
+// Steps that are projected together, and vectors of sums that a tile of the step has at most.
+constexpr int ahead_rows = 10, ahead_columns = 8;
+
+// One vector of columns of the projection: `out[r] = begin + x[r] @ B` for `ahead_rows` rows.
+template <class T> struct Piece {
+    Side<T> x;
+    const T *B, *begin;
+    ptrdiff_t depth;
+    T* out;
+    ptrdiff_t out_row;
+
+    void run() const {
+        run_tile<Whole<T>, Layout::rows>(ahead_rows, 1, 1, x, B, depth, {{begin}, {0}, {out}, out_row});
+    }
+};
+
+// The projection of the next steps, gate by gate and vector by vector: what is due is taken while a step is done.
+template <class T> class Ahead {
+  public:
+    // A gate's packed columns, biases, and where its projections go, from the first of `vectors` vectors on.
+    struct Gate {
+        const T *B, *begin;
+        ptrdiff_t to, vectors;
+    };
+
+    void add(const Gate& one) {
+        gate[gates++] = one;
+        total += one.vectors;
+    }
+
+    // The rows x from now on; `out_row` from one row of `out` to the next.
+    void start(Side<T> x, ptrdiff_t depth, T* out, ptrdiff_t out_row) {
+        now = {x, nullptr, nullptr, depth, out, out_row};
+        number = 0;
+        vector = 0;
+        given = 0;
+        left = total;
+    }
+
+    // Makes due what has to be done by the end of turn `turn` of `turns`.
+    void grant(ptrdiff_t turn, ptrdiff_t turns) { given = left - (total - total * (turn + 1) / turns); }
+
+    bool due() const { return given > 0; }
+
+    Piece<T> take() {
+        while (vector == gate[number].vectors) {
+            ++number;
+            vector = 0;
+        }
+        const Gate& from = gate[number];
+        Piece<T> piece = now;
+        piece.B = from.B + vector * width<T> * now.depth;
+        piece.begin = from.begin + vector * width<T>;
+        piece.out += from.to + vector * width<T>;
+        ++vector;
+        --given;
+        --left;
+        return piece;
+    }
+
+    void run_due() {
+        while (due()) take().run();
+    }
+
+  private:
+    Gate gate[4];
+    Piece<T> now;
+    int gates = 0, number = 0;
+    ptrdiff_t total = 0, vector = 0, given = 0, left = 0;
+};
+
+// A tile of one row with a piece beside it.
+template <class T, int A, int V> void tile_beside(const T* a, const T* b, ptrdiff_t depth, const Ends<T>& ends, const Piece<T>& piece) {
+    constexpr int W = width<T>, C = A * V, R = ahead_rows;
+    Vec<T> sum[C], ahead[R];
+    FASTRNN_UNROLL for (int c = 0; c < C; ++c) sum[c] = load(ends.begin[c / V] + (c % V) * W);
+    FASTRNN_UNROLL for (int r = 0; r < R; ++r) ahead[r] = load(piece.begin);
+    // Every third row by a pointer of its own, as in a tile.
+    constexpr int Q = (R + 2) / 3;
+    const T *x[Q], *B = piece.B;
+    FASTRNN_UNROLL for (int q = 0; q < Q; ++q) x[q] = piece.x.from(3 * q).at;
+    const auto add = [&](ptrdiff_t k) __attribute__((always_inline)) {
+        const Vec<T> number = splat(a[k]);
+        FASTRNN_UNROLL for (int c = 0; c < C; ++c) sum[c] += number * load(b + c * W);
+        b += C * W;
+    };
+    const auto add_ahead = [&]() __attribute__((always_inline)) {
+        const Vec<T> columns = load(B);
+        FASTRNN_UNROLL for (int r = 0; r < R; ++r) ahead[r] += splat(x[r / 3][(r % 3) * piece.x.row]) * columns;
+        FASTRNN_UNROLL for (int q = 0; q < Q; ++q) ++x[q];
+        B += W;
+    };
+    const ptrdiff_t both = depth < piece.depth ? depth : piece.depth;
+    for (ptrdiff_t k = 0; k < both; ++k) {
+        add(k);
+        add_ahead();
+    }
+    for (ptrdiff_t k = both; k < depth; ++k) add(k);
+    for (ptrdiff_t k = both; k < piece.depth; ++k) add_ahead();
+    FASTRNN_UNROLL for (int c = 0; c < C; ++c) store(ends.out[c / V] + (c % V) * W, sum[c]);
+    FASTRNN_UNROLL for (int r = 0; r < R; ++r) store(piece.out + r * piece.out_row, ahead[r]);
+}
+
+template <class T, int A, int V> constexpr auto beside_or_none() {
+    if constexpr (A * V <= ahead_columns)
+        return &tile_beside<T, A, V>;
+    else
+        return static_cast<decltype(&tile_beside<T, 1, 1>)>(nullptr);
+}
+
+template <class T> void run_beside(int sums, int vectors, const T* a, const T* B, ptrdiff_t depth, const Ends<T>& ends, const Piece<T>& piece) {
+#define FASTRNN_BESIDE(A) {beside_or_none<T, A, 1>(), beside_or_none<T, A, 2>(), beside_or_none<T, A, 4>(), beside_or_none<T, A, 8>()}
+    static constexpr decltype(&tile_beside<T, 1, 1>) table[4][4] = {FASTRNN_BESIDE(1), FASTRNN_BESIDE(2), FASTRNN_BESIDE(3), FASTRNN_BESIDE(4)};
+#undef FASTRNN_BESIDE
+    table[sums - 1][vectors == 8 ? 3 : vectors / 2](a, B, depth, ends, piece);
+}
+
+}  // namespace FASTRNN_VARIANT
+}  // namespace fastrnn
