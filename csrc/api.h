@@ -26,6 +26,9 @@ struct Call {
     int reverse;
     int threads;
     int bf16_parts;  // bf16 numbers that each number of a product may be split into; 3 are as precise as itself; 0: none
+
+    // Whether the weights of a row lie side by side: they can be read as they are.
+    bool rows_lie_along_memory() const { return Wx_col == 1 && Wh_col == 1; }
 };
 
 // Steps that a layer has done, for the layer above it where both run at the same time.

@@ -27,7 +27,7 @@ template <class Cell, class F> class Backward {
         }
         chunk = rows < gemm_depth ? gemm_depth / (rows > 0 ? rows : 1) : 1;
         if (chunk > run.T_) chunk = run.T_;
-        sweeps = F::per_item == 1 && !worth_packing_transposed(run.T_, N, H) && call.Wx_col == 1 && call.Wh_col == 1;
+        sweeps = F::per_item == 1 && !worth_packing_transposed(run.T_, N, H) && call.rows_lie_along_memory();
         Cell::backward::each([&](auto stage, int i) {
             vectors[i] = block_vectors<decltype(stage)>(rows, Hp / width<T>, division.by_units ? division.parts : 1);
         });

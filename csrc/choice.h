@@ -22,10 +22,10 @@ constexpr bool worth_splitting(ptrdiff_t T, ptrdiff_t rows) { return T >= 8 || T
 // Few rows leave the tile registers empty.
 constexpr bool worth_tiles(ptrdiff_t rows) { return rows >= 4; }
 
-// Whether tiles are quicker with six products of bf16 numbers instead of one of float32 numbers: not measured, for want
-// of such a processor, but far from where the counted instructions are as many.
+// Whether six products of bf16 numbers by tiles are quicker than one of float32 numbers. Counted, not measured, for want
+// of such a processor: with 16 rows a thread a third of the cycles, with 6 as many.
 constexpr bool worth_splitting_in_three(ptrdiff_t T, ptrdiff_t rows, ptrdiff_t H) {
-    return rows >= 8 && T * rows >= 64 && H >= 64;
+    return rows >= 16 && T * rows >= 64 && H >= 64;
 }
 
 // Whether many steps of the input are projected at once: few sequences at a step would read all of Wx for little work.

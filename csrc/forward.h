@@ -21,7 +21,7 @@ template <class Cell, class F> class Forward {
         for (int k = 0; k < Cell::states; ++k)
             pad_rows(run.state[k].first, static_cast<const T*>(call.state[k]), run.N, run.H, run.Hp);
         const ptrdiff_t rows = division.most_rows();
-        sweeps = worth_sweeping();
+        sweeps = F::per_item == 1 && !worth_packing(run.T_, run.N, run.H) && call.rows_lie_along_memory();
         hoisted = worth_hoisting(run.T_, rows, run.D);
         beside = can_project_ahead<F> && hoisted && !sweeps && worth_projecting_ahead(rows, run.H);
         place_panels(rows);
@@ -56,13 +56,16 @@ template <class Cell, class F> class Forward {
     Workspace memory;
     Run<Cell, T> run;
     const Division division;
-    bool keep, sweeps, hoisted, beside;  // beside: the next chunk is projected beside a step's products
+    bool keep;
+    bool sweeps;   // the weights are read as they are
+    bool hoisted;  // the input is projected a chunk of steps at a time
+    bool beside;   // and that of the next chunk beside the products of this one's steps
     int vectors[Cell::forward::count];
     ptrdiff_t chunk, packed_size, own_size, projected_size;
     T *own, *projected;
     std::atomic<bool> finite{true};
-    Panel<F> chunk_input[Cell::gates];  // one gate's columns each, if `beside`
-    Ahead<T>* ahead;                    // of every part, if `beside`
+    Panel<F> chunk_input[Cell::gates];  // if `beside`: of each gate its columns,
+    Ahead<T>* ahead;                    // and what each part is to project
     Panel<F> input[Cell::forward::count], panel[Cell::forward::count][max_products];
     // For each stage the vectors that hold the last units of all its sums, 0 where those have vectors of their own.
     int merged[Cell::forward::count];
@@ -124,10 +127,6 @@ template <class Cell, class F> class Forward {
         return place<F>(memory, 1, sums, depth, depth, columns);
     }
 
-    // Whether the weights are read as they are; their columns must lie side by side.
-    bool worth_sweeping() const {
-        return F::per_item == 1 && !worth_packing(run.T_, run.N, run.H) && call.Wx_col == 1 && call.Wh_col == 1;
-    }
     // Projections of a sequence's input at a step, and a vector: rows would often lie 4096 bytes apart.
     ptrdiff_t projected_row() const { return Cell::gates * run.Hp + width<T>; }
     // A step's input, and a vector for the same reason.
