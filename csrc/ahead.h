@@ -46,14 +46,14 @@ template <class T> class Ahead {
         now = {x, nullptr, nullptr, depth, out, out_row};
         number = 0;
         vector = 0;
-        given = 0;
-        left = total;
+        taken = 0;
+        wanted = 0;
     }
 
     // Makes due what has to be done by the end of turn `turn` of `turns`.
-    void grant(ptrdiff_t turn, ptrdiff_t turns) { given = left - (total - total * (turn + 1) / turns); }
+    void grant(ptrdiff_t turn, ptrdiff_t turns) { wanted = total * (turn + 1) / turns; }
 
-    bool due() const { return given > 0; }
+    bool due() const { return taken < wanted; }
 
     Piece<T> take() {
         while (vector == gate[number].vectors) {
@@ -66,8 +66,7 @@ template <class T> class Ahead {
         piece.begin = from.begin + vector * width<T>;
         piece.out += from.to + vector * width<T>;
         ++vector;
-        --given;
-        --left;
+        ++taken;
         return piece;
     }
 
@@ -79,7 +78,7 @@ template <class T> class Ahead {
     Gate gate[4];
     Piece<T> now;
     int gates = 0, number = 0;
-    ptrdiff_t total = 0, vector = 0, given = 0, left = 0;
+    ptrdiff_t total = 0, vector = 0, taken = 0, wanted = 0;
 };
 
 // A tile of one row with a piece beside it.
@@ -88,10 +87,8 @@ template <class T, int A, int V> void tile_beside(const T* a, const T* b, ptrdif
     Vec<T> sum[C], ahead[R];
     FASTRNN_UNROLL for (int c = 0; c < C; ++c) sum[c] = load(ends.begin[c / V] + (c % V) * W);
     FASTRNN_UNROLL for (int r = 0; r < R; ++r) ahead[r] = load(piece.begin);
-    // Every third row by a pointer of its own, as in a tile.
-    constexpr int Q = (R + 2) / 3;
-    const T *x[Q], *B = piece.B;
-    FASTRNN_UNROLL for (int q = 0; q < Q; ++q) x[q] = piece.x.from(3 * q).at;
+    Walk<T, R> x(piece.x);
+    const T* B = piece.B;
     const auto add = [&](ptrdiff_t k) __attribute__((always_inline)) {
         const Vec<T> number = splat(a[k]);
         FASTRNN_UNROLL for (int c = 0; c < C; ++c) sum[c] += number * load(b + c * W);
@@ -99,8 +96,8 @@ template <class T, int A, int V> void tile_beside(const T* a, const T* b, ptrdif
     };
     const auto add_ahead = [&]() __attribute__((always_inline)) {
         const Vec<T> columns = load(B);
-        FASTRNN_UNROLL for (int r = 0; r < R; ++r) ahead[r] += splat(x[r / 3][(r % 3) * piece.x.row]) * columns;
-        FASTRNN_UNROLL for (int q = 0; q < Q; ++q) ++x[q];
+        FASTRNN_UNROLL for (int r = 0; r < R; ++r) ahead[r] += splat(x.at(r)) * columns;
+        x.next();
         B += W;
     };
     const ptrdiff_t both = depth < piece.depth ? depth : piece.depth;

@@ -9,6 +9,8 @@
 namespace fastrnn {
 
 constexpr int max_states = 2;
+// Bf16 numbers of 8 bits that are all 24 bits of a float32 number.
+constexpr int whole_parts = 3;
 
 // One layer and direction over one batch. Strides count numbers, not bytes; rows of `x` and `dy` are contiguous.
 struct Call {
@@ -25,7 +27,7 @@ struct Call {
     const int64_t* lengths;  // (N), or null when every sequence has T steps
     int reverse;
     int threads;
-    int bf16_parts;  // bf16 numbers that each number of a product may be split into; 3 are as precise as itself; 0: none
+    int bf16_parts;  // bf16 numbers that each number of a product may be split into; 0: none
 
     // Whether the weights of a row lie side by side: they can be read as they are.
     bool rows_lie_along_memory() const { return Wx_col == 1 && Wh_col == 1; }

@@ -42,9 +42,9 @@ template <int PARTS> struct Split {
     using Number = float;
     using Item = int32_t;
     static constexpr int bf16_parts = PARTS, per_item = 2, parts = PARTS;
-    // Three parts are all 24 bits of a number. None of them may be lost, however small: numbers are taken `scale` times
-    // as large, and the least one that there is, 2**-149, is then far above the least that counts.
-    static constexpr bool whole = PARTS == 3;
+    // Of parts that are all of a number none may be lost, however small: numbers are taken `scale` times as large, and
+    // the least one that there is, 2**-149, is then far above the least that counts.
+    static constexpr bool whole = PARTS == whole_parts;
     static constexpr float scale = whole ? 0x1p24f : 1, unscale = 1 / (scale * scale);
     // Which part of the left side meets which of the right; products below the last bit are left out. Neighbours share
     // a side.

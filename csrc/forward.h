@@ -29,7 +29,8 @@ template <class Cell, class F> class Forward {
         if (call.below && chunk > wave_steps) chunk = wave_steps;
         if (chunk > run.T_) chunk = run.T_;
         if (beside) chunk = ahead_rows;
-        packed_size = !hoisted || sweeps ? 0 : beside ? ahead_rows * ahead_row() : F::parts * F::items(run.D) * gemm_vectors * width<T>;
+        packed_size = 0;
+        if (hoisted && !sweeps) packed_size = beside ? ahead_rows * ahead_row() : F::parts * F::items(run.D) * gemm_vectors * width<T>;
         own_size = padded<T>(Tally<T>::size() + packed_size + (sweeps ? rows * sweep_row() : left_size(rows)));
         projected_size = hoisted ? (beside ? 2 : 1) * chunk * rows * projected_row() : 0;
         own = memory.take<T>(own_size * division.parts);
@@ -289,23 +290,17 @@ template <class Cell, class F> class Forward {
             if (sweeps) return sweep_chunk(x, steps, count, part, {to, row, run.Hp});
         const Rows<const Item> left = factors<F>(x, steps, count, run.D, room.left);
         const ptrdiff_t depth = F::items(run.D);
-        Cell::forward::each([&](auto stage, int i) {
-            using S = decltype(stage);
+        each_gate([&](int i, Sum sum) {
             const Range range = units(i, part);
-            for (int j = 0; j < gates_of<S>(); ++j) {
-                const int g = S::sum[j].gate;
-                const T* bias = run.units + S::sum[j].unit * run.Hp + range.first;
-                T* first = to + g * run.Hp + range.first;
-                const auto pack_block = [&](ptrdiff_t u, int v) {
-                    const Matrix<T> B = block(Wx(), g);
-                    const ptrdiff_t columns = v * width<T>, used = F::items_within(run.D);
-                    pack_columns<F>(room.packed, depth * columns, &B, 1, run.D, run.H, range.first + u, columns);
-                    for (int p = 0; p < F::parts; ++p)
-                        clear(room.packed + (p * depth + used) * columns, (depth - used) * columns);
-                    return room.packed;
-                };
-                project<F>(left, depth, pack_block, bias, {first, count * row, row}, steps, count, range.last - range.first);
-            }
+            const Matrix<T> B = block(Wx(), sum.gate);
+            const auto pack_one = [&](ptrdiff_t u, int v) {
+                const ptrdiff_t columns = v * width<T>;
+                pack_columns<F>(room.packed, depth * columns, &B, 1, run.D, depth, run.H, range.first + u, columns);
+                return room.packed;
+            };
+            const T* bias = run.units + sum.unit * run.Hp + range.first;
+            T* first = to + sum.gate * run.Hp + range.first;
+            project<F>(left, depth, pack_one, bias, {first, count * row, row}, steps, count, range.last - range.first);
         });
     }
 

@@ -56,10 +56,12 @@ FASTRNN_INLINE void column_part(Matrix<T> B, ptrdiff_t column, bool inside, ptrd
 }
 
 // Writes rows [0, depth) of units [u, u + columns) of several matrices side by side, parts `part` items apart; zeros
-// beyond H.
+// beyond H, and beyond `depth` up to `items` rows of items.
 template <class F, class T, class Item>
-void pack_columns(Item* to, ptrdiff_t part, const Matrix<T>* B, int count, ptrdiff_t depth, ptrdiff_t H, ptrdiff_t u, ptrdiff_t columns) {
+void pack_columns(Item* to, ptrdiff_t part, const Matrix<T>* B, int count, ptrdiff_t depth, ptrdiff_t items, ptrdiff_t H, ptrdiff_t u, ptrdiff_t columns) {
     const ptrdiff_t inside = H - u < columns ? (H - u > 0 ? H - u : 0) : columns, to_row = count * columns;
+    const ptrdiff_t used = F::items_within(depth);
+    for (int p = 0; p < F::parts; ++p) clear(to + p * part + used * to_row, (items - used) * to_row);
     Vec<Item> parts[F::parts];
     if (B->col == 1) {
         // In the order of the memory that is written: what is read is found sooner than what is written is let go.
@@ -115,32 +117,38 @@ template <class F> Panel<F> place(Workspace& memory, int sources, int sums, ptrd
     return {memory.take<typename F::Item>(F::parts * depth * sums * columns), numbers, depth, sums, 0, {}};
 }
 
+// Packs rows [k, k + depth) of matrices B(sum), v vectors of columns from u on, as items [first, first + items).
+template <class F, class G>
+void pack_block(const Panel<F>& panel, ptrdiff_t first, ptrdiff_t items, ptrdiff_t k, ptrdiff_t depth, ptrdiff_t H, ptrdiff_t u, int v, G B) {
+    const ptrdiff_t columns = v * width<typename F::Number>;
+    for (int g = 0; g < panel.sums; g += max_sums) {
+        const int count = panel.sums - g < max_sums ? panel.sums - g : max_sums;
+        const ptrdiff_t row = count * columns;
+        Matrix<typename F::Number> matrix[max_sums];
+        for (int s = 0; s < count; ++s) {
+            matrix[s] = B(g + s);
+            matrix[s].at += k * matrix[s].row;
+        }
+        auto* to = const_cast<typename F::Item*>(panel.block(u, v, g)) + first * row;
+        pack_columns<F>(to, panel.depth * row, matrix, count, depth, items, H, u, columns);
+    }
+}
+
 // Packs a range of matrices B(source, sum) of H columns.
 template <class F, class G>
 void pack(const Panel<F>& panel, int sources, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t H, Range range, int vectors, G B) {
-    using T = typename F::Number;
     // Of rows that lie along memory a few at a time: all of a row is read before it is forgotten where it was.
     const ptrdiff_t strip = B(0, 0).col == 1 ? 8 * F::per_item : rows;
-    for (int source = 0; source < sources; ++source)
-        for (ptrdiff_t k = 0; k < rows; k += strip)
-            each_block<T>(range, vectors, [&](ptrdiff_t u, int v) {
-                const ptrdiff_t columns = v * width<T>, depth = rows - k < strip ? rows - k : strip;
-                for (int g = 0; g < panel.sums; g += max_sums) {
-                    const int count = panel.sums - g < max_sums ? panel.sums - g : max_sums;
-                    const ptrdiff_t row = count * columns, part = panel.depth * row;
-                    auto* to = const_cast<typename F::Item*>(panel.block(u, v, g)) + (source * stride + k) / F::per_item * row;
-                    Matrix<T> matrix[max_sums];
-                    for (int s = 0; s < count; ++s) {
-                        matrix[s] = B(source, g + s);
-                        matrix[s].at += k * matrix[s].row;
-                    }
-                    pack_columns<F>(to, part, matrix, count, depth, H, u, columns);
-                    if (k + depth < rows) continue;
-                    const ptrdiff_t used = F::items_within(depth), first = (source * stride + k) / F::per_item;
-                    const ptrdiff_t next = source + 1 < sources ? (source + 1) * stride / F::per_item : panel.depth;
-                    for (int p = 0; p < F::parts; ++p) clear(to + p * part + used * row, (next - first - used) * row);
-                }
+    for (int source = 0; source < sources; ++source) {
+        const ptrdiff_t end = source + 1 < sources ? (source + 1) * stride / F::per_item : panel.depth;
+        for (ptrdiff_t k = 0; k < rows; k += strip) {
+            const ptrdiff_t depth = rows - k < strip ? rows - k : strip, first = (source * stride + k) / F::per_item;
+            const ptrdiff_t items = k + depth < rows ? F::items_within(depth) : end - first;
+            each_block<typename F::Number>(range, vectors, [&](ptrdiff_t u, int v) {
+                pack_block(panel, first, items, k, depth, H, u, v, [&](int sum) { return B(source, sum); });
             });
+        }
+    }
 }
 
 // Matrices B(sum) of H columns as they are: worth it where each is read so few times that packing would cost as much.

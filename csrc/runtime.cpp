@@ -132,9 +132,9 @@ void forward_layers(const Kernels& kernels, ForwardCall* calls, int layers, int 
         for (int layer = 0; layer < layers; ++layer) kernels.forward(calls[layer]);
         return;
     }
-    // A layer that had to be done again, its numbers too large for three parts, would have misled those that followed it.
+    // A layer that had to be done again, its numbers too large to be split, would have misled those that followed it.
     for (int layer = 0; layer < layers; ++layer)
-        if (calls[layer].bf16_parts == 3) calls[layer].bf16_parts = 0;
+        if (calls[layer].bf16_parts == whole_parts) calls[layer].bf16_parts = 0;
     Wave wave{kernels, calls, layers};
     together(threads < layers ? threads : layers, Wave::run, &wave);
     if (wave.failed) throw std::bad_alloc();

@@ -22,6 +22,22 @@ template <class T> struct Ends {
 // [part][depth][sums][vectors]; several parts are a matter of AMX alone.
 enum class Layout { rows, packed };
 
+// One number of each of R rows after the other. Every third row has a pointer of its own: the two between are reached by
+// index, and registers suffice.
+template <class Item, int R> struct Walk {
+    static constexpr int count = (R + 2) / 3;
+    const Item* third[count];
+    ptrdiff_t row;
+
+    __attribute__((always_inline)) explicit Walk(Side<Item> side) : row(side.row) {
+        FASTRNN_UNROLL for (int q = 0; q < count; ++q) third[q] = side.from(3 * q).at;
+    }
+    __attribute__((always_inline)) Item at(int r) const { return third[r / 3][(r % 3) * row]; }
+    __attribute__((always_inline)) void next() {
+        FASTRNN_UNROLL for (int q = 0; q < count; ++q) ++third[q];
+    }
+};
+
 // A fused multiply-add takes four cycles and a processor starts one or two a cycle: with fewer sums under way
 // than this, the depth is split over several.
 constexpr int min_chains = 8;
@@ -38,22 +54,19 @@ void tile(const typename F::Item* a, ptrdiff_t a_row, const typename F::Item* b,
         sum[0][r][c] = load(ends.begin[c / V] + r * ends.begin_row[c / V] + (c % V) * W);
         FASTRNN_UNROLL for (int p = 1; p < P; ++p) sum[p][r][c] = Vec<T>{};
     }
-    // Every third row by a pointer of its own: the two between are reached by index, and registers suffice.
-    constexpr int Q = (R + 2) / 3;
-    const Item* row[Q];
-    FASTRNN_UNROLL for (int q = 0; q < Q; ++q) row[q] = a + 3 * q * a_row;
+    Walk<Item, R> rows({a, a_row});
     const auto add = [&](int p) __attribute__((always_inline)) {
         Vec<Item> columns[C];
         FASTRNN_UNROLL for (int c = 0; c < C; ++c) columns[c] = load(b + c * W);
         FASTRNN_UNROLL for (int r = 0; r < R; ++r) {
-            const Vec<Item> number = splat(LAYOUT == Layout::packed ? a[r] : row[r / 3][(r % 3) * a_row]);
+            const Vec<Item> number = splat(LAYOUT == Layout::packed ? a[r] : rows.at(r));
             FASTRNN_UNROLL for (int c = 0; c < C; ++c) sum[p][r][c] = F::add(sum[p][r][c], number, columns[c]);
         }
         b += C * W;
         if (LAYOUT == Layout::packed)
             a += R;
         else
-            FASTRNN_UNROLL for (int q = 0; q < Q; ++q) ++row[q];
+            rows.next();
     };
     ptrdiff_t k = 0;
     for (; k + P <= depth; k += P) FASTRNN_UNROLL for (int p = 0; p < P; ++p) add(p);

@@ -35,6 +35,14 @@ settings.register_profile(
 settings.load_profile("deterministic")
 
 
+@pytest.fixture(autouse=True)
+def number_of_threads() -> Iterator[None]:
+    """Every test leaves it as it was."""
+    before = fastrnn.get_num_threads()
+    yield
+    fastrnn.set_num_threads(before)
+
+
 @pytest.fixture(params=PROMISED_BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Name of a backend, in use for the test."""

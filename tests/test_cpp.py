@@ -63,6 +63,7 @@ def test_every_variant_is_right(variant: str, cell: str, dtype: str) -> None:
 # Steps, sequences and units of calls that are so short that the weights are read as they are, and of the next longer
 # ones, which pack them; odd numbers of rows and units.
 SHORT = [(1, 1, 20), (7, 1, 33), (47, 1, 65), (1, 3, 100), (2, 7, 128), (1, 15, 256), (3, 5, 257), (1, 64, 40)]
+SHORT += [(4, 16, 30), (8, 1, 33), (48, 1, 65), (8, 3, 100), (5, 13, 40)]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -88,13 +89,11 @@ BESIDE = [(48, 5, 64), (50, 70, 64), (51, 33, 65), (60, 130, 100)]
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru_after", "gru_before"])
 def test_long_calls_of_one_sequence(variant: str, cell: str, dtype: str, N: int, threads: int) -> None:
-    before = fastrnn.get_num_threads()
     fastrnn.set_num_threads(threads)
     for T, D, H in BESIDE:
         p = problem(cell, T, N, D, H, dtype, scale=0.7)
         for call in (PLAIN, Call((T - 3, T)[:N], True, 2)):
             assert_close(run(p, call), reference(p, call), 4 * ORACLE_RTOL[dtype])
-    fastrnn.set_num_threads(before)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -19,11 +19,9 @@ PRECISIONS = ("highest", "high", "medium")
 
 
 @pytest.fixture(autouse=True)
-def settings() -> Iterator[None]:
-    threads = fastrnn.get_num_threads()
+def settings(number_of_threads: None) -> Iterator[None]:
     fastrnn.set_num_threads(1)
     yield
-    fastrnn.set_num_threads(threads)
     fastrnn.set_matmul_precision("highest")
 
 

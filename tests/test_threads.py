@@ -23,13 +23,6 @@ from processes import python
 COMPILED = [name for name in PROMISED_BACKENDS if name != "numpy"]
 
 
-@pytest.fixture(autouse=True)
-def number_of_threads() -> Iterator[None]:
-    before = fastrnn.get_num_threads()
-    yield
-    fastrnn.set_num_threads(before)
-
-
 @pytest.fixture(params=COMPILED)
 def compiled(request: pytest.FixtureRequest) -> Iterator[str]:
     with fastrnn.use_backend(request.param):
