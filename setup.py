@@ -3,7 +3,8 @@
 The engine is compiled once for each instruction set of the processor family, and the best that runs is chosen
 when it is imported. Without a compiler the package installs all the same and runs on Numba.
 
-``FASTRNN_REQUIRE_EXT=1`` makes a failed build an error; ``FASTRNN_NO_EXT=1`` does not build.
+``FASTRNN_REQUIRE_EXT=1`` makes a failed build an error; ``FASTRNN_NO_EXT=1`` does not build; ``FASTRNN_VARIANTS``
+names the instruction sets to build, all of the processor family by default: one builds in a fifth of the time.
 """
 
 from __future__ import annotations
@@ -40,9 +41,14 @@ OTHER = [("generic", [], 16, 32)]
 
 
 def variants() -> list[tuple[str, list[str], int, int]]:
-    """The instruction sets of this processor family."""
+    """The instruction sets of this processor family, or those of them that `FASTRNN_VARIANTS` names."""
     machine = os.environ.get("ARCHFLAGS", platform.machine()).lower()
-    return X86 if any(name in machine for name in ("x86_64", "amd64")) else OTHER
+    family = X86 if any(name in machine for name in ("x86_64", "amd64")) else OTHER
+    wanted = os.environ.get("FASTRNN_VARIANTS", "").split()
+    known = [name for name, *_ in family]
+    if not set(wanted) <= set(known) or (wanted and set(wanted) <= set(EXTRA)):
+        raise ValueError(f"FASTRNN_VARIANTS: expected some of {' '.join(known)}, not only {EXTRA}; got {wanted}")
+    return [variant for variant in family if not wanted or variant[0] in wanted]
 
 
 def _notice(error: Exception) -> None:
