@@ -82,17 +82,29 @@ class Call:
         return s
 
 
+class Path(Protocol):
+    """The way that a backend takes through one call: a small value, chosen by sizes alone, to be shown, compared, forced.
+
+    Each backend has its own, a named tuple of numbers.
+    """
+
+    def describe(self) -> list[str]:
+        """What it means, a line for each choice, for the user who asks why a call is as quick as it is."""
+
+
 class Result(NamedTuple):
     """What a forward pass gives.
 
     y : (T, N, H) in time order, the first state after every step
     last : for each state (N, H), after each sequence's last step
     saved : the backend's own, for its backward pass; None if nothing was to be kept
+    path : the way that was taken, as the loop itself has noted it
     """
 
     y: Array
     last: tuple[Array, ...]
     saved: Any
+    path: Path
 
 
 class Gradients(NamedTuple):
@@ -102,6 +114,7 @@ class Gradients(NamedTuple):
     dstate : for each state (N, H)
     dWx, dWh : like the weights
     dslots : (plan.n_da, H), every slot of ``da`` summed over steps and sequences
+    path : as of a :class:`Result`
     """
 
     dx: Array
@@ -109,6 +122,7 @@ class Gradients(NamedTuple):
     dWx: Array
     dWh: Array
     dslots: Array
+    path: Path
 
 
 class StackLayout(NamedTuple):
@@ -153,11 +167,26 @@ class Backend(Protocol):
     def supports(self, plan: Plan) -> bool:
         """Whether this backend can run `plan`."""
 
-    def forward(self, call: Call, keep: bool) -> Result:
-        """Run every step of `call`; keep what `backward` needs if `keep`."""
+    def forward_path(self, call: Call) -> Path:
+        """The way that :meth:`forward` takes through `call`: a pure function of sizes, strides, threads and precision."""
+
+    def backward_path(self, call: Call) -> Path:
+        """The same of :meth:`backward`."""
+
+    def forward(self, call: Call, keep: bool, path: Any = None) -> Result:
+        """Run every step of `call`; keep what `backward` needs if `keep`.
+
+        `path`, if given, is taken instead of the one that :meth:`forward_path` would choose.
+        """
 
     def backward(
-        self, call: Call, saved: Any, dy: Array | None, dlast: tuple[Array, ...], truncate: int | None
+        self,
+        call: Call,
+        saved: Any,
+        dy: Array | None,
+        dlast: tuple[Array, ...],
+        truncate: int | None,
+        path: Any = None,
     ) -> Gradients:
         """Gradients of a loss with ``dL/dy = dy`` (T, N, H) and ``dL/dlast = dlast``.
 

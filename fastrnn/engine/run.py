@@ -55,7 +55,7 @@ def forward(
     threads = threads_for(work_of(plan, x.shape, params["Wh"].shape[0]))
     call = Call(plan, x, state, params, lengths, reverse, threads, bf16_parts())
     backend = backend_for(plan)
-    y, last, saved = backend.forward(call, keep)
+    y, last, saved, _ = backend.forward(call, keep)
     y = _without_padding(y, lengths)
     if keep:
         y.flags.writeable = False
@@ -70,7 +70,7 @@ def backward(
     H = cache.call.Wh.shape[0]
     if dy is not None:
         dy = _without_padding(dy, cache.call.lengths)
-    dx, dstate, dWx, dWh, dslots = cache.backend.backward(cache.call, cache.saved, dy, dlast, truncate)
+    dx, dstate, dWx, dWh, dslots, _ = cache.backend.backward(cache.call, cache.saved, dy, dlast, truncate)
     grads = {"Wx": dWx, "Wh": dWh}
     if "bx" in cache.params:
         grads["bx"] = dslots[: plan.n_gates].flatten()
