@@ -5,13 +5,36 @@ cimport cython
 cimport numpy as cnp
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stddef cimport ptrdiff_t
+from libcpp cimport bool as cbool
 from libcpp.vector cimport vector
+
+import threading
 
 import numpy as np
 
 cnp.import_array()
 
+cdef extern from "Python.h":
+    # Declared here so that the exception it leaves stays where it is.
+    int PyErr_CheckSignals() noexcept
+
 cdef extern from "runtime.h" namespace "fastrnn" nogil:
+    cdef enum class Input(int):
+        none
+        step
+        chunk
+        ahead
+    cdef cppclass Path:
+        int parts, bf16_parts
+        cbool by_units, packed, merged
+        Input input
+        ptrdiff_t chunk
+    cdef cppclass Ran(Path):
+        ptrdiff_t steps
+    cdef cppclass Stop:
+        cbool requested()
+    cdef cppclass Interruptible:
+        const Stop* begin(cbool (*check)() noexcept)
     cdef cppclass Call:
         ptrdiff_t T, N, D, H
         const void* x
@@ -25,6 +48,8 @@ cdef extern from "runtime.h" namespace "fastrnn" nogil:
         const void* bh
         const int64_t* lengths
         int reverse, threads, bf16_parts
+        Path path
+        const Stop* stop
     cdef cppclass ForwardCall(Call):
         int keep
         void* y
@@ -55,22 +80,29 @@ cdef extern from "runtime.h" namespace "fastrnn" nogil:
     cdef cppclass Kernels:
         const Kernel* whole
         vector[const Kernel*] split
-        void forward(const ForwardCall&) except + nogil
-        void backward(const BackwardCall&) except + nogil
+        Path forward_path(const Call&)
+        Path backward_path(const Call&)
+        const char* forward_hindrance(const Call&)
+        const char* backward_hindrance(const Call&)
+        cbool forward(const ForwardCall&, Ran&) except + nogil
+        cbool backward(const BackwardCall&, Ran&) except + nogil
+    cdef cppclass LastCall:
+        vector[Ran] layers
+        int at_once
     const Variant* find_variant(const char* wanted)
     const char* variant_names()
     vector[Kernels] all_kernels(const Variant* variant) except +
     int find_kernels(const vector[Kernels]& kernels, const char* cell, int bytes)
     void* take_buffer(size_t bytes)
     void give_buffer(void* at, size_t bytes)
-    void forward_layers(const Kernels& kernels, ForwardCall* calls, int layers, int threads) except +
+    cbool forward_layers(const Kernels& kernels, vector[ForwardCall]& calls, int threads) except +
+    LastCall& last_call_ "fastrnn::last_call"()
+    size_t huge_page
 
 cdef const Variant* variant = find_variant(NULL)
 cdef vector[Kernels] kernels = all_kernels(variant)
 cdef enum:
     LINE = 64
-    # Bytes from which the system hands out new pages; they begin at a huge one.
-    LARGE = 2 << 20
 
 
 def variants():
@@ -108,6 +140,57 @@ def kernel(str cell, int item_bytes):
 cdef bint behaved(cnp.ndarray array):
     """Whether addresses are multiples of the numbers' size, strides with them, and bytes in this machine's order."""
     return cnp.PyArray_ISALIGNED(array) and cnp.PyArray_ISNOTSWAPPED(array)
+
+
+INPUTS = ("none", "step", "chunk", "ahead")
+
+
+cdef tuple shown(const Path& path):
+    """The fields of a path, in the order of `CppPath`."""
+    return path.parts, path.by_units, path.bf16_parts, path.packed, INPUTS[<int> path.input], path.merged, path.chunk
+
+
+cdef Path given_path(tuple fields) except *:
+    cdef Path path
+    path.parts, path.by_units, path.bf16_parts, path.packed = fields[0], fields[1], fields[2], fields[3]
+    path.input, path.merged, path.chunk = <Input> <int> INPUTS.index(fields[4]), fields[5], fields[6]
+    return path
+
+
+cdef int check_path(const char* hindrance) except -1:
+    if hindrance != NULL:
+        raise ValueError(f"path: {hindrance.decode()}")
+    return 0
+
+
+def last_call():
+    """What this thread's last call did: (fields of the path, steps) of each layer, and layers that ran at once."""
+    cdef LastCall* last = &last_call_()
+    return [(shown(last.layers[i]), last.layers[i].steps) for i in range(last.layers.size())], last.at_once
+
+
+cdef int note_call(const Ran& ran) except -1:
+    last_call_().layers.assign(1, ran)
+    last_call_().at_once = 1
+    return 0
+
+
+cdef cbool signals() noexcept with gil:
+    """Whether a handler of a signal has raised; its exception stays set for `raise_pending`."""
+    return PyErr_CheckSignals() != 0
+
+
+cdef const Stop* watched(Interruptible* interruptible, ptrdiff_t steps, double work):
+    """The stop of a call of so many multiply-adds, if it is long and handlers of signals run in this thread."""
+    # Milliseconds, at the lowest rate there is: a step of nothing takes some tenths of a microsecond.
+    if work + 1000.0 * steps < 5e6 or threading.get_ident() != threading.main_thread().ident:
+        return NULL
+    return interruptible.begin(signals)
+
+
+cdef int raise_pending(const Stop* stop) except -1:
+    """Raises what the handler of a signal raised during the call."""
+    return -1 if stop != NULL and (<Stop*> stop).requested() else 0
 
 
 cdef cnp.ndarray contiguous_rows(cnp.ndarray array):
@@ -165,7 +248,7 @@ cdef class Buffer:
 
 cdef cnp.ndarray kept(int typenum, int item, cnp.npy_intp count):
     """An array for what a forward pass keeps, beginning at a cache line."""
-    if count * item < LARGE:
+    if count * item < <cnp.npy_intp> huge_page:
         return aligned(typenum, item, 1, &count)
     cdef Buffer buffer = Buffer(count * item)
     cdef cnp.ndarray array = cnp.PyArray_SimpleNewFromData(1, &count, typenum, buffer.at)
@@ -208,6 +291,10 @@ cdef tuple usable(dict params):
     )
 
 
+cdef ptrdiff_t columns(cnp.ndarray matrix):
+    return cnp.PyArray_DIM(matrix, 1)
+
+
 cdef int fill(Call* call, cnp.ndarray x, tuple params, lengths, bint reverse, int threads, int bf16_parts) except -1:
     set_input(call, x, 0, 1)
     set_params(call, params[0], params[1], params[2], params[3])
@@ -218,10 +305,28 @@ cdef int fill(Call* call, cnp.ndarray x, tuple params, lengths, bint reverse, in
     return 0
 
 
+cdef double work_of(const Call& call, ptrdiff_t gates, ptrdiff_t matrices):
+    """Multiply-adds of a forward pass, given the columns of both weights."""
+    return <double> call.T * call.N * (call.D * gates + call.H * matrices)
+
+
+def path(int kernel, cnp.ndarray x, dict params, lengths, bint reverse, int threads, int bf16_parts, bint backward):
+    """Fields of the path that a call would take."""
+    cdef Call call
+    cdef tuple given = usable(params)
+    fill(&call, x, given, lengths, reverse, threads, bf16_parts)
+    return shown(kernels[kernel].backward_path(call) if backward else kernels[kernel].forward_path(call))
+
+
 def forward(int kernel, cnp.ndarray x, tuple state, dict params, lengths, bint reverse, bint keep, int threads,
-            int bf16_parts):
-    """Returns y (T, N, H), the last states, and what `backward` needs."""
+            int bf16_parts, path):
+    """Returns y (T, N, H), the last states, what `backward` needs, and the fields of the path that was taken.
+
+    `path` are the fields of one, or None for the one that is chosen.
+    """
     cdef ForwardCall call
+    cdef Interruptible interruptible
+    cdef Ran ran
     cdef int item = cnp.PyArray_ITEMSIZE(x), typenum = cnp.PyArray_TYPE(x)
     cdef cnp.ndarray array, y, saved = None
     cdef cnp.npy_intp shape[3]
@@ -229,6 +334,11 @@ def forward(int kernel, cnp.ndarray x, tuple state, dict params, lengths, bint r
     cdef list last = [], alive = []
     x = contiguous_rows(x)
     fill(&call, x, given, lengths, reverse, threads, bf16_parts)
+    if path is None:
+        call.path = kernels[kernel].forward_path(call)
+    else:
+        call.path = given_path(path)
+        check_path(kernels[kernel].forward_hindrance(call))
     for i in range(len(state)):
         array = contiguous(state[i])
         alive.append(array)
@@ -243,15 +353,20 @@ def forward(int kernel, cnp.ndarray x, tuple state, dict params, lengths, bint r
     if keep:
         saved = kept(typenum, item, kernels[kernel].whole.saved_size(call))
         call.saved = cnp.PyArray_DATA(saved)
+    call.stop = watched(&interruptible, call.T, work_of(call, columns(given[0]), columns(given[1])))
     with nogil:
-        kernels[kernel].forward(call)
-    return y, tuple(last), saved
+        kernels[kernel].forward(call, ran)
+    note_call(ran)
+    raise_pending(call.stop)
+    return y, tuple(last), saved, shown(ran)
 
 
 def backward(int kernel, cnp.ndarray x, dict params, lengths, bint reverse, int threads, int bf16_parts,
-             cnp.ndarray y, cnp.ndarray saved, dy, tuple dlast, ptrdiff_t truncate, int slots):
-    """Returns dx, the gradients of the first states, dWx, dWh, and the sums over `da`."""
+             cnp.ndarray y, cnp.ndarray saved, dy, tuple dlast, ptrdiff_t truncate, int slots, path):
+    """Returns dx, the gradients of the first states, dWx, dWh, the sums over `da`, and the path as `forward` does."""
     cdef BackwardCall call
+    cdef Interruptible interruptible
+    cdef Ran ran
     cdef int item = cnp.PyArray_ITEMSIZE(x), typenum = cnp.PyArray_TYPE(x)
     cdef cnp.ndarray array, dx, dWx, dWh, dslots
     cdef cnp.npy_intp shape[3]
@@ -259,6 +374,11 @@ def backward(int kernel, cnp.ndarray x, dict params, lengths, bint reverse, int 
     cdef list dstate = [], alive = []
     x = contiguous_rows(x)
     fill(&call, x, given, lengths, reverse, threads, bf16_parts)
+    if path is None:
+        call.path = kernels[kernel].backward_path(call)
+    else:
+        call.path = given_path(path)
+        check_path(kernels[kernel].backward_hindrance(call))
     call.y, call.y_time, call.y_row = cnp.PyArray_DATA(y), call.N * call.H, call.H
     call.saved = cnp.PyArray_DATA(saved)
     call.dy = NULL
@@ -282,9 +402,12 @@ def backward(int kernel, cnp.ndarray x, dict params, lengths, bint reverse, int 
     dslots = empty(typenum, slots, call.H)
     call.dx, call.dWx, call.dWh = cnp.PyArray_DATA(dx), cnp.PyArray_DATA(dWx), cnp.PyArray_DATA(dWh)
     call.dslots = cnp.PyArray_DATA(dslots)
+    call.stop = watched(&interruptible, call.T, 2 * work_of(call, columns(given[0]), columns(given[1])))
     with nogil:
-        kernels[kernel].backward(call)
-    return dx, tuple(dstate), dWx, dWh, dslots
+        kernels[kernel].backward(call, ran)
+    note_call(ran)
+    raise_pending(call.stop)
+    return dx, tuple(dstate), dWx, dWh, dslots, shown(ran)
 
 
 cdef bint is_array(object value, int typenum, int ndim, ptrdiff_t a, ptrdiff_t b, ptrdiff_t c):
@@ -338,6 +461,8 @@ cdef class Stack:
         """
         cdef vector[ForwardCall] calls
         cdef ForwardCall* call
+        cdef Interruptible interruptible
+        cdef const Stop* stop
         cdef int layers = len(self.names), layer, k, threads, step_axis = -1 if ndim == 2 else self.batch_first
         cdef ptrdiff_t state_bytes, work, total = 0
         cdef tuple weights
@@ -374,8 +499,12 @@ cdef class Stack:
             call.threads, call.bf16_parts = threads_for(work), bf16_parts
             total += work
         threads = call.threads if layers == 1 else threads_for(total)
+        stop = watched(&interruptible, calls[0].T, total)
+        for layer in range(layers):
+            calls[layer].stop = stop
         with nogil:
-            forward_layers(kernels[self.number], calls.data(), layers, threads)
+            forward_layers(kernels[self.number], calls, threads)
+        raise_pending(stop)
         if step_axis == 1:
             y = cnp.PyArray_SwapAxes(y, 0, 1)
         return y, (last[0] if self.states == 1 else tuple(last))

@@ -11,9 +11,6 @@ namespace FASTRNN_VARIANT {
 // Whether there are registers enough for both; narrower vectors have more instructions for a number, and wait less.
 template <class F> constexpr bool can_project_ahead = F::per_item == 1 && vector_bytes == 64 && registers == 32;
 
-// Steps that are projected together, and vectors of sums that a tile of the step has at most.
-constexpr int ahead_rows = 10, ahead_columns = 8;
-
 // One vector of columns of the projection: `out[r] = begin + x[r] @ B` for `ahead_rows` rows.
 template <class T> struct Piece {
     Side<T> x;

@@ -5,12 +5,68 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace fastrnn {
 
 constexpr int max_states = 2;
+constexpr int max_threads = 64;
 // Bf16 numbers of 8 bits that are all 24 bits of a float32 number.
 constexpr int whole_parts = 3;
+
+// How the input of the steps is projected: at each step, for a chunk of steps at once, or for the next steps beside the
+// products of a step; not at all in BPTT.
+enum class Input : int { none, step, chunk, ahead };
+
+// The way that a call takes: chosen by sizes, strides, threads and precision alone (path.h), or given by a test. The
+// engine decides nothing else by size.
+struct Path {
+    int parts = 1;             // shares of the work, one for each thread
+    bool by_units = false;     // whether these are shares of the hidden units, with a barrier after every stage; else of the sequences
+    int bf16_parts = 0;        // bf16 numbers that each factor of a product is split into; 0: float32 or float64 as it is
+    bool packed = true;        // whether the weights are packed; else they are read where they are
+    Input input = Input::none;
+    bool merged = false;       // forward only: units that do not fill a vector share vectors between the sums
+    ptrdiff_t chunk = 1;       // steps: projected at once (forward), or in one product for the weights' gradients (BPTT)
+};
+
+// What a call did, noted by the code that did it: tests compare it with the path.
+struct Ran : Path {
+    ptrdiff_t steps = 0;  // the most that one thread has done
+
+    Ran() { parts = 0; chunk = 0; packed = false; }
+    // Adds what one of the threads did.
+    void add(const Ran& other) {
+        parts += other.parts;
+        by_units |= other.by_units;
+        bf16_parts = other.bf16_parts;
+        packed |= other.packed;
+        if (other.input != Input::none) input = other.input;
+        merged |= other.merged;
+        if (other.chunk > chunk) chunk = other.chunk;
+        if (other.steps > steps) steps = other.steps;
+    }
+};
+
+enum class Outcome : int {
+    done,
+    not_finite,  // numbers are too large to be split, or not finite: what the call has written is of no use
+    stopped,     // Ctrl-C: nor is it here
+};
+
+// Whether a call is to end before its last step.
+class Stop {
+  public:
+    bool requested() const { return flag.load(std::memory_order_relaxed); }
+    void request() { flag.store(true, std::memory_order_relaxed); }
+
+  private:
+    std::atomic<bool> flag{false};
+};
+
+// For the thread that called: asks now and then whether Ctrl-C was pressed, which requests the stop of its call. For
+// every other thread: nothing.
+void poll();
 
 // One layer and direction over one batch. Strides count numbers, not bytes; rows of `x` and `dy` are contiguous.
 struct Call {
@@ -28,6 +84,8 @@ struct Call {
     int reverse;
     int threads;
     int bf16_parts;  // bf16 numbers that each number of a product may be split into; 0: none
+    Path path;
+    const Stop* stop = nullptr;  // null where nobody could ask for it
 
     // Whether the weights of a row lie side by side: they can be read as they are.
     bool rows_lie_along_memory() const { return Wx_col == 1 && Wh_col == 1; }
@@ -37,7 +95,8 @@ struct Call {
 class Progress {
   public:
     void reached(ptrdiff_t steps) { done.store(steps, std::memory_order_release); }
-    void wait_for(ptrdiff_t steps) const;
+    // Until `steps` are done, or the call is to end.
+    void wait_for(ptrdiff_t steps, const Stop* stop) const;
 
   private:
     alignas(64) std::atomic<ptrdiff_t> done{0};
@@ -73,12 +132,15 @@ struct Kernel {
     const char* cell;
     int bytes;                   // of a number
     int bf16_parts;              // as of a call; 0: products of the numbers themselves
-    bool (*gains)(const Call&);  // whether splitting numbers makes this call quicker; true where none is split
+    // The path of a call; with `bf16_parts` 0 if splitting numbers makes it no quicker: then another kernel takes it.
+    Path (*forward_path)(const Call&);
+    Path (*backward_path)(const Call&);
+    // What hinders a call on its path, if that was not chosen for it; null if nothing does.
+    const char* (*forward_hindrance)(const Call&);
+    const char* (*backward_hindrance)(const Call&);
     size_t (*saved_size)(const Call&);
-    int (*threads)(const Call&);  // how many a call can take
-    // False if numbers are too large to be split, or not finite: what the call writes is then of no use.
-    bool (*forward)(const ForwardCall&);
-    bool (*backward)(const BackwardCall&);
+    Outcome (*forward)(const ForwardCall&, Ran&);
+    Outcome (*backward)(const BackwardCall&, Ran&);
 };
 
 struct Variant {
@@ -90,7 +152,8 @@ struct Variant {
 // Whether the system lets this process use the tile registers of AMX; asks it once.
 bool tiles_allowed();
 
-// Memory that lasts until the call ends; throws std::bad_alloc. Of the calling thread: take it before `parallel`.
+// Memory that lasts until the call ends; throws std::bad_alloc. Of the calling thread: take it before `parallel`. A
+// call within a call, from the handler of a signal, has memory of its own.
 class Workspace {
   public:
     Workspace();
@@ -101,6 +164,8 @@ class Workspace {
     template <class T> T* take(ptrdiff_t count) { return static_cast<T*>(take_bytes(count * sizeof(T))); }
 
   private:
+    const bool nested;
+    std::vector<void*> more;
     void* take_bytes(size_t bytes);
 };
 
@@ -111,12 +176,16 @@ void parallel(int parts, void (*task)(void* context, int part), void* context);
 class Barrier {
   public:
     explicit Barrier(int threads) : threads(threads) {}
-    void wait();
+    // The last to come looks at `stop` for all of them.
+    void wait(const Stop* stop);
+    // What it saw: the same for all threads, until they come to the barrier again.
+    bool stopping() const { return stop_seen.load(std::memory_order_relaxed); }
 
     const int threads;
 
   private:
     alignas(64) std::atomic<int> arrived{0};
+    std::atomic<bool> stop_seen{false};
     alignas(64) std::atomic<unsigned> turn{0};
 };
 

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <algorithm>
+#include <mutex>
 
 #include "division.h"
 #include "gemm.h"
+#include "path.h"
 #include "run.h"
 #include "tally.h"
 
@@ -16,7 +18,8 @@ template <class Cell, class F> class Backward {
     using Item = typename F::Item;
 
   public:
-    explicit Backward(const BackwardCall& call) : call(call), run(call), division(call, Cell::matrices) {
+    explicit Backward(const BackwardCall& call)
+        : call(call), run(call), division(call.N, call.path), sweeps(!call.path.packed), chunk(call.path.chunk) {
         run.place(static_cast<T*>(const_cast<void*>(call.saved)), static_cast<T*>(const_cast<void*>(call.y)), call.y_time,
                   call.y_row, true);
         run.units = bias_rows<Cell, T>(memory, call);
@@ -25,9 +28,6 @@ template <class Cell, class F> class Backward {
             carry[k] = memory.take<T>(N * Hp);
             pad_rows(carry[k], static_cast<const T*>(call.dlast[k]), N, H, Hp);
         }
-        chunk = rows < gemm_depth ? gemm_depth / (rows > 0 ? rows : 1) : 1;
-        if (chunk > run.T_) chunk = run.T_;
-        sweeps = F::per_item == 1 && !worth_packing_transposed(run.T_, N, H) && call.rows_lie_along_memory();
         Cell::backward::each([&](auto stage, int i) {
             vectors[i] = block_vectors<decltype(stage)>(rows, Hp / width<T>, division.by_units ? division.parts : 1);
         });
@@ -40,13 +40,17 @@ template <class Cell, class F> class Backward {
         place_sums();
     }
 
-    // False if the sums are not finite where they must be: there is no result then.
-    bool execute() {
+    Outcome execute(Ran& ran) {
         run_parts(division.parts, [this](int part) { pack_share(part); });
-        run_workers(division, [this](const Worker& worker) { run_steps(worker); });
-        if (!finite) return false;
+        run_workers(division, call.stop, [&](const Worker& worker) {
+            const Ran own = run_steps(worker);
+            std::lock_guard<std::mutex> guard(noting);
+            ran.add(own);
+        });
+        if (stopped) return Outcome::stopped;
+        if (!finite) return Outcome::not_finite;
         reduce();
-        return true;
+        return Outcome::done;
     }
 
   private:
@@ -59,13 +63,16 @@ template <class Cell, class F> class Backward {
     Workspace memory;
     Run<Cell, T> run;
     const Division division;
-    bool sweeps;
+    const bool sweeps;  // the weights are read as they are
+    const ptrdiff_t chunk;
     int vectors[Cell::backward::count];
-    ptrdiff_t chunk, da_size, depth, own_size;
+    ptrdiff_t da_size, depth, own_size;
     T *carry[max_states], *own, *da;
     Panel<F> input, panel[Cell::backward::count][max_products] = {};
-    Sums sums[max_threads];
-    std::atomic<bool> finite{true};
+    Sums sums[max_threads], block[max_threads];
+    bool in_blocks;
+    std::atomic<bool> finite{true}, stopped{false};
+    std::mutex noting;
 
     ptrdiff_t gates() const { return Cell::gates * run.Hp; }
     ptrdiff_t matrices() const { return Cell::matrices * run.Hp; }
@@ -143,27 +150,58 @@ template <class Cell, class F> class Backward {
         return true;
     }
 
+    ptrdiff_t dWx_size() const { return run.D * gates(); }
+    ptrdiff_t dWh_size() const { return run.H * matrices(); }
+    ptrdiff_t dslots_size() const { return Cell::slots * run.Hp; }
+
+    // A part's gradients, padded; where sums run over many rows, those of a block of rows beside the total.
     void place_sums() {
         const bool direct = run.Hp == run.H;
-        const ptrdiff_t wx = run.D * gates(), wh = run.H * matrices(), slots = Cell::slots * run.Hp;
+        in_blocks = sizeof(T) == sizeof(float) && run.T_ * division.most_rows() > sum_rows;
+        const auto own_sums = [&] { return Sums{memory.take<T>(dWx_size()), memory.take<T>(dWh_size()), memory.take<T>(dslots_size())}; };
         for (int part = 0; part < division.owners(); ++part) {
-            const bool own = part || !direct;
-            sums[part] = {own ? memory.take<T>(wx) : static_cast<T*>(call.dWx), own ? memory.take<T>(wh) : static_cast<T*>(call.dWh),
-                          own ? memory.take<T>(slots) : static_cast<T*>(call.dslots)};
+            sums[part] = part || !direct ? own_sums()
+                                         : Sums{static_cast<T*>(call.dWx), static_cast<T*>(call.dWh), static_cast<T*>(call.dslots)};
+            block[part] = in_blocks ? own_sums() : sums[part];
         }
     }
 
-    void clear_sums(const Sums& total) {
-        if (run.T_ * run.N == 0) clear(total.dWx, run.D * gates());
-        if (run.T_ * run.N == 0 || !single_use()) clear(total.dWh, run.H * matrices());
-        clear(total.dslots, Cell::slots * run.Hp);
+    void clear_sums(int owner) {
+        if (run.T_ * run.N == 0 || in_blocks) clear(sums[owner].dWx, dWx_size());
+        if (run.T_ * run.N == 0 || in_blocks) clear(sums[owner].dWh, dWh_size());
+        if (in_blocks) clear(sums[owner].dslots, dslots_size());
+        clear_block(block[owner]);
     }
 
-    void run_steps(Worker worker) {
+    // What products and sums over the rows of a block are added to; where a product is the first, it begins with zeros.
+    void clear_block(const Sums& sums) {
+        if (!single_use()) clear(sums.dWh, dWh_size());
+        clear(sums.dslots, dslots_size());
+    }
+
+    // Adds the sums of a block of rows to the total, for one worker's share.
+    void add_block(int owner, const Worker& worker) {
+        const auto add = [&](T* Sums::*of, ptrdiff_t size) {
+            const ptrdiff_t first = size * worker.number() / worker.threads(), last = size * (worker.number() + 1) / worker.threads();
+            for (ptrdiff_t i = first; i < last; ++i) (sums[owner].*of)[i] += (block[owner].*of)[i];
+        };
+        add(&Sums::dWx, dWx_size());
+        add(&Sums::dWh, dWh_size());
+        add(&Sums::dslots, dslots_size());
+    }
+
+    Ran run_steps(Worker worker) {
+        Ran ran;
+        ran.parts = worker.own_parts();
+        ran.by_units = worker.by_units;
+        ran.bf16_parts = F::bf16_parts;
         const ptrdiff_t begin = division.begin(worker.first), end = division.end(worker.first);
         const int owner = division.owner(worker.first);
-        const Sums& total = sums[owner];
-        if (worker.leads()) clear_sums(total);
+        if (worker.leads()) clear_sums(owner);
+        if (begin == end) return ran;
+        const Sums& total = block[owner];
+        ptrdiff_t rows = 0;  // of the block so far
+        const ptrdiff_t look_every = steps_between_looks(run, call);
         const TileSession session;
         Tally<T> tally{};
         tally.scratch = own + worker.first * own_size;
@@ -174,23 +212,38 @@ template <class Cell, class F> class Backward {
         const T* after = nullptr;
         for (ptrdiff_t last = run.T_; last > 0;) {
             const ptrdiff_t first = last > chunk ? last - chunk : 0, low = run.reverse ? run.T_ - last : first;
-            for (ptrdiff_t s = last - 1; s >= first; --s) {
+            for (ptrdiff_t s = last - 1; s >= first; --s, ++ran.steps) {
+                if (s % look_every == 0 && worker.ended()) {
+                    stopped = true;
+                    return ran;
+                }
                 T* here = all + (run.time_of(s) - low) * step_size;
                 Cell::backward::each([&](auto stage, int i) {
                     worker.each([&](int part) { step(stage, i, s, units(i, part), begin, end, tally, after, here, room); });
+                    ran.packed |= !sweeps;
                     worker.wait();
                 });
                 after = here;
             }
-            const Chunk done{all, low, last - first, begin, end - begin, last == run.T_};
+            const Chunk done{all, low, last - first, begin, end - begin, rows == 0};
             worker.each([&](int part) { add_weights(total, done, part, room); });
+            if (done.steps > ran.chunk) ran.chunk = done.steps;
             if (worker.leads()) copy_row(edge, after, step_size);
             worker.wait();
+            rows += done.steps * done.n;
+            if (in_blocks && (rows >= sum_rows || first == 0)) {
+                add_block(owner, worker);
+                worker.wait();
+                if (worker.leads()) clear_block(total);
+                worker.wait();
+                rows = 0;
+            }
             after = edge;
             last = first;
         }
         worker.each([&](int part) { through_products(units(0, part), begin, end, tally, after, room); });
         if (!session.finite()) finite = false;
+        return ran;
     }
 
     // What a sum of stage `i` begins with.

@@ -6,8 +6,6 @@
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
 
-constexpr int max_threads = 64;
-
 // How a call is divided between threads: by sequences, where no part waits for another; or by units, with a wait after
 // every stage of a step: each part then reads only its share of the weights, and few sequences stay in one tile.
 // What a part computes does not depend on the thread that runs it.
@@ -16,19 +14,16 @@ struct Division {
     int parts;
     bool by_units;
 
-    Division(const Call& call, int matrices) : N(call.N) {
-        const ptrdiff_t threads = call.threads < max_threads ? call.threads : max_threads;
-        const ptrdiff_t worth = worth_dividing(N, call.H, matrices);
-        const ptrdiff_t of_units = worth < threads ? worth : threads;
-        const ptrdiff_t of_sequences = N < 1 ? 1 : N < threads ? N : threads;
-        by_units = of_units > 1 && of_units >= of_sequences && N < few * of_units;
-        parts = int(by_units ? of_units : of_sequences);
-    }
+    Division(ptrdiff_t N, const Path& path) : N(N), parts(path.parts), by_units(path.by_units) {}
 
     // The first of a part's sequences: parts differ by at most one.
     ptrdiff_t begin(int part) const { return by_units ? 0 : N * part / parts; }
     ptrdiff_t end(int part) const { return by_units ? N : N * (part + 1) / parts; }
-    ptrdiff_t most_rows() const { return by_units ? N : (N + parts - 1) / parts; }
+    // At least 1: an empty batch runs no step, but sizes are divided by this.
+    ptrdiff_t most_rows() const {
+        const ptrdiff_t rows = by_units ? N : (N + parts - 1) / parts;
+        return rows > 0 ? rows : 1;
+    }
     // Of memory that every part has of its own, unless parts are of units.
     ptrdiff_t owners() const { return by_units ? 1 : parts; }
     int owner(int part) const { return by_units ? 0 : part; }
@@ -41,14 +36,26 @@ struct Division {
 // there is one.
 struct Worker {
     int first, stride, parts;
+    bool by_units;
     Barrier* barrier;
+    const Stop* stop;
 
     template <class F> void each(F f) const {
         for (int part = first; part < parts; part += stride) f(part);
     }
     void wait() const {
-        if (barrier) barrier->wait();
+        if (barrier) barrier->wait(stop);
     }
+    // Whether the call is to end here: asked after a wait, all workers get one answer.
+    bool ended() const {
+        if (!stop) return false;
+        poll();
+        return barrier ? barrier->stopping() : stop->requested();
+    }
+    // Workers that share this one's sequences, and its number among them.
+    int threads() const { return barrier ? barrier->threads : 1; }
+    int number() const { return barrier ? first : 0; }
+    int own_parts() const { return (parts - first + stride - 1) / stride; }
     bool leads() const { return !barrier || first == 0; }
 };
 
@@ -57,11 +64,11 @@ template <class F> void run_parts(int parts, F f) {
 }
 
 // Calls f(worker) in every thread of a call.
-template <class F> void run_workers(const Division& division, F f) {
+template <class F> void run_workers(const Division& division, const Stop* stop, F f) {
     const int parts = division.parts;
-    if (!division.by_units) return run_parts(parts, [&](int part) { f(Worker{part, parts, parts, nullptr}); });
+    if (!division.by_units) return run_parts(parts, [&](int part) { f(Worker{part, parts, parts, false, nullptr, stop}); });
     const auto task = [&](int thread, Barrier& barrier) {
-        f(Worker{thread, barrier.threads, parts, barrier.threads > 1 ? &barrier : nullptr});
+        f(Worker{thread, barrier.threads, parts, true, barrier.threads > 1 ? &barrier : nullptr, stop});
     };
     using Task = decltype(task);
     together(parts, [](void* context, int thread, Barrier& barrier) { (*static_cast<Task*>(context))(thread, barrier); },

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "api.h"
-#include "choice.h"
+#include "thresholds.h"
 #include "simd.h"
 
 namespace fastrnn {

@@ -1,8 +1,11 @@
 // The forward pass of one cell over a batch.
 #pragma once
 
+#include <mutex>
+
 #include "division.h"
 #include "gemm.h"
+#include "path.h"
 #include "run.h"
 #include "tally.h"
 
@@ -14,21 +17,16 @@ template <class Cell, class F> class Forward {
     using Item = typename F::Item;
 
   public:
-    explicit Forward(const ForwardCall& call) : call(call), run(call), division(call, Cell::matrices), keep(call.keep) {
+    explicit Forward(const ForwardCall& call)
+        : call(call), run(call), division(call.N, call.path), keep(call.keep), sweeps(!call.path.packed),
+          hoisted(call.path.input == Input::chunk || call.path.input == Input::ahead), beside(call.path.input == Input::ahead), chunk(call.path.chunk) {
         T* saved = keep ? static_cast<T*>(call.saved) : memory.take<T>(run.working_size());
         run.place(saved, static_cast<T*>(call.y), call.y_time, call.y_row, keep);
         run.units = bias_rows<Cell, T>(memory, call);
         for (int k = 0; k < Cell::states; ++k)
             pad_rows(run.state[k].first, static_cast<const T*>(call.state[k]), run.N, run.H, run.Hp);
         const ptrdiff_t rows = division.most_rows();
-        sweeps = F::per_item == 1 && !worth_packing(run.T_, run.N, run.H) && call.rows_lie_along_memory();
-        hoisted = worth_hoisting(run.T_, rows, run.D);
-        beside = can_project_ahead<F> && hoisted && !sweeps && worth_projecting_ahead(rows, run.H);
         place_panels(rows);
-        chunk = hoisted ? (gemm_depth + rows - 1) / rows : run.T_;
-        if (call.below && chunk > wave_steps) chunk = wave_steps;
-        if (chunk > run.T_) chunk = run.T_;
-        if (beside) chunk = ahead_rows;
         packed_size = 0;
         if (hoisted && !sweeps) packed_size = beside ? ahead_rows * ahead_row() : F::parts * F::items(run.D) * gemm_vectors * width<T>;
         own_size = padded<T>(Tally<T>::size() + packed_size + (sweeps ? rows * sweep_row() : left_size(rows)));
@@ -39,16 +37,22 @@ template <class Cell, class F> class Forward {
             if (beside) place_ahead();
     }
 
-    // False if the sums are not finite where they must be: there is no result then.
-    bool execute() {
-        run_parts(division.parts, [this](int part) { pack_share(part); });
-        run_workers(division, [this](const Worker& worker) { keep ? run_steps<true>(worker) : run_steps<false>(worker); });
-        if (!finite) return false;
+    Outcome execute(Ran& ran) {
+        if (run.N > 0) {
+            run_parts(division.parts, [this](int part) { pack_share(part); });
+            run_workers(division, call.stop, [&](const Worker& worker) {
+                const Ran own = keep ? run_steps<true>(worker) : run_steps<false>(worker);
+                std::lock_guard<std::mutex> guard(noting);
+                ran.add(own);
+            });
+        }
+        if (stopped) return Outcome::stopped;
+        if (!finite) return Outcome::not_finite;
         const ptrdiff_t s = run.T_;
         for (int k = 0; k < Cell::states; ++k)
             for (ptrdiff_t n = 0; n < run.N; ++n)
                 copy_row(static_cast<T*>(call.last[k]) + n * run.H, run.prev(k, s) + n * run.prev_row(k, s), run.H);
-        return true;
+        return Outcome::done;
     }
 
   private:
@@ -57,21 +61,29 @@ template <class Cell, class F> class Forward {
     Workspace memory;
     Run<Cell, T> run;
     const Division division;
-    bool keep;
-    bool sweeps;   // the weights are read as they are
-    bool hoisted;  // the input is projected a chunk of steps at a time
-    bool beside;   // and that of the next chunk beside the products of this one's steps
+    const bool keep;
+    const bool sweeps;   // the weights are read as they are
+    const bool hoisted;  // the input is projected a chunk of steps at a time
+    const bool beside;   // and that of the next chunk beside the products of this one's steps
+    const ptrdiff_t chunk;
     int vectors[Cell::forward::count];
-    ptrdiff_t chunk, packed_size, own_size, projected_size;
+    ptrdiff_t packed_size, own_size, projected_size;
     T *own, *projected;
-    std::atomic<bool> finite{true};
+    std::atomic<bool> finite{true}, stopped{false};
+    std::mutex noting;
     Panel<F> chunk_input[Cell::gates];  // if `beside`: of each gate its columns,
     Ahead<T>* ahead;                    // and what each part is to project
     Panel<F> input[Cell::forward::count], panel[Cell::forward::count][max_products];
     // For each stage the vectors that hold the last units of all its sums, 0 where those have vectors of their own.
     int merged[Cell::forward::count];
     const T* tail_bias[Cell::forward::count];
-    Panel<F> tail_input[Cell::forward::count], tail[Cell::forward::count][max_products];
+    // A product's packed columns for them, and the places of the sums that it does not add to, if there are any.
+    struct Tail {
+        Panel<F> panel;
+        bool all;
+        typename Simd<T>::Ints others[2];
+    };
+    Tail tail_input[Cell::forward::count], tail[Cell::forward::count][max_products];
 
     Matrix<T> Wx() const { return {static_cast<const T*>(call.Wx), call.Wx_row, call.Wx_col}; }
     Matrix<T> Wh() const { return {static_cast<const T*>(call.Wh), call.Wh_row, call.Wh_col}; }
@@ -110,8 +122,8 @@ template <class Cell, class F> class Forward {
     void place_panels(ptrdiff_t rows) {
         Cell::forward::each([&](auto stage, int i) {
             using S = decltype(stage);
-            merged[i] = F::per_item > 1 || sweeps || hoisted || division.by_units || rows < worth_merging ? 0 : merged_vectors<S>(run.H % width<T>);
-            vectors[i] = block_vectors<S>(rows, whole(i) / width<T>, division.by_units ? division.parts : 1, beside ? ahead_columns : 16);
+            merged[i] = call.path.merged ? merged_vectors<S, T>(run.H) : 0;
+            vectors[i] = block_vectors<S>(rows, whole(i) / width<T>, division.by_units ? division.parts : 1, beside ? ahead_columns : most_block_sums);
             if constexpr (F::per_item == 1)
                 if (merged[i]) pack_tail<S>(i);
         });
@@ -155,11 +167,6 @@ template <class Cell, class F> class Forward {
         });
     }
 
-    template <class S> static int merged_vectors(ptrdiff_t units) {
-        const ptrdiff_t numbers = S::sums * units, vectors = numbers <= width<T> ? 1 : 2;
-        return units && vectors < S::sums && numbers <= vectors * width<T> ? int(vectors) : 0;
-    }
-
     template <class S> void pack_tail(int i) {
         constexpr int gates = gates_of<S>();
         const ptrdiff_t units = run.H % width<T>, first = run.H - units, columns = merged[i] * width<T>;
@@ -176,7 +183,13 @@ template <class Cell, class F> class Forward {
                     for (ptrdiff_t j = 0; j < units; ++j)
                         to[k * columns + sum(b) * units + j] = B.at[k * B.row + (first + j) * B.col];
             }
-            return Panel<F>{to, depth, depth, 1, 0, {}};
+            Tail tail{{to, depth, depth, 1, 0, {}}, count == S::sums, {}};
+            for (ptrdiff_t at = 0; at < columns; ++at) {
+                bool other = true;
+                for (int b = 0; b < count; ++b) other &= at / units != sum(b);
+                tail.others[at / width<T>][at % width<T>] = other ? -1 : 0;
+            }
+            return tail;
         };
         if (gates)
             tail_input[i] = pack(run.D, gates, [](int b) { return b; }, [&](int b) { return block(Wx(), S::sum[b].gate); });
@@ -191,7 +204,11 @@ template <class Cell, class F> class Forward {
         Item *packed, *left;
     };
 
-    template <bool KEEP> void run_steps(Worker worker) {
+    template <bool KEEP> Ran run_steps(Worker worker) {
+        Ran ran;
+        ran.parts = worker.own_parts();
+        ran.by_units = worker.by_units;
+        ran.bf16_parts = F::bf16_parts;
         const ptrdiff_t begin = division.begin(worker.first), end = division.end(worker.first);
         const TileSession session;
         Tally<T> tally{};
@@ -199,17 +216,24 @@ template <class Cell, class F> class Forward {
         const Room room{reinterpret_cast<Item*>(tally.scratch + Tally<T>::size()),
                         reinterpret_cast<Item*>(tally.scratch + Tally<T>::size() + packed_size)};
         T* inputs = projected + division.owner(worker.first) * projected_size;
-        for (ptrdiff_t s = 0; s < run.T_; ++s) {
-            if (call.below && s % chunk == 0) {
-                const ptrdiff_t needed = s + (beside ? 2 : 1) * chunk;
-                call.below->wait_for(needed < run.T_ ? needed : run.T_);
+        const ptrdiff_t look_every = steps_between_looks(run, call);
+        const ptrdiff_t at_once = hoisted ? chunk : wave_steps;
+        for (ptrdiff_t s = 0; s < run.T_; ++s, ++ran.steps) {
+            if (s % look_every == 0 && worker.ended()) {
+                stopped = true;
+                if (call.above) call.above->reached(run.T_);
+                break;
             }
-            if (hoisted && s % chunk == 0) worker.each([&](int part) { project_steps(s, begin, end, part, room, inputs); });
+            if (call.below && s % at_once == 0) {
+                const ptrdiff_t needed = s + (beside ? 2 : 1) * at_once;
+                call.below->wait_for(needed < run.T_ ? needed : run.T_, call.stop);
+            }
+            if (hoisted && s % chunk == 0) worker.each([&](int part) { project_steps(s, begin, end, part, room, inputs, ran); });
             const At at = addresses(s, hoisted ? inputs + projected_at(s, end - begin) : nullptr);
             Cell::forward::each([&](auto stage, int i) {
                 worker.each([&](int part) {
                     if (beside) tally.ahead = &grant(part, s % chunk * Cell::forward::count + i);
-                    step<KEEP>(stage, i, at, units(i, part), begin, end, tally, room.left);
+                    step<KEEP>(stage, i, at, units(i, part), begin, end, tally, room.left, ran);
                 });
                 worker.wait();
             });
@@ -217,6 +241,7 @@ template <class Cell, class F> class Forward {
             if (call.above) call.above->reached(s + 1);
         }
         if (!session.finite()) finite = false;
+        return ran;
     }
 
     // Where the projection of step `s` is: of `count` sequences by time, of the only one by step.
@@ -226,10 +251,10 @@ template <class Cell, class F> class Forward {
     }
 
     // At the first step of a chunk: projects it, or the next one in the course of its steps.
-    void project_steps(ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end, int part, Room room, T* to) {
+    void project_steps(ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end, int part, Room room, T* to, Ran& ran) {
         if constexpr (can_project_ahead<F>)
-            if (beside) return project_ahead(s, begin, part, to);
-        project_chunk(s, begin, end, part, room, to);
+            if (beside) return project_ahead(s, begin, part, to, ran);
+        project_chunk(s, begin, end, part, room, to, ran);
     }
 
     void place_ahead() {
@@ -244,7 +269,9 @@ template <class Cell, class F> class Forward {
         }
     }
 
-    void project_ahead(ptrdiff_t s, ptrdiff_t begin, int part, T* to) {
+    void project_ahead(ptrdiff_t s, ptrdiff_t begin, int part, T* to, Ran& ran) {
+        ran.input = Input::ahead;
+        ran.chunk = chunk;
         if (s == 0) {
             start_ahead(0, begin, part, to);
             ahead[part].grant(0, 1);
@@ -278,9 +305,11 @@ template <class Cell, class F> class Forward {
     }
 
     // Wx is packed block by block, into memory that stays in a near cache: a chunk has many rows for each.
-    void project_chunk(ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end, int part, Room room, T* to) {
+    void project_chunk(ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end, int part, Room room, T* to, Ran& ran) {
         const ptrdiff_t low = low_time(s), rest = run.T_ - s, n = end - begin, row = projected_row();
         ptrdiff_t steps = rest < chunk ? rest : chunk, count = n;
+        ran.input = Input::chunk;
+        if (steps > ran.chunk) ran.chunk = steps;
         Rows<const T> x{static_cast<const T*>(call.x) + low * call.x_time + begin * call.x_row, call.x_time, call.x_row};
         if (n == 1) {  // its steps are the rows
             x = {x.at, 0, call.x_time};
@@ -354,11 +383,13 @@ template <class Cell, class F> class Forward {
     }
 
     template <bool KEEP, class S>
-    void step(S stage, int i, const At& at, Range units, ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally, Item* memory) {
+    void step(S stage, int i, const At& at, Range units, ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally, Item* memory, Ran& ran) {
         const ptrdiff_t count = end - begin;
         const Sides sides = left_sides(stage, at, begin, count, memory);
         if constexpr (F::per_item == 1)
-            if (sweeps) return sweep_step<KEEP>(stage, i, at, sides, units, begin, count, tally, memory);
+            if (sweeps) return sweep_step<KEEP>(stage, i, at, sides, units, begin, count, tally, memory, ran);
+        if (!hoisted) note_step(ran);
+        ran.packed = true;
         each_block<T>(units, vectors[i], at.s & 1, [&](ptrdiff_t u, int v) {
             each_tile(count, max_rows(widest_sums<S>() * vectors[i]), [&](ptrdiff_t n, int rows) {
                 block_sums(stage, i, at, sides, u, v, n, rows, tally);
@@ -368,10 +399,16 @@ template <class Cell, class F> class Forward {
         if constexpr (can_project_ahead<F>)
             if (beside) tally.ahead->run_due();
         if (!merged[i]) return;
+        ran.merged = true;
         each_tile(count, max_rows(merged[i]), [&](ptrdiff_t n, int rows) {
             tail_sums(stage, i, sides, n, rows, tally);
             apply<KEEP>(stage, i, at, units.last, 1, begin + n, rows, tally);
         });
+    }
+
+    static void note_step(Ran& ran) {
+        ran.input = Input::step;
+        ran.chunk = 1;
     }
 
     // The left sides of a stage's products, of all sequences of a part.
@@ -404,7 +441,8 @@ template <class Cell, class F> class Forward {
 
     // The same with the matrices as they are.
     template <bool KEEP, class S>
-    void sweep_step(S stage, int i, const At& at, const Sides& sides, Range units, ptrdiff_t begin, ptrdiff_t count, Tally<T>& tally, T* memory) {
+    void sweep_step(S stage, int i, const At& at, const Sides& sides, Range units, ptrdiff_t begin, ptrdiff_t count, Tally<T>& tally, T* memory, Ran& ran) {
+        if (!hoisted) note_step(ran);
         if (units.last > run.H) units.last = run.H;
         const ptrdiff_t first = units.first, inside = units.last - first;
         const SumRows<T> sums{memory, sweep_row(), run.H};
@@ -437,10 +475,8 @@ template <class Cell, class F> class Forward {
     template <class S> void tail_sums(S, int i, const Sides& sides, ptrdiff_t n, int rows, Tally<T>& tally) {
         const ptrdiff_t out_row = merged[i] * width<T>, units = run.H % width<T>;
         Ends<T> ends{{tail_bias[i]}, {0}, {tally.scratch}, out_row};
-        const auto add = [&](const Panel<F>& panel, Side<Item> side) {
-            multiply(panel, 0, merged[i], rows, side.from(n), &ends);
-            ends.begin[0] = tally.scratch;
-            ends.begin_row[0] = out_row;
+        const auto add = [&](const Tail& tail, Side<Item> side) {
+            add_tail(tail, merged[i], side.from(n), rows, ends, tally.scratch);
         };
         if (S::sum[0].gate >= 0) add(tail_input[i], sides.input);
         for (int p = 0; p < S::products; ++p) add(tail[i][p], sides.product[p]);
@@ -448,6 +484,23 @@ template <class Cell, class F> class Forward {
             tally.at[j] = tally.scratch + j * units;
             tally.row[j] = out_row;
         }
+    }
+
+    // Adds a product to the merged vectors. One that adds to some of their sums leaves the others as they are: their
+    // columns are zeros, but zero times infinity is not a number.
+    void add_tail(const Tail& tail, int vectors, Side<Item> side, int rows, Ends<T>& ends, T* scratch) {
+        const T* before = ends.begin[0];
+        const ptrdiff_t row = ends.out_row, before_row = ends.begin_row[0];
+        ends.out[0] = tail.all ? scratch : scratch + most_rows * row;
+        multiply(tail.panel, 0, vectors, rows, side, &ends);
+        for (int r = 0; r < rows && !tail.all; ++r)
+            for (int v = 0; v < vectors; ++v) {
+                const ptrdiff_t at = v * width<T>;
+                const Vec<T> sum = load(ends.out[0] + r * row + at), kept = load(before + r * before_row + at);
+                store(scratch + r * row + at, tail.others[v] ? kept : sum);
+            }
+        ends.begin[0] = scratch;
+        ends.begin_row[0] = row;
     }
 
     // The elementwise code on the sums.

@@ -16,12 +16,12 @@ namespace fastrnn {
 
 namespace {
 
-constexpr size_t line = 64, keep_at_most = size_t(16) << 20;
+constexpr size_t line = 64;
 
 struct Block {
     char* at = nullptr;
     size_t size = 0, used = 0, wanted = 0;
-    std::vector<void*> more;
+    bool taken = false;
 
     ~Block() { std::free(at); }
 };
@@ -34,11 +34,10 @@ char* aligned_up(void* at) { return reinterpret_cast<char*>((reinterpret_cast<ui
 // with pages of 4 KB a tenth of its time would go into finding them.
 void* allocate_or_null(size_t bytes) {
 #ifdef __linux__
-    constexpr size_t huge = size_t(2) << 20;
-    if (bytes >= huge) {
+    if (bytes >= huge_page) {
         void* at = nullptr;
-        if (posix_memalign(&at, huge, bytes)) return nullptr;
-        madvise(at, bytes / huge * huge, MADV_HUGEPAGE);  // advice: if it is not taken, nothing else changes
+        if (posix_memalign(&at, huge_page, bytes)) return nullptr;
+        madvise(at, bytes / huge_page * huge_page, MADV_HUGEPAGE);  // advice: if it is not taken, nothing else changes
         return at;
     }
 #endif
@@ -53,12 +52,17 @@ void* allocate(size_t bytes) {
 
 }  // namespace
 
-Workspace::Workspace() { block.used = block.wanted = 0; }
+Workspace::Workspace() : nested(block.taken) {
+    if (nested) return;
+    block.taken = true;
+    block.used = block.wanted = 0;
+}
 
 Workspace::~Workspace() {
-    for (void* at : block.more) std::free(at);
-    block.more.clear();
-    if (block.wanted <= block.size || block.wanted > keep_at_most) return;
+    for (void* at : more) std::free(at);
+    if (nested) return;
+    block.taken = false;
+    if (block.wanted <= block.size || block.wanted > workspace_bytes) return;
     std::free(block.at);
     block.at = static_cast<char*>(allocate_or_null(block.wanted + line));
     block.size = block.at ? block.wanted : 0;
@@ -66,15 +70,15 @@ Workspace::~Workspace() {
 
 void* Workspace::take_bytes(size_t bytes) {
     bytes = (bytes + line - 1) & ~(line - 1);
-    block.wanted += bytes;
-    if (block.used + bytes <= block.size) {
+    if (!nested) block.wanted += bytes;
+    if (!nested && block.used + bytes <= block.size) {
         char* at = aligned_up(block.at) + block.used;
         block.used += bytes;
         return at;
     }
-    block.more.reserve(block.more.size() + 1);
-    block.more.push_back(allocate(bytes));
-    return aligned_up(block.more.back());
+    more.reserve(more.size() + 1);
+    more.push_back(allocate(bytes));
+    return aligned_up(more.back());
 }
 
 // What a forward pass keeps: tens of megabytes that the system would hand out page by page, zeroed, at every step of
@@ -102,7 +106,7 @@ class Spare {
 
     void give(void* at, size_t bytes) {
         std::lock_guard<std::mutex> guard(lock);
-        if (total + bytes > most) return std::free(at);
+        if (total + bytes > spare_bytes) return std::free(at);
         blocks.push_back({at, bytes});
         total += bytes;
     }
@@ -112,7 +116,6 @@ class Spare {
         void* at;
         size_t size;
     };
-    static constexpr size_t most = size_t(256) << 20;
     std::mutex lock;
     std::vector<Freed> blocks;
     size_t total = 0;

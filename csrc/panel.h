@@ -138,7 +138,7 @@ void pack_block(const Panel<F>& panel, ptrdiff_t first, ptrdiff_t items, ptrdiff
 template <class F, class G>
 void pack(const Panel<F>& panel, int sources, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t H, Range range, int vectors, G B) {
     // Of rows that lie along memory a few at a time: all of a row is read before it is forgotten where it was.
-    const ptrdiff_t strip = B(0, 0).col == 1 ? 8 * F::per_item : rows;
+    const ptrdiff_t strip = B(0, 0).col == 1 ? pack_rows * F::per_item : rows;
     for (int source = 0; source < sources; ++source) {
         const ptrdiff_t end = source + 1 < sources ? (source + 1) * stride / F::per_item : panel.depth;
         for (ptrdiff_t k = 0; k < rows; k += strip) {
@@ -213,8 +213,7 @@ void sweep(const Panel<Whole<T>>& panel, const int* to, Side<T> a, ptrdiff_t row
             add_rows<some>(y, sums.row, Side<T>{a.at + k, a.row}, rows, B, panel.row, (s - first - 1) * H + count);
         }
     };
-    // Rows are often a multiple of 4096 bytes apart: more of them would not fit the ways of a first-level cache.
-    constexpr int many = 8;
+    constexpr int many = unpacked_rows;
     const ptrdiff_t blocks = panel.depth / many;
     for (ptrdiff_t i = 0; i < blocks; ++i) add(std::integral_constant<int, many>{}, many * (backwards ? blocks - 1 - i : i));
     for (ptrdiff_t k = many * blocks; k < panel.depth; ++k) add(std::integral_constant<int, 1>{}, k);

@@ -80,6 +80,13 @@ template <class Cell, class T> struct Run {
     }
 };
 
+// Steps between two looks at the clock for Ctrl-C: a step of many units is a look of its own.
+template <class Cell, class T>
+ptrdiff_t steps_between_looks(const Run<Cell, T>& run, const Call& call) {
+    if (!call.stop) return PTRDIFF_MAX;
+    return 1 + poll_work / (run.N * run.H * (run.D * Cell::gates + run.H * Cell::matrices) + 1000);
+}
+
 // The biases, each row padded.
 template <class Cell, class T> const T* bias_rows(Workspace& memory, const Call& call) {
     const ptrdiff_t H = call.H, Hp = padded<T>(H);

@@ -91,27 +91,75 @@ bool tiles_allowed() {
 #endif
 }
 
+const Kernel* Kernels::of(const Path& path) const {
+    if (path.bf16_parts == 0) return whole;
+    for (const Kernel* kernel : split)
+        if (kernel->bf16_parts == path.bf16_parts) return kernel;
+    return nullptr;
+}
+
+Path Kernels::best_path(const Call& call, Path (*Kernel::*path)(const Call&)) const {
+    for (const Kernel* kernel : split)
+        if (kernel->bf16_parts == call.bf16_parts) {
+            const Path found = (kernel->*path)(call);
+            if (found.bf16_parts) return found;
+        }
+    return (whole->*path)(call);
+}
+
+const char* Kernels::forward_hindrance(const Call& call) const {
+    const Kernel* kernel = of(call.path);
+    return kernel ? kernel->forward_hindrance(call) : "bf16_parts: no kernel splits numbers in so many";
+}
+
+const char* Kernels::backward_hindrance(const Call& call) const {
+    const Kernel* kernel = of(call.path);
+    return kernel ? kernel->backward_hindrance(call) : "bf16_parts: no kernel splits numbers in so many";
+}
+
+bool Kernels::forward(const ForwardCall& call, Ran& ran) const {
+    const FlushSubnormals flush;
+    const Outcome outcome = of(call.path)->forward(call, ran);
+    if (outcome != Outcome::not_finite) return outcome == Outcome::done;
+    ForwardCall again = call;
+    again.path = whole->forward_path(call);
+    ran = {};
+    return whole->forward(again, ran) == Outcome::done;
+}
+
+bool Kernels::backward(const BackwardCall& call, Ran& ran) const {
+    const FlushSubnormals flush;
+    const Outcome outcome = of(call.path)->backward(call, ran);
+    if (outcome != Outcome::not_finite) return outcome == Outcome::done;
+    BackwardCall again = call;
+    again.path = whole->backward_path(call);
+    ran = {};
+    return whole->backward(again, ran) == Outcome::done;
+}
+
 namespace {
 
-// A thread takes every so manieth layer; each waits for the one below it, step by step.
+// Layers are dealt to the threads in turn; each follows the one below it, step by step.
 struct Wave {
     const Kernels& kernels;
-    ForwardCall* calls;
-    int layers;
-    std::unique_ptr<Progress[]> progress{new Progress[layers]};
-    std::atomic<bool> failed{false};
+    std::vector<ForwardCall>& calls;
+    std::vector<Ran>& ran;
+    std::unique_ptr<Progress[]> progress{new Progress[calls.size()]};
+    std::atomic<bool> failed{false}, stopped{false};
+    std::atomic<int> threads{0};
 
     static void run(void* wave, int thread, Barrier& barrier) {
         Wave& self = *static_cast<Wave*>(wave);
-        for (int layer = thread; layer < self.layers; layer += barrier.threads) self.run_layer(layer);
+        ++self.threads;
+        for (size_t layer = thread; layer < self.calls.size(); layer += barrier.threads) self.run_layer(layer);
     }
 
-    void run_layer(int layer) {
+    void run_layer(size_t layer) {
         ForwardCall& call = calls[layer];
         if (layer) call.below = &progress[layer - 1];
         call.above = &progress[layer];
         try {
-            kernels.of(call).forward(call);
+            if (!kernels.forward(call, ran[layer])) stopped = true;
         } catch (...) {  // no memory; whoever waits for this layer must not wait for ever
             failed = true;
             progress[layer].reached(call.T);
@@ -119,25 +167,81 @@ struct Wave {
     }
 };
 
-// Steps of a sequence that are worth waking a thread for.
-constexpr ptrdiff_t worth_a_wave = 64;
+// A layer of a wave: it follows the one below it closely, and is not done again, which would mislead its followers.
+void choose_wave_path(const Kernels& kernels, ForwardCall& call, bool follows) {
+    if (call.bf16_parts == whole_parts) {
+        call.bf16_parts = 0;
+        call.path = kernels.forward_path(call);
+    }
+    if (follows && call.path.input == Input::chunk) call.path.chunk = std::min(call.path.chunk, wave_steps);
+}
 
 }  // namespace
 
-void forward_layers(const Kernels& kernels, ForwardCall* calls, int layers, int threads) {
+int wave_threads(const std::vector<ForwardCall>& calls, int threads) {
     // The steps of a layer that is itself divided are not done one after the other: nobody could follow it.
-    const bool divided =
-        std::any_of(calls, calls + layers, [&](const Call& call) { return kernels.of(call).threads(call) > 1; });
-    if (divided || layers < 2 || threads < 2 || calls->T < worth_a_wave) {
-        for (int layer = 0; layer < layers; ++layer) kernels.forward(calls[layer]);
-        return;
+    const bool divided = std::any_of(calls.begin(), calls.end(), [](const Call& call) { return call.path.parts > 1; });
+    const int layers = int(calls.size());
+    if (divided || layers < 2 || threads < 2 || calls[0].T < worth_a_wave) return 1;
+    return threads < layers ? threads : layers;
+}
+
+bool forward_layers(const Kernels& kernels, std::vector<ForwardCall>& calls, int threads) {
+    for (ForwardCall& call : calls) call.path = kernels.forward_path(call);
+    LastCall done;
+    std::swap(done.layers, last_call().layers);  // for its memory
+    done.layers.assign(calls.size(), {});
+    bool finished = true;
+    if (wave_threads(calls, threads) == 1) {
+        for (size_t layer = 0; finished && layer < calls.size(); ++layer)
+            finished = kernels.forward(calls[layer], done.layers[layer]);
+    } else {
+        for (size_t layer = 0; layer < calls.size(); ++layer) choose_wave_path(kernels, calls[layer], layer > 0);
+        Wave wave{kernels, calls, done.layers};
+        together(wave_threads(calls, threads), Wave::run, &wave);
+        if (wave.failed) throw std::bad_alloc();
+        done.at_once = wave.threads;
+        finished = !wave.stopped;
     }
-    // A layer that had to be done again, its numbers too large to be split, would have misled those that followed it.
-    for (int layer = 0; layer < layers; ++layer)
-        if (calls[layer].bf16_parts == whole_parts) calls[layer].bf16_parts = 0;
-    Wave wave{kernels, calls, layers};
-    together(threads < layers ? threads : layers, Wave::run, &wave);
-    if (wave.failed) throw std::bad_alloc();
+    last_call() = std::move(done);
+    return finished;
+}
+
+LastCall& last_call() {
+    static thread_local LastCall last;
+    return last;
+}
+
+namespace {
+
+thread_local Interruptible* interruptible = nullptr;
+
+}  // namespace
+
+const Stop* Interruptible::begin(bool (*asked)()) {
+    check = asked;
+    mode = FlushSubnormals::mode();
+    next = Clock::now() + std::chrono::milliseconds(poll_milliseconds);
+    outer = interruptible;
+    interruptible = this;
+    return &stop;
+}
+
+Interruptible::~Interruptible() {
+    if (check) interruptible = outer;
+}
+
+void Interruptible::look() {
+    if (stop.requested() || Clock::now() < next) return;
+    const FlushSubnormals::Mode ours = FlushSubnormals::mode();
+    FlushSubnormals::set_mode(mode);
+    if (check()) stop.request();
+    FlushSubnormals::set_mode(ours);
+    next = Clock::now() + std::chrono::milliseconds(poll_milliseconds);
+}
+
+void poll() {
+    if (interruptible) interruptible->look();
 }
 
 }  // namespace fastrnn

@@ -1,9 +1,12 @@
 // What the binding calls: which variant runs here, and its kernels.
 #pragma once
 
+#include <chrono>
 #include <vector>
 
 #include "api.h"
+#include "subnormals.h"
+#include "thresholds.h"
 
 namespace fastrnn {
 
@@ -12,17 +15,18 @@ struct Kernels {
     const Kernel* whole;
     std::vector<const Kernel*> split;
 
-    const Kernel& of(const Call& call) const {
-        for (const Kernel* kernel : split)
-            if (kernel->bf16_parts == call.bf16_parts && kernel->gains(call)) return *kernel;
-        return *whole;
-    }
-    void forward(const ForwardCall& call) const {
-        if (!of(call).forward(call)) whole->forward(call);
-    }
-    void backward(const BackwardCall& call) const {
-        if (!of(call).backward(call)) whole->backward(call);
-    }
+    Path forward_path(const Call& call) const { return best_path(call, &Kernel::forward_path); }
+    Path backward_path(const Call& call) const { return best_path(call, &Kernel::backward_path); }
+    // What hinders a call on its path; null if nothing does.
+    const char* forward_hindrance(const Call& call) const;
+    const char* backward_hindrance(const Call& call) const;
+    // False if the call was stopped; `ran` is what was done.
+    bool forward(const ForwardCall& call, Ran& ran) const;
+    bool backward(const BackwardCall& call, Ran& ran) const;
+
+  private:
+    const Kernel* of(const Path& path) const;
+    Path best_path(const Call& call, Path (*Kernel::*path)(const Call&)) const;
 };
 
 // The best variant that this processor can run; the one called `wanted`, if that is given and can run.
@@ -37,9 +41,40 @@ std::vector<Kernels> all_kernels(const Variant* variant);
 // Index of the kernels of a cell and number type, or -1.
 int find_kernels(const std::vector<Kernels>& kernels, const char* cell, int bytes);
 
+// Threads that layers over each other take, each following the one below; 1: one layer after the other.
+int wave_threads(const std::vector<ForwardCall>& calls, int threads);
+
 // The forward pass of layers over each other, each one's `y` the next one's `x`; at the same time where that is all
-// that several threads can do.
-void forward_layers(const Kernels& kernels, ForwardCall* calls, int layers, int threads);
+// that several threads can do. The paths are chosen here. False if the call was stopped.
+bool forward_layers(const Kernels& kernels, std::vector<ForwardCall>& calls, int threads);
+
+// What the calling thread's last call has done, layer by layer, and how many of the layers at the same time.
+struct LastCall {
+    std::vector<Ran> layers;
+    int at_once = 1;
+};
+LastCall& last_call();
+
+// While it lives, the calling thread's kernels ask `check` now and then whether to end.
+class Interruptible {
+  public:
+    Interruptible() = default;
+    ~Interruptible();
+    Interruptible(const Interruptible&) = delete;
+    Interruptible& operator=(const Interruptible&) = delete;
+
+    // `check` returns whether the call is to end. It runs in the floating-point mode that the caller has.
+    const Stop* begin(bool (*check)());
+    void look();
+
+  private:
+    using Clock = std::chrono::steady_clock;
+    Stop stop;
+    bool (*check)() = nullptr;
+    FlushSubnormals::Mode mode;
+    Clock::time_point next;
+    Interruptible* outer;
+};
 
 // Memory for what a forward pass keeps, null if there is none; `give_buffer` takes it back, for the next one.
 void* take_buffer(size_t bytes);

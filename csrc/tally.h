@@ -25,15 +25,22 @@ template <class Stage> constexpr int widest_sums() {
 
 // Vectors of units that a block of a stage takes, so that a tile of `rows` rows has work for every register, and every
 // one of `shares` shares of the blocks about the same; `most` vectors of sums.
-template <class Stage> int block_vectors(ptrdiff_t rows, ptrdiff_t vectors, int shares, int most = 16) {
+template <class Stage> int block_vectors(ptrdiff_t rows, ptrdiff_t vectors, int shares, int most = most_block_sums) {
     const int widest = widest_sums<Stage>(), columns = max_columns(rows < most_rows ? int(rows) : most_rows);
     int v = (columns < most ? columns : most) / (widest == 3 ? 4 : widest);
-    if (v > 8) v = 8;
+    if (v > most_block_units) v = most_block_units;
     if (v < 1) v = 1;
     while (v > vectors && v > 1) v /= 2;
     const auto uneven = [&] { return shares > 1 && (vectors / v + shares - 1) / shares * shares * v * 8 > vectors * 9; };
     while (v > 2 && uneven()) v /= 2;
     return v;
+}
+
+// Vectors that hold the units of all sums of a stage that do not fill a vector of their own, side by side; 0 where that
+// would not be fewer vectors.
+template <class Stage, class T> int merged_vectors(ptrdiff_t H) {
+    const ptrdiff_t units = H % width<T>, numbers = Stage::sums * units, vectors = numbers <= width<T> ? 1 : 2;
+    return units && vectors < Stage::sums && numbers <= vectors * width<T> ? int(vectors) : 0;
 }
 
 // The sums of one tile of sequences and where they stand, and what is due beside their products.

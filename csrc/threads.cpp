@@ -39,11 +39,6 @@ struct Job {
     }
 };
 
-// Looks at a flag before a thread gives up its processor. A worker waits some tenths of a millisecond, as the next call
-// is often near; a thread within a call some microseconds, for if the other is not there by then, it may be waiting for
-// this processor.
-constexpr int spins = 20000, short_spins = 200;
-
 // Between two looks at a flag, after `looks` of at most `most`.
 void relax(int looks, int most) {
 #if defined(__x86_64__) || defined(_M_X64)
@@ -54,6 +49,7 @@ void relax(int looks, int most) {
         return;
     }
 #endif
+    poll();
     std::this_thread::yield();
 }
 
@@ -109,11 +105,23 @@ struct Team {
     }
 };
 
+// The pool, if nobody has it; not a mutex, which the thread that has it may not try: the handler of a signal may call
+// again.
+struct Turn {
+    std::atomic<bool>& busy;
+    const bool taken;
+
+    explicit Turn(std::atomic<bool>& busy) : busy(busy), taken(!busy.exchange(true, std::memory_order_acquire)) {}
+    ~Turn() {
+        if (taken) busy.store(false, std::memory_order_release);
+    }
+};
+
 class Pool {
   public:
     void run(int parts, void (*task)(void*, int), void* context) {
-        std::unique_lock<std::mutex> mine(busy, std::try_to_lock);
-        if (!mine.owns_lock()) {
+        const Turn mine(busy);
+        if (!mine.taken) {
             for (int part = 0; part < parts; ++part) task(context, part);
             return;
         }
@@ -122,17 +130,18 @@ class Pool {
     }
 
     void run_together(int most, void (*task)(void*, int, Barrier&), void* context) {
-        std::unique_lock<std::mutex> mine(busy, std::try_to_lock);
+        const Turn mine(busy);
         // As many parts as threads: no thread comes back for a second one, so all parts run at once.
         const int processors = usable_processors();
-        const int threads = mine.owns_lock() ? 1 + start_workers((most < processors ? most : processors) - 1) : 1;
+        const int threads = mine.taken ? 1 + start_workers((most < processors ? most : processors) - 1) : 1;
         Team team{task, context, Barrier(threads)};
         if (threads == 1) return Team::run(&team, 0);
         hand_out(threads, Team::run, &team);
     }
 
   private:
-    std::mutex busy, lock;
+    std::atomic<bool> busy{false};
+    std::mutex lock;
     std::condition_variable wake;
     std::shared_ptr<Job> current;
     std::atomic<unsigned> generation{0};
@@ -176,8 +185,9 @@ class Pool {
     }
 
     void serve(Sleeper& self, unsigned seen) {
+        const FlushSubnormals flush;
         for (;;) {
-            for (int i = 0; i < spins && generation.load(std::memory_order_acquire) == seen; ++i) relax(i, spins);
+            for (int i = 0; i < idle_spins && generation.load(std::memory_order_acquire) == seen; ++i) relax(i, idle_spins);
             std::shared_ptr<Job> job;
             {
                 std::unique_lock<std::mutex> guard(lock);
@@ -209,9 +219,10 @@ Pool& the_pool() {
 
 }  // namespace
 
-void Barrier::wait() {
+void Barrier::wait(const Stop* stop) {
     const unsigned now = turn.load(std::memory_order_relaxed);
     if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
+        if (stop && stop->requested()) stop_seen.store(true, std::memory_order_relaxed);
         arrived.store(0, std::memory_order_relaxed);
         turn.store(now + 1, std::memory_order_release);
         return;
@@ -219,8 +230,8 @@ void Barrier::wait() {
     for (int i = 0; turn.load(std::memory_order_acquire) == now; ++i) relax(i, short_spins);
 }
 
-void Progress::wait_for(ptrdiff_t steps) const {
-    for (int i = 0; done.load(std::memory_order_acquire) < steps; ++i) relax(i, short_spins);
+void Progress::wait_for(ptrdiff_t steps, const Stop* stop) const {
+    for (int i = 0; done.load(std::memory_order_acquire) < steps && !(stop && stop->requested()); ++i) relax(i, short_spins);
 }
 
 void parallel(int parts, void (*task)(void*, int), void* context) {

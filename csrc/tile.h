@@ -38,9 +38,7 @@ template <class Item, int R> struct Walk {
     }
 };
 
-// A fused multiply-add takes four cycles and a processor starts one or two a cycle: with fewer sums under way
-// than this, the depth is split over several.
-constexpr int min_chains = 8;
+// With few sums under way the depth is split over several chains of each.
 constexpr int parts_of(int sums) { return sums >= min_chains ? 1 : min_chains / sums; }
 
 template <class F, int R, int A, int V, Layout LAYOUT>

@@ -18,11 +18,13 @@ template <class Cell, class F> constexpr Kernel kernel() {
         Cell::name,
         int(sizeof(T)),
         F::bf16_parts,
-        [](const Call& call) { return F::gains(call.T, Division(call, Cell::matrices).most_rows(), call.H); },
+        forward_path<Cell, F>,
+        backward_path<Cell, F>,
+        forward_hindrance<Cell, F>,
+        backward_hindrance<F>,
         [](const Call& call) { return size_t(Run<Cell, T>(call).saved_size()); },
-        [](const Call& call) { return Division(call, Cell::matrices).parts; },
-        [](const ForwardCall& call) { return Forward<Cell, F>(call).execute(); },
-        [](const BackwardCall& call) { return Backward<Cell, F>(call).execute(); },
+        [](const ForwardCall& call, Ran& ran) { return Forward<Cell, F>(call).execute(ran); },
+        [](const BackwardCall& call, Ran& ran) { return Backward<Cell, F>(call).execute(ran); },
     };
 }
 

@@ -5,11 +5,25 @@ from typing import Any
 
 from ..engine.call import Array
 
+Fields = tuple[int, bool, int, bool, str, bool, int]
+"""Of a :class:`fastrnn.backends.cpp_backend.CppPath`."""
+
 def variants() -> tuple[str, ...]: ...
 def variant_name() -> str: ...
 def use_variant(name: str) -> bool: ...
 def bf16_parts() -> set[int]: ...
 def kernel(cell: str, item_bytes: int) -> int: ...
+def last_call() -> tuple[list[tuple[Fields, int]], int]: ...
+def path(
+    kernel: int,
+    x: Array,
+    params: Mapping[str, Array],
+    lengths: Array | None,
+    reverse: bool,
+    threads: int,
+    bf16_parts: int,
+    backward: bool,
+) -> Fields: ...
 def forward(
     kernel: int,
     x: Array,
@@ -20,7 +34,8 @@ def forward(
     keep: bool,
     threads: int,
     bf16_parts: int,
-) -> tuple[Array, tuple[Array, ...], Array]: ...
+    path: Fields | None,
+) -> tuple[Array, tuple[Array, ...], Array, Fields]: ...
 def backward(
     kernel: int,
     x: Array,
@@ -35,7 +50,8 @@ def backward(
     dlast: tuple[Array, ...],
     truncate: int,
     slots: int,
-) -> tuple[Array, tuple[Array, ...], Array, Array, Array]: ...
+    path: Fields | None,
+) -> tuple[Array, tuple[Array, ...], Array, Array, Array, Fields]: ...
 
 class Stack:
     def __init__(

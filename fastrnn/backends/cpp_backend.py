@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..cells import Cell
 from ..cells.builtin import built_in
@@ -22,6 +22,62 @@ class Saved(NamedTuple):
 
     y: Array
     buffer: Array
+
+
+class CppPath(NamedTuple):
+    """The way that the engine takes through a call; see ``csrc/path.h``.
+
+    parts : shares of the work, one for each thread
+    by_units : whether these are shares of the hidden units, which wait for each other at every step; else of the batch
+    bf16_parts : bf16 numbers that each factor of a product is split into; 0: factors as they are
+    packed : whether the weights are packed first; else they are read where they are
+    input : ``"step"``: projected at each step; ``"chunk"``: for a chunk of steps at once; ``"ahead"``: for the next
+        steps beside the products of a step; ``"none"`` in BPTT
+    merged : whether units that do not fill a vector share vectors between the gates
+    chunk : steps that are projected at once, or in BPTT those of one product for the weights' gradients
+    """
+
+    parts: int = 1
+    by_units: bool = False
+    bf16_parts: int = 0
+    packed: bool = True
+    input: str = "none"
+    merged: bool = False
+    chunk: int = 1
+
+    def describe(self) -> list[str]:
+        """See :class:`fastrnn.engine.call.Path`."""
+        lines = [_THREADS[self.parts > 1, self.by_units].format(self.parts)]
+        lines.append(_PACKED[self.packed])
+        lines.append(_INPUT[self.input].format(self.chunk))
+        if self.merged:
+            lines.append("units: those that do not fill a vector share vectors between the gates")
+        lines.append(_PRODUCTS[self.bf16_parts])
+        return lines
+
+
+_THREADS = {
+    (False, False): "threads: one; the work is not worth a second, or one is what the call may take",
+    (True, False): "threads: {}, each with a share of the sequences; none waits for another",
+    (True, True): "threads: {}, each with a share of the hidden units, as there are few sequences; they meet at every step",
+}
+_THREADS[False, True] = _THREADS[False, False]
+_PACKED = {
+    True: "weights: packed once a call, as they are read often enough",
+    False: "weights: read where they are, as the call reads them only a few times",
+}
+_INPUT = {
+    "none": "weight gradients: one product for {} steps",
+    "step": "input: projected at each step, with the recurrent product",
+    "chunk": "input: projected for {} steps at once",
+    "ahead": "input: projected {} steps ahead, beside the recurrent products of one sequence",
+}
+_PRODUCTS = {
+    0: "products: of the numbers as they are",
+    1: "products: of numbers rounded to bf16 (set_matmul_precision)",
+    2: "products: of numbers split into two bf16 numbers (set_matmul_precision)",
+    3: "products: of numbers split into three bf16 numbers, as precise as float32",
+}
 
 
 class CppBackend:
@@ -43,9 +99,15 @@ class CppBackend:
         # By the cell itself: a user's cell may have the name of a built-in one.
         return plan.cell in _cells()
 
-    def forward(self, call: Call, keep: bool) -> Result:
+    def forward_path(self, call: Call) -> CppPath:
+        return self._path(call, backward=False)
+
+    def backward_path(self, call: Call) -> CppPath:
+        return self._path(call, backward=True)
+
+    def forward(self, call: Call, keep: bool, path: CppPath | None = None) -> Result:
         kernel = _kernel(call.plan, call.dtype.itemsize)
-        y, last, buffer = _cpp.forward(
+        y, last, buffer, taken = _cpp.forward(
             kernel,
             call.x,
             call.state,
@@ -55,17 +117,28 @@ class CppBackend:
             keep,
             call.threads,
             call.bf16_parts,
+            path,
         )
-        return Result(y, last, Saved(y, buffer) if keep else None)
+        return Result(y, last, Saved(y, buffer) if keep else None, CppPath(*taken))
 
     def backward(
-        self, call: Call, saved: Saved, dy: Array | None, dlast: tuple[Array, ...], truncate: int | None
+        self,
+        call: Call,
+        saved: Saved,
+        dy: Array | None,
+        dlast: tuple[Array, ...],
+        truncate: int | None,
+        path: CppPath | None = None,
     ) -> Gradients:
         plan = call.plan
         kernel = _kernel(plan, call.dtype.itemsize)
-        given = (call.x, call.params, call.lengths, call.reverse, call.threads, call.bf16_parts)
         gradients = (dy, dlast, truncate or 0, plan.n_da)
-        return Gradients(*_cpp.backward(kernel, *given, saved.y, saved.buffer, *gradients))
+        *results, taken = _cpp.backward(kernel, *_given(call), saved.y, saved.buffer, *gradients, path)
+        return Gradients(*results, CppPath(*taken))
+
+    def _path(self, call: Call, backward: bool) -> CppPath:
+        kernel = _kernel(call.plan, call.dtype.itemsize)
+        return CppPath(*_cpp.path(kernel, *_given(call), backward))
 
     def stack(self, layout: StackLayout) -> Stack | None:
         plan = make_plan(layout.cell)
@@ -73,6 +146,10 @@ class CppBackend:
             return None
         sizes = (layout.input_size, layout.hidden_size, plan.n_states, plan.n_gates, plan.n_matrices)
         return _cpp.Stack(layout.cell.name, layout.names, *sizes, layout.dtype.itemsize, layout.batch_first)
+
+
+def _given(call: Call) -> tuple[Any, ...]:
+    return call.x, call.params, call.lengths, call.reverse, call.threads, call.bf16_parts
 
 
 @cache

@@ -1,0 +1,90 @@
+// The path of a call: one pure function for each direction, from sizes, strides, threads and precision.
+#pragma once
+
+#include <algorithm>
+
+#include "division.h"
+#include "tally.h"
+
+namespace fastrnn {
+namespace FASTRNN_VARIANT {
+
+// How the work is shared: by sequences, or by units where few sequences meet matrices that are worth a wait.
+inline Path share_work(const Call& call, int matrices) {
+    const ptrdiff_t N = call.N, threads = call.threads < max_threads ? call.threads : max_threads;
+    const ptrdiff_t worth = N * call.H * call.H * matrices / step_work;
+    const ptrdiff_t of_units = worth < threads ? worth : threads;
+    const ptrdiff_t of_sequences = N < 1 ? 1 : N < threads ? N : threads;
+    Path path;
+    path.by_units = of_units > 1 && of_units >= of_sequences && N < few_rows * of_units;
+    path.parts = int(path.by_units ? of_units : of_sequences);
+    return path;
+}
+
+// Whether a stage has units that do not fill a vector and can share vectors between its sums.
+template <class Cell, class T> bool can_merge(ptrdiff_t H) {
+    bool can = false;
+    Cell::forward::each([&](auto stage, int) { can |= merged_vectors<decltype(stage), T>(H) > 0; });
+    return can;
+}
+
+template <class Cell, class F> Path forward_path(const Call& call) {
+    Path path = share_work(call, Cell::matrices);
+    const ptrdiff_t T = call.T, H = call.H, rows = Division(call.N, path).most_rows();
+    if (F::gains(T, rows, H)) path.bf16_parts = F::bf16_parts;
+    path.packed = F::per_item > 1 || !call.rows_lie_along_memory() || worth_packing(T, call.N, H);
+    path.input = Input::step;
+    if (worth_hoisting(T, rows, call.D)) {
+        const bool ahead = can_project_ahead<F> && path.packed && worth_projecting_ahead(rows, H);
+        path.input = ahead ? Input::ahead : Input::chunk;
+        path.chunk = ahead ? ahead_rows : std::min(T, (gemm_depth + rows - 1) / rows);
+    }
+    path.merged = F::per_item == 1 && path.packed && path.input == Input::step && !path.by_units && rows >= worth_merging &&
+                  can_merge<Cell, typename F::Number>(H);
+    return path;
+}
+
+template <class Cell, class F> Path backward_path(const Call& call) {
+    Path path = share_work(call, Cell::matrices);
+    const ptrdiff_t T = call.T, H = call.H, rows = Division(call.N, path).most_rows();
+    if (F::gains(T, rows, H)) path.bf16_parts = F::bf16_parts;
+    path.packed = F::per_item > 1 || !call.rows_lie_along_memory() || worth_packing_transposed(T, call.N, H);
+    path.chunk = std::max<ptrdiff_t>(1, std::min(T, gemm_depth / rows));
+    return path;
+}
+
+template <class F> const char* shared_hindrance(const Call& call) {
+    const Path& path = call.path;
+    const ptrdiff_t most = path.by_units ? max_threads : std::min<ptrdiff_t>(max_threads, call.N > 1 ? call.N : 1);
+    if (path.parts < 1 || path.parts > most) return "parts: from 1 to the number of sequences, or of 64 where units are divided";
+    if (path.chunk < 1 || (path.chunk > call.T && path.input != Input::ahead)) return "chunk: from 1 to the number of steps";
+    if (path.bf16_parts != F::bf16_parts) return "bf16_parts: those of this kernel";
+    if (!path.packed && F::per_item > 1) return "packed: numbers are split when they are packed";
+    if (!path.packed && !call.rows_lie_along_memory()) return "packed: rows of the weights are not contiguous";
+    return nullptr;
+}
+
+template <class Cell, class F> const char* forward_hindrance(const Call& call) {
+    const Path& path = call.path;
+    if (const char* why = shared_hindrance<F>(call)) return why;
+    if (path.input == Input::none) return "input: step, chunk or ahead";
+    if (path.input == Input::step && path.chunk != 1) return "chunk: 1 where each step projects its own input";
+    if (path.input == Input::ahead) {
+        if (!can_project_ahead<F>) return "input: this kernel projects nothing ahead";
+        if (!path.packed || Division(call.N, path).most_rows() != 1) return "input: ahead are packed weights and one sequence a thread";
+        if (path.chunk != ahead_rows) return "chunk: ten steps are projected ahead";
+    }
+    if (path.merged && (F::per_item > 1 || !path.packed || path.input != Input::step || path.by_units))
+        return "merged: of float32 and float64 numbers, packed, where units are not divided and each step projects its input";
+    if (path.merged && !can_merge<Cell, typename F::Number>(call.H)) return "merged: the units fill the vectors";
+    return nullptr;
+}
+
+template <class F> const char* backward_hindrance(const Call& call) {
+    const Path& path = call.path;
+    if (path.input != Input::none || path.merged) return "input, merged: of the forward pass";
+    return shared_hindrance<F>(call);
+}
+
+}  // namespace FASTRNN_VARIANT
+}  // namespace fastrnn
