@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastrnn
-from cases import BUILT_IN, reference, run
+from cases import BUILT_IN, CELLS, reference, run
 from conftest import PROMISED_BACKENDS, variants
 from fastrnn.codegen.cpp import headers
 from fastrnn.functional import cell_backward, cell_forward
@@ -114,6 +114,13 @@ def elementwise(nonlinearity: str, a: np.ndarray) -> np.ndarray:
     return hs.ravel()
 
 
+def last_call() -> tuple[list[tuple[Any, int]], int]:
+    """What the last call has noted of itself."""
+    from fastrnn.backends import _cpp
+
+    return _cpp.last_call()
+
+
 def impostor_step(x: Any, U: Any, h: Any, c: Any) -> Any:
     return x.i + U.f @ h + x.f + x.g + x.o, c
 
@@ -139,15 +146,20 @@ print("numba" in sys.modules)
     assert done.stdout.strip() == "False", done.stderr
 
 
-def test_subnormal_numbers_are_kept() -> None:
-    p = problem("rnn_identity", 4, 3, 2, 5, "float32")
-    tiny = type(p)(p.cell, p.x * np.float32(1e-40), p.state, p.params, p.dhs, p.dlast)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_subnormal_numbers_count_as_zero(variant: str, threads: int) -> None:
+    """In the kernels, on every thread of theirs; the caller's own arithmetic stays as it was."""
+    fastrnn.set_num_threads(threads)
+    p = problem("rnn_identity", 40, 30, 20, 50, "float32", scale=0.5)
+    tiny = type(p)(p.cell, p.x * np.float32(1e-40), p.state, p.params, p.dhs * np.float32(1e-40), p.dlast)
     zero = {"state": tuple(0 * s for s in p.state), "params": p.params | {"bx": None, "bh": None}}
-    got = run(tiny, **zero)
     with fastrnn.use_backend("numpy"):
-        want = run(tiny, **zero)
-    assert 0 < np.abs(want["hs"]).max() < 1e-37
-    np.testing.assert_allclose(got["hs"], want["hs"], rtol=0, atol=1e-43)
+        assert 0 < np.abs(run(tiny, **zero)["hs"]).max() < np.finfo("f4").tiny
+    hs, _, cache = cell_forward(CELLS["rnn_identity"], tiny.x, zero["state"], zero["params"])
+    assert last_call()[0][0][0][0] == threads
+    dx, _, grads = cell_backward(tiny.dhs, cache)
+    assert not hs.any() and not dx.any() and not any(grad.any() for grad in grads.values())
+    assert np.float32(1e-30) * np.float32(1e-10) > 0
 
 
 def test_memory_of_an_earlier_call_is_used_again_and_not_too_early() -> None:

@@ -35,5 +35,8 @@ def assert_four_ulp(name: str, a: np.ndarray, got: np.ndarray) -> None:
             if abs(want) > largest:
                 assert np.isinf(have), (name, value, have)
                 continue
+            # Kernels take subnormal numbers for zeros.
+            if have == 0 and abs(want) < float(np.finfo(dtype).tiny):
+                continue
             unit = mpmath.mpf(float(np.spacing(np.abs(dtype(float(want))))))
             assert abs(mpmath.mpf(float(have)) - want) <= 4 * unit, (name, value, have, want)

@@ -117,7 +117,7 @@ class CppBackend:
             keep,
             call.threads,
             call.bf16_parts,
-            path,
+            _fields(path),
         )
         return Result(y, last, Saved(y, buffer) if keep else None, CppPath(*taken))
 
@@ -133,7 +133,7 @@ class CppBackend:
         plan = call.plan
         kernel = _kernel(plan, call.dtype.itemsize)
         gradients = (dy, dlast, truncate or 0, plan.n_da)
-        *results, taken = _cpp.backward(kernel, *_given(call), saved.y, saved.buffer, *gradients, path)
+        *results, taken = _cpp.backward(kernel, *_given(call), saved.y, saved.buffer, *gradients, _fields(path))
         return Gradients(*results, CppPath(*taken))
 
     def _path(self, call: Call, backward: bool) -> CppPath:
@@ -146,6 +146,11 @@ class CppBackend:
             return None
         sizes = (layout.input_size, layout.hidden_size, plan.n_states, plan.n_gates, plan.n_matrices)
         return _cpp.Stack(layout.cell.name, layout.names, *sizes, layout.dtype.itemsize, layout.batch_first)
+
+
+def _fields(path: CppPath | None) -> Any:
+    # The extension takes no subclass of a tuple.
+    return None if path is None else tuple(path)
 
 
 def _given(call: Call) -> tuple[Any, ...]:
