@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from .engine.memory import aligned
+from .engine.memory import aligned, writable
 from .errors import FLOATS, array_like, known_keys, positive_int, rows_array
 
 Array = NDArray[Any]
@@ -37,6 +37,8 @@ def uniform(rng: np.random.Generator, shape: tuple[int, ...], size: int, dtype: 
 class Layer:
     """Parameters, their gradients, and their exchange with PyTorch.
 
+    A pickle or copy of a layer has its parameters, gradients and random state, not what a forward pass kept.
+
     Attributes
     ----------
     params : dict of str to array
@@ -49,6 +51,21 @@ class Layer:
         self.params = params
         self.grads = {name: np.zeros_like(value) for name, value in params.items()}
         self._cache: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cache": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for arrays in (self.params, self.grads):
+            for name, array in arrays.items():
+                arrays[name] = writable(array)
+
+    def __copy__(self) -> Layer:
+        # Past __setstate__: the arrays are the same, read-only or not.
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__getstate__())
+        return twin
 
     def zero_grad(self) -> None:
         """Set every gradient to zero."""

@@ -51,8 +51,18 @@ class Model:
                 raise ValueError(f"layers[{i}]: expected a layer of its own, got one that is there twice")
         if not self.layers:
             raise ValueError("layers: expected at least one layer")
+        self._gather()
+
+    def _gather(self) -> None:
         self.params = {f"{i}.{k}": v for i, layer in enumerate(self.layers) for k, v in layer.params.items()}
         self.grads = {f"{i}.{k}": v for i, layer in enumerate(self.layers) for k, v in layer.grads.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in ("params", "grads")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._gather()
 
     def __call__(self, x: Array, state: Any = None, lengths: Any = None) -> tuple[Array, list[Any]]:
         """Output and last states, keeping nothing.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .engine.memory import writable
 from .errors import array_like, float_array
 
 Array = NDArray[Any]
@@ -16,6 +17,9 @@ Array = NDArray[Any]
 
 class Optimizer:
     """Updates parameters in place, one :meth:`step` for each set of gradients.
+
+    A pickle of an optimizer has all its state. Pickled together with its model, in one pickle, it updates the model's
+    arrays afterwards too; alone, copies of them.
 
     Parameters
     ----------
@@ -40,6 +44,11 @@ class Optimizer:
         self.params = {key: _writeable(f"params[{key!r}]", p) for key, p in params.items()}
         self.steps = 0
         self._slots = {k: [np.zeros_like(p) for _ in range(slots)] for k, p in self.params.items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.params = {key: writable(p) for key, p in self.params.items()}
+        self._slots = {key: [writable(a) for a in arrays] for key, arrays in self._slots.items()}
 
     def step(self, grads: Mapping[str, Array]) -> None:
         """Update every parameter by its gradient.

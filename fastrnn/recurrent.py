@@ -86,6 +86,10 @@ class Recurrent(Layer):
         self._stacks: dict[str, Stack | None] = {}
         super().__init__(self._initial())
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What a backend holds for this layer it makes again where it is needed.
+        return {**super().__getstate__(), "_stacks": {}}
+
     @property
     def directions(self) -> int:
         """1, or 2 if bidirectional."""

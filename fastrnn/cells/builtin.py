@@ -28,11 +28,15 @@ def rnn(nonlinearity: str = "tanh") -> Cell:
         raise ValueError(f"nonlinearity: expected one of {known}, got {nonlinearity!r}")
     f = NONLINEARITIES[nonlinearity]
 
-    @cell(gates="h", name=f"rnn_{nonlinearity}")
     def elman(x: Any, U: Any, h: Any) -> Any:
         return f(x.h + U.h @ h)
 
-    return elman
+    # By this name the cell is pickled.
+    elman.__qualname__ = name = f"rnn_{nonlinearity}"
+    return cell(gates="h", name=name)(elman)
+
+
+rnn_tanh, rnn_relu, rnn_sigmoid, rnn_identity = map(rnn, NONLINEARITIES)
 
 
 @cell(gates="i f g o")

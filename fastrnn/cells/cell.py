@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import keyword
+import pickle
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, reduce
 from typing import Any
+from uuid import uuid4
+from weakref import WeakValueDictionary
 
 from .expr import Expr
 from .trace import CellError, trace, where
@@ -19,7 +25,11 @@ class Cell:
     """A recurrent cell: what it is called, what it declares, and the expressions of its new states.
 
     Made by the decorator :func:`cell`. Calling a cell with new values for its keyword-only constants
-    gives a new cell: ``leaky(tau=5.0)``.
+    gives another cell, ``leaky(tau=5.0)``; with the same values, the same one.
+
+    A cell is pickled by module and name, as a function is, with its constants. One that its function's name does not
+    lead to (a local function, a lambda) can be pickled by `cloudpickle`, which takes the function itself along; so can
+    one of a script or a notebook, where the other process has no such name.
 
     Attributes
     ----------
@@ -46,7 +56,7 @@ class Cell:
     states: tuple[str, ...]
     constants: Mapping[str, float]
     outputs: tuple[Expr, ...]
-    _again: Callable[[Mapping[str, float]], Cell] = field(repr=False)
+    _description: _Description = field(repr=False)
 
     def __call__(self, **constants: float) -> Cell:
         """The same cell with other values for its constants.
@@ -60,11 +70,39 @@ class Cell:
             if key not in self.constants:
                 known = ", ".join(self.constants) or "none"
                 raise TypeError(f"cell {self.name!r} has no constant {key!r}; its constants: {known}")
-        return self._again({**self.constants, **constants})
+        return self._description.cell({**self.constants, **constants})
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Cell:
+    def __copy__(self) -> Cell:
         # Nothing in it changes, and backends know the built-in cells by identity.
         return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Cell:
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        description, constants = self._description, dict(self.constants)
+        place = description.place()
+        # Before protocol 4 a name with a dot, as that of `_source`, is looked up in the pickled cell itself.
+        if place and (place[0] != "__main__" or protocol < 4):
+            return _by_name, (*place, constants)
+        again = description.trace(constants)
+        if not all(new is old for new, old in zip(again, self.outputs, strict=True)):
+            raise pickle.PicklingError(
+                f"cell {self.name!r}: what its function refers to has changed since the cell was made, so that another "
+                "process would make another cell of it; give such values as keyword-only constants"
+            )
+        return _by_source, (description.source if place else description.nameless_source(), self._token, constants)
+
+    @property
+    def _source(self) -> Callable[[], _Description]:
+        return self._description.source
+
+    @cached_property
+    def _token(self) -> str:
+        """By this a process knows a cell again that came without a name."""
+        token = uuid4().hex
+        _known[token] = self
+        return token
 
     def __repr__(self) -> str:
         values = "".join(f", {k}={v}" for k, v in self.constants.items())
@@ -141,42 +179,107 @@ def cell(
     """
 
     def make(function: Callable[..., Any]) -> Cell:
-        return _describe(function, name or function.__name__, gates, recurrent, units)
+        description = _Description(function, name or function.__name__, gates, recurrent, units)
+        return description.cell(description.defaults)
 
     return make
 
 
-def _describe(
-    function: Callable[..., Any],
-    name: str,
-    gates: str | Iterable[str],
-    recurrent: str | Iterable[str] | None,
-    units: str | Iterable[str],
-) -> Cell:
-    arguments, defaults = _signature(name, function)
-    gate_names = _split(name, "gates", gates)
-    matrices = gate_names if recurrent is None else _split(name, "recurrent", recurrent)
-    names = {
-        "gates": gate_names,
-        "recurrent": matrices if "U" in arguments else (),
-        "units": _split(name, "units", units),
-        "states": tuple(a for a in arguments if a not in _RESERVED),
-    }
-    clash = {"Wx", "Wh", "bx", "bh"} & set(names["units"])
-    if clash:
-        raise CellError(f"cell {name!r}: units may not be called {', '.join(sorted(clash))}")
-    for what, found in (("gate", gate_names), ("state argument", names["states"])):
-        if not found:
-            raise CellError(f"{where(name, function)}: expected at least one {what}")
+class _Description:
+    """The function of a cell with what it declares: makes the cell for any values of its constants."""
 
-    def build(constants: Mapping[str, float]) -> Cell:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        name: str,
+        gates: str | Iterable[str],
+        recurrent: str | Iterable[str] | None,
+        units: str | Iterable[str],
+    ) -> None:
+        self.function, self.name = function, name
+        self.arguments, self.defaults = _signature(name, function)
+        gate_names = _split(name, "gates", gates)
+        matrices = gate_names if recurrent is None else _split(name, "recurrent", recurrent)
+        self.names = {
+            "gates": gate_names,
+            "recurrent": matrices if "U" in self.arguments else (),
+            "units": _split(name, "units", units),
+            "states": tuple(a for a in self.arguments if a not in _RESERVED),
+        }
+        clash = {"Wx", "Wh", "bx", "bh"} & set(self.names["units"])
+        if clash:
+            raise CellError(f"cell {name!r}: units may not be called {', '.join(sorted(clash))}")
+        for what, found in (("gate", gate_names), ("state argument", self.names["states"])):
+            if not found:
+                raise CellError(f"{where(name, function)}: expected at least one {what}")
+        self._cells: WeakValueDictionary[tuple[Any, ...], Cell] = WeakValueDictionary()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        names = self.names
+        return _Description, (self.function, self.name, names["gates"], names["recurrent"], names["units"])
+
+    def cell(self, constants: Mapping[str, float]) -> Cell:
+        """The cell with these constants, one object: what is compiled for it is found by identity."""
         for key, value in constants.items():
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise CellError(f"cell {name!r}: constant {key} must be a number, got {value!r}")
-        outputs = trace(name, function, arguments, names, constants)
-        return Cell(name, **names, constants=constants, outputs=outputs, _again=build)
+                raise CellError(f"cell {self.name!r}: constant {key} must be a number, got {value!r}")
+        outputs = self.trace(constants)
+        made = Cell(self.name, **self.names, constants=constants, outputs=outputs, _description=self)
+        # By the text of the numbers, as 2 and 2.0 are equal; by the outputs, as a function may refer to what changes.
+        return self._cells.setdefault((repr(constants), *map(id, outputs)), made)
 
-    return build(defaults)
+    def trace(self, constants: Mapping[str, float]) -> tuple[Expr, ...]:
+        """The expressions of the new states."""
+        return trace(self.name, self.function, self.arguments, self.names, constants)
+
+    def place(self) -> tuple[str, str] | None:
+        """Module and name of a cell of this description, if the function's name leads to one."""
+        module, path = self.function.__module__, self.function.__qualname__
+        found = _at(sys.modules.get(module), path)
+        return (module, path) if isinstance(found, Cell) and found._description is self else None
+
+    @cached_property
+    def source(self) -> Callable[[], _Description]:
+        """This description as a function, which pickle finds by its name and cloudpickle takes along from a script."""
+        return self._as_function(self.function.__module__, f"{self.function.__qualname__}._source")
+
+    def nameless_source(self) -> Callable[[], _Description]:
+        """The same for cloudpickle alone."""
+        # pickle looks in vain for the name of the function, and shows it in its error: a place for what to do.
+        why = "not at the top level of a module under its function's name: put it there, or use cloudpickle"
+        return self._as_function(__name__, f"cell {self.name!r} ({why})")
+
+    def _as_function(self, module: str, qualname: str) -> Callable[[], _Description]:
+        def source() -> _Description:
+            return self
+
+        source.__module__, source.__qualname__ = module, qualname
+        return source
+
+
+# Cells that were pickled or unpickled with their function, by token.
+_known: WeakValueDictionary[str, Cell] = WeakValueDictionary()
+
+
+def _by_name(module: str, path: str, constants: Mapping[str, float]) -> Cell:
+    found = _at(importlib.import_module(module), path)
+    if not isinstance(found, Cell):
+        got = "nothing" if found is None else f"an object of type {type(found).__name__}"
+        raise pickle.UnpicklingError(f"expected the cell {path!r} in module {module!r}, found {got}")
+    return found(**constants)
+
+
+def _by_source(source: Callable[[], _Description], token: str, constants: Mapping[str, float]) -> Cell:
+    if token not in _known:
+        made = source().cell(constants)
+        made.__dict__.setdefault("_token", token)
+        return _known.setdefault(token, made)
+    return _known[token]
+
+
+def _at(module: Any, path: str) -> Any:
+    """What `path`, names with dots between, leads to from `module`; None if nothing is there."""
+    return reduce(lambda place, name: getattr(place, name, None), path.split("."), module)
 
 
 def _signature(name: str, function: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
@@ -27,3 +28,23 @@ def aligned_parts(sizes: Sequence[int], dtype: np.dtype[Any]) -> list[Array]:
     at = -memory.__array_interface__["data"][0] % _LINE // dtype.itemsize
     begins = accumulate(lines, initial=at)
     return [memory[begin : begin + size] for begin, size in zip(begins, sizes, strict=False)]
+
+
+# Copies of arrays that are alive, by the arrays' identity.
+_copies: dict[int, Array] = {}
+
+
+def writable(array: Array) -> Array:
+    """`array`, or if it is read-only a copy; the same copy as long as `array` lives, for all who share it.
+
+    joblib hands large arrays to its workers as read-only memory maps.
+    """
+    if array.flags.writeable:
+        return array
+    key = id(array)
+    if key not in _copies:
+        copied = aligned(array.shape, array.dtype)
+        copied[...] = array
+        _copies[key] = copied
+        weakref.finalize(array, _copies.pop, key)
+    return _copies[key]
