@@ -146,6 +146,21 @@ print("numba" in sys.modules)
     assert done.stdout.strip() == "False", done.stderr
 
 
+@pytest.mark.parametrize("N, H", [(20, 70), (20, 33), (4, 17), (3, 70)])
+@pytest.mark.parametrize("cell", ["lstm", "gru_after", "gru_before"])
+def test_infinite_inputs_saturate(variant: str, cell: str, N: int, H: int) -> None:
+    """Zero columns of the gates that share a vector meet infinity as well."""
+    p = problem(cell, T=9, N=N, D=4, H=H, dtype="float32")
+    outputs = []
+    for value in (np.inf, 1e30):
+        x = p.x.copy()
+        x[4, 0, 1] = value
+        outputs.append(cell_forward(CELLS[cell], x, p.state, p.params)[0])
+        assert last_call()[0][0][0][5] == (N >= 4)
+    np.testing.assert_array_equal(*outputs)
+    assert np.isfinite(outputs[0]).all()
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_subnormal_numbers_count_as_zero(variant: str, threads: int) -> None:
     """In the kernels, on every thread of theirs; the caller's own arithmetic stays as it was."""

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cases import CELLS, run
-from fastrnn import functional
+from fastrnn import GRU, LSTM, RNN, functional
+from fastrnn.functional import cell_forward
 from naive import Call
 from problems import ORACLE_RTOL, Problem, Result, assert_close, assert_equal, oracle, problem
 
@@ -203,12 +204,14 @@ def test_large_inputs_saturate_without_warning(backend: str, cell: str) -> None:
         assert np.abs(big["hs"]).max() <= max(1.0, np.abs(p.state[0]).max())
 
 
+# Steps and features: of few features the input is projected at every step, of many for several steps at once.
+@pytest.mark.parametrize("T, D", [(5, 3), (3, 8), (60, 8), (1, 8)])
 @pytest.mark.parametrize("dtype", ORACLE_RTOL)
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("cell", FEW)
-def test_no_sequences(backend: str, cell: str, batch_first: bool, dtype: str) -> None:
-    """N = 0, as in PyTorch: empty outputs, and weights' gradients of zero."""
-    p = problem(cell, N=0, dtype=dtype)
+def test_no_sequences(backend: str, cell: str, batch_first: bool, dtype: str, T: int, D: int) -> None:
+    """N = 0, as in PyTorch: empty outputs, and weights' gradients of zero. (With D > 4 this once ended the process.)"""
+    p = problem(cell, T=T, N=0, D=D, dtype=dtype)
     for call in (Call(), Call(lengths=(), reverse=True, truncate=2)):
         got = run(p, call, batch_first)
         expected = {"hs": p.dhs, "dx": p.x}
@@ -218,6 +221,44 @@ def test_no_sequences(backend: str, cell: str, batch_first: bool, dtype: str) ->
         assert_equal(got, expected)
         assert {a.dtype for a in got.values()} == {np.dtype(dtype)}
         assert {name: a.shape for name, a in got.items()} == {name: a.shape for name, a in expected.items()}
+
+
+@pytest.mark.parametrize("kind", [RNN, LSTM, GRU])
+@pytest.mark.parametrize("layers, bidirectional", [(1, False), (2, False), (2, True)])
+def test_no_sequences_through_layers(backend: str, kind: type, layers: int, bidirectional: bool) -> None:
+    layer = kind(8, 5, layers, bidirectional=bidirectional)
+    x, H = np.zeros((3, 0, 8), "f4"), 5 * layer.directions
+    assert layer(x)[0].shape == layer.forward(x)[0].shape == (3, 0, H)
+    dx, _ = layer.backward(np.zeros((3, 0, H), "f4"))
+    assert dx.shape == x.shape and not any(grad.any() for grad in layer.grads.values())
+    if not bidirectional:
+        assert layer.step(x[0])[0].shape == (0, 5)
+
+
+# Sequences and units by which units that do not fill a vector share vectors between the gates, and not.
+@pytest.mark.filterwarnings("ignore:invalid value encountered in matmul")  # BLAS multiplies zeros of its own
+@pytest.mark.parametrize("N, H", [(20, 70), (4, 9), (3, 70), (1, 9), (20, 64)])
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+@pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru_after", "gru_before"])
+def test_infinite_inputs_saturate(backend: str, cell: str, value: float, N: int, H: int) -> None:
+    """As with numbers that are merely huge. (The GRU once made NaN of the last units.)"""
+    p = problem(cell, T=9, N=N, D=12, H=H, dtype="float32")
+    infinite, huge = p.x.copy(), p.x.copy()
+    infinite[4, 0, 1], huge[4, 0, 1] = value, np.copysign(np.float32(1e30), value)
+    outputs = [cell_forward(CELLS[cell], x, p.state, p.params)[0] for x in (infinite, huge)]
+    np.testing.assert_array_equal(*outputs)
+    assert np.isfinite(outputs[0]).all()
+
+
+def test_gradients_over_very_long_sequences(backend: str) -> None:
+    """Sums over a hundred thousand steps keep the precision of sums over a few. (C++ lost two digits of float32.)"""
+    T = 100_000 if backend != "numpy" else 1_000
+    p = problem("rnn_tanh", T=T, N=1, D=2, H=3)
+    # Of one sign, so that the sums grow all the way.
+    p = replace(p, x=np.abs(p.x), dhs=np.abs(p.dhs), params={**p.params, "Wh": 0 * p.params["Wh"]})
+    exact, got = run(p), run(p.astype("float32"))
+    for name in ("dWx", "dWh", "dbx"):
+        assert np.abs(got[name] - exact[name]).max() <= 5e-6 * np.abs(exact[name]).max()
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
