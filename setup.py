@@ -14,6 +14,7 @@ import platform
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from glob import glob
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -124,6 +125,8 @@ def extension() -> Extension:
     binding = Extension(
         "fastrnn.backends._cpp",
         ["csrc/_cpp.pyx", "csrc/runtime.cpp", "csrc/memory.cpp", "csrc/threads.cpp"],
+        # The variants are made of the headers: where one has changed, the extension is linked anew.
+        depends=sorted(glob("csrc/**/*.h", recursive=True)) + ["csrc/variant.cpp"],
         include_dirs=["csrc", numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
         extra_compile_args=[] if sys.platform == "win32" else [*FLAGS, "-pthread"],

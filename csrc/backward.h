@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <mutex>
 
 #include "division.h"
 #include "gemm.h"
@@ -42,11 +41,7 @@ template <class Cell, class F> class Backward {
 
     Outcome execute(Ran& ran) {
         run_parts(division.parts, [this](int part) { pack_share(part); });
-        run_workers(division, call.stop, [&](const Worker& worker) {
-            const Ran own = run_steps(worker);
-            std::lock_guard<std::mutex> guard(noting);
-            ran.add(own);
-        });
+        run_workers(division, call.stop, ran, [&](const Worker& worker) { return run_steps(worker); });
         if (stopped) return Outcome::stopped;
         if (!finite) return Outcome::not_finite;
         reduce();
@@ -72,7 +67,6 @@ template <class Cell, class F> class Backward {
     Sums sums[max_threads], block[max_threads];
     bool in_blocks;
     std::atomic<bool> finite{true}, stopped{false};
-    std::mutex noting;
 
     ptrdiff_t gates() const { return Cell::gates * run.Hp; }
     ptrdiff_t matrices() const { return Cell::matrices * run.Hp; }
@@ -201,7 +195,7 @@ template <class Cell, class F> class Backward {
         if (begin == end) return ran;
         const Sums& total = block[owner];
         ptrdiff_t rows = 0;  // of the block so far
-        const ptrdiff_t look_every = steps_between_looks(run, call);
+        Looks looks(run, call);
         const TileSession session;
         Tally<T> tally{};
         tally.scratch = own + worker.first * own_size;
@@ -213,7 +207,7 @@ template <class Cell, class F> class Backward {
         for (ptrdiff_t last = run.T_; last > 0;) {
             const ptrdiff_t first = last > chunk ? last - chunk : 0, low = run.reverse ? run.T_ - last : first;
             for (ptrdiff_t s = last - 1; s >= first; --s, ++ran.steps) {
-                if (s % look_every == 0 && worker.ended()) {
+                if (looks.due() && worker.ended()) {
                     stopped = true;
                     return ran;
                 }

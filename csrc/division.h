@@ -1,6 +1,8 @@
 // Threads: which part of a call each of them does.
 #pragma once
 
+#include <mutex>
+
 #include "panel.h"
 
 namespace fastrnn {
@@ -63,12 +65,19 @@ template <class F> void run_parts(int parts, F f) {
     parallel(parts, [](void* context, int part) { (*static_cast<F*>(context))(part); }, &f);
 }
 
-// Calls f(worker) in every thread of a call.
-template <class F> void run_workers(const Division& division, const Stop* stop, F f) {
+// Calls f(worker) in every thread of a call, and adds up what each of them did.
+template <class F> void run_workers(const Division& division, const Stop* stop, Ran& ran, F f) {
     const int parts = division.parts;
-    if (!division.by_units) return run_parts(parts, [&](int part) { f(Worker{part, parts, parts, false, nullptr, stop}); });
+    if (parts == 1) return ran.add(f(Worker{0, 1, 1, division.by_units, nullptr, stop}));
+    std::mutex noting;
+    const auto work = [&](const Worker& worker) {
+        const Ran own = f(worker);
+        std::lock_guard<std::mutex> guard(noting);
+        ran.add(own);
+    };
+    if (!division.by_units) return run_parts(parts, [&](int part) { work(Worker{part, parts, parts, false, nullptr, stop}); });
     const auto task = [&](int thread, Barrier& barrier) {
-        f(Worker{thread, barrier.threads, parts, true, barrier.threads > 1 ? &barrier : nullptr, stop});
+        work(Worker{thread, barrier.threads, parts, true, barrier.threads > 1 ? &barrier : nullptr, stop});
     };
     using Task = decltype(task);
     together(parts, [](void* context, int thread, Barrier& barrier) { (*static_cast<Task*>(context))(thread, barrier); },

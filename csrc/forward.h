@@ -1,8 +1,6 @@
 // The forward pass of one cell over a batch.
 #pragma once
 
-#include <mutex>
-
 #include "division.h"
 #include "gemm.h"
 #include "path.h"
@@ -40,10 +38,8 @@ template <class Cell, class F> class Forward {
     Outcome execute(Ran& ran) {
         if (run.N > 0) {
             run_parts(division.parts, [this](int part) { pack_share(part); });
-            run_workers(division, call.stop, [&](const Worker& worker) {
-                const Ran own = keep ? run_steps<true>(worker) : run_steps<false>(worker);
-                std::lock_guard<std::mutex> guard(noting);
-                ran.add(own);
+            run_workers(division, call.stop, ran, [&](const Worker& worker) {
+                return keep ? run_steps<true>(worker) : run_steps<false>(worker);
             });
         }
         if (stopped) return Outcome::stopped;
@@ -70,7 +66,6 @@ template <class Cell, class F> class Forward {
     ptrdiff_t packed_size, own_size, projected_size;
     T *own, *projected;
     std::atomic<bool> finite{true}, stopped{false};
-    std::mutex noting;
     Panel<F> chunk_input[Cell::gates];  // if `beside`: of each gate its columns,
     Ahead<T>* ahead;                    // and what each part is to project
     Panel<F> input[Cell::forward::count], panel[Cell::forward::count][max_products];
@@ -216,10 +211,10 @@ template <class Cell, class F> class Forward {
         const Room room{reinterpret_cast<Item*>(tally.scratch + Tally<T>::size()),
                         reinterpret_cast<Item*>(tally.scratch + Tally<T>::size() + packed_size)};
         T* inputs = projected + division.owner(worker.first) * projected_size;
-        const ptrdiff_t look_every = steps_between_looks(run, call);
+        Looks looks(run, call);
         const ptrdiff_t at_once = hoisted ? chunk : wave_steps;
         for (ptrdiff_t s = 0; s < run.T_; ++s, ++ran.steps) {
-            if (s % look_every == 0 && worker.ended()) {
+            if (looks.due() && worker.ended()) {
                 stopped = true;
                 if (call.above) call.above->reached(run.T_);
                 break;
@@ -233,7 +228,7 @@ template <class Cell, class F> class Forward {
             Cell::forward::each([&](auto stage, int i) {
                 worker.each([&](int part) {
                     if (beside) tally.ahead = &grant(part, s % chunk * Cell::forward::count + i);
-                    step<KEEP>(stage, i, at, units(i, part), begin, end, tally, room.left, ran);
+                    step<KEEP>(stage, i, at, units(i, part), begin, end, tally, room.left);
                 });
                 worker.wait();
             });
@@ -241,7 +236,18 @@ template <class Cell, class F> class Forward {
             if (call.above) call.above->reached(s + 1);
         }
         if (!session.finite()) finite = false;
+        note_steps(ran);
         return ran;
+    }
+
+    // What the steps of a call did; a chunk's projection notes itself.
+    void note_steps(Ran& ran) const {
+        if (!ran.steps) return;
+        ran.packed = !sweeps;
+        for (int vectors : merged) ran.merged |= vectors > 0;
+        if (hoisted) return;
+        ran.input = Input::step;
+        ran.chunk = 1;
     }
 
     // Where the projection of step `s` is: of `count` sequences by time, of the only one by step.
@@ -382,14 +388,13 @@ template <class Cell, class F> class Forward {
         return at;
     }
 
+    // Not inlined: the loop's own values would take the registers that a step of few units needs (a tenth of its time).
     template <bool KEEP, class S>
-    void step(S stage, int i, const At& at, Range units, ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally, Item* memory, Ran& ran) {
+    __attribute__((noinline)) void step(S stage, int i, const At& at, Range units, ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally, Item* memory) {
         const ptrdiff_t count = end - begin;
         const Sides sides = left_sides(stage, at, begin, count, memory);
         if constexpr (F::per_item == 1)
-            if (sweeps) return sweep_step<KEEP>(stage, i, at, sides, units, begin, count, tally, memory, ran);
-        if (!hoisted) note_step(ran);
-        ran.packed = true;
+            if (sweeps) return sweep_step<KEEP>(stage, i, at, sides, units, begin, count, tally, memory);
         each_block<T>(units, vectors[i], at.s & 1, [&](ptrdiff_t u, int v) {
             each_tile(count, max_rows(widest_sums<S>() * vectors[i]), [&](ptrdiff_t n, int rows) {
                 block_sums(stage, i, at, sides, u, v, n, rows, tally);
@@ -399,16 +404,10 @@ template <class Cell, class F> class Forward {
         if constexpr (can_project_ahead<F>)
             if (beside) tally.ahead->run_due();
         if (!merged[i]) return;
-        ran.merged = true;
         each_tile(count, max_rows(merged[i]), [&](ptrdiff_t n, int rows) {
             tail_sums(stage, i, sides, n, rows, tally);
             apply<KEEP>(stage, i, at, units.last, 1, begin + n, rows, tally);
         });
-    }
-
-    static void note_step(Ran& ran) {
-        ran.input = Input::step;
-        ran.chunk = 1;
     }
 
     // The left sides of a stage's products, of all sequences of a part.
@@ -441,8 +440,7 @@ template <class Cell, class F> class Forward {
 
     // The same with the matrices as they are.
     template <bool KEEP, class S>
-    void sweep_step(S stage, int i, const At& at, const Sides& sides, Range units, ptrdiff_t begin, ptrdiff_t count, Tally<T>& tally, T* memory, Ran& ran) {
-        if (!hoisted) note_step(ran);
+    void sweep_step(S stage, int i, const At& at, const Sides& sides, Range units, ptrdiff_t begin, ptrdiff_t count, Tally<T>& tally, T* memory) {
         if (units.last > run.H) units.last = run.H;
         const ptrdiff_t first = units.first, inside = units.last - first;
         const SumRows<T> sums{memory, sweep_row(), run.H};

@@ -80,12 +80,24 @@ template <class Cell, class T> struct Run {
     }
 };
 
-// Steps between two looks at the clock for Ctrl-C: a step of many units is a look of its own.
-template <class Cell, class T>
-ptrdiff_t steps_between_looks(const Run<Cell, T>& run, const Call& call) {
-    if (!call.stop) return PTRDIFF_MAX;
-    return 1 + poll_work / (run.N * run.H * (run.D * Cell::gates + run.H * Cell::matrices) + 1000);
-}
+// When a call looks for Ctrl-C: every so many steps, as the clock takes as long as a short step does.
+class Looks {
+  public:
+    template <class Cell, class T>
+    Looks(const Run<Cell, T>& run, const Call& call)
+        : every(call.stop ? 1 + poll_work / (run.N * run.H * (run.D * Cell::gates + run.H * Cell::matrices) + 1000) : run.T_ + 1) {}
+
+    // Whether the next step is one to look at; asked once a step.
+    bool due() {
+        if (--left > 0) return false;
+        left = every;
+        return true;
+    }
+
+  private:
+    const ptrdiff_t every;
+    ptrdiff_t left = 1;
+};
 
 // The biases, each row padded.
 template <class Cell, class T> const T* bias_rows(Workspace& memory, const Call& call) {

@@ -188,8 +188,8 @@ int wave_threads(const std::vector<ForwardCall>& calls, int threads) {
 
 bool forward_layers(const Kernels& kernels, std::vector<ForwardCall>& calls, int threads) {
     for (ForwardCall& call : calls) call.path = kernels.forward_path(call);
-    LastCall done;
-    std::swap(done.layers, last_call().layers);  // for its memory
+    LastCall done, &last = last_call();
+    std::swap(done.layers, last.layers);  // for its memory
     done.layers.assign(calls.size(), {});
     bool finished = true;
     if (wave_threads(calls, threads) == 1) {
@@ -203,7 +203,7 @@ bool forward_layers(const Kernels& kernels, std::vector<ForwardCall>& calls, int
         done.at_once = wave.threads;
         finished = !wave.stopped;
     }
-    last_call() = std::move(done);
+    last = std::move(done);
     return finished;
 }
 
