@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,11 +15,14 @@ import numpy as np
 import pytest
 
 import fastrnn
+from fastrnn import LSTM, Embedding, Linear, Model
 from fastrnn.cli import main
+from fastrnn.layers import Layer
 from fastrnn.train import command, plot
-from fastrnn.train.data import Corpus, InputError
-from fastrnn.train.language_model import LanguageModel
+from fastrnn.train.data import Corpus, InputError, Vocabulary
+from fastrnn.train.language_model import Architecture, LanguageModel
 from fastrnn.train.loop import History
+from processes import python
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 60
 SMALL = ["--hidden-size", "8", "--embedding-size", "4", "--batch-size", "4", "--steps-per-batch", "16"]
@@ -164,6 +169,100 @@ def test_sample(model_file: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert len(text) == len("the ") + 40 + len("\n")
         assert run("--seed", "1") == text != run("--seed", "2")
         assert run("--temperature", "0") == run("--temperature", "0")
+
+
+KNOWN = "".join(sorted(set(TEXT)))
+DAMAGED_VOCABULARIES = {
+    "no JSON": ("the quick brown fox", "is not JSON"),
+    "torn": (json.dumps(KNOWN)[:-5], "is not JSON"),
+    "nested": ("[" * 100_000, "is not JSON"),
+    "empty text": ("", "is not JSON"),
+    "null": ("null", "not a string"),
+    "a number": ("28", "not a string"),
+    "a list": (json.dumps(list(KNOWN)), "not a string"),
+    "an object": (json.dumps({c: i for i, c in enumerate(KNOWN)}), "not a string"),
+    "no characters": ('""', "not a string"),
+    "unsorted": (json.dumps(KNOWN[::-1]), "not sorted"),
+    "two exchanged": (json.dumps(KNOWN[1::-1] + KNOWN[2:]), "not sorted"),
+    "one twice": (json.dumps(KNOWN[:-1] + KNOWN[-2]), "not sorted"),
+    "one missing": (json.dumps(KNOWN[:-1]), "28 characters"),
+    "one too many": (json.dumps(KNOWN + "é"), "30 characters"),
+    "half a pair": (json.dumps(KNOWN[:-1] + "\ud83d"), "surrogates"),
+}
+
+
+@pytest.mark.parametrize("embedding_size", ["4", "0"])
+@pytest.mark.parametrize(("vocabulary", "message"), DAMAGED_VOCABULARIES.values(), ids=[*DAMAGED_VOCABULARIES])
+def test_sample_of_a_damaged_vocabulary(
+    vocabulary: str, message: str, embedding_size: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "m.safetensors"
+    _network(len(KNOWN), int(embedding_size)).save(path, {"vocabulary": vocabulary})
+    assert message in _sample_fails(path, capsys)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [Linear(29, 29)],
+        [Embedding(29, 4), Linear(4, 29)],
+        [Embedding(29, 4), Linear(4, 3), Linear(3, 29)],
+        [LSTM(29, 4), LSTM(4, 29)],
+        [LSTM(29, 4), LSTM(4, 4), Linear(4, 29)],
+        [Embedding(29, 4), LSTM(5, 4), Linear(4, 29)],
+        [Embedding(29, 4), LSTM(4, 4), Linear(5, 29)],
+        [Embedding(29, 4), LSTM(4, 4), Linear(4, 28)],
+        [Embedding(30, 4), LSTM(4, 4), Linear(4, 29)],
+        [LSTM(28, 4), Linear(4, 29)],
+        [LSTM(29, 4, bidirectional=True), Linear(8, 29)],
+        [LSTM(29, 4, batch_first=True), Linear(4, 29)],
+        [LSTM(29, 4, dtype="float64"), Linear(4, 29)],
+    ],
+)
+def test_sample_of_layers_that_are_no_language_model(
+    layers: list[Layer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "m.safetensors"
+    Model(layers).save(path, {"vocabulary": json.dumps(KNOWN)})
+    assert "layers" in _sample_fails(path, capsys)
+
+
+def test_sample_without_a_vocabulary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "m.safetensors"
+    _network(len(KNOWN), 4).save(path)
+    assert "no vocabulary" in _sample_fails(path, capsys)
+
+
+def test_sample_of_a_changed_vocabulary(model_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    data = Path(model_file).read_bytes()
+    assert data.count(b"abcdefghij") == 1
+    Path(model_file).write_bytes(data.replace(b"abcdefghij", b"ABCDEFGHIJ"))
+    assert "checksum" in _sample_fails(Path(model_file), capsys)
+
+
+def test_sample_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "cannot be read" in _sample_fails(tmp_path, capsys)
+
+
+def test_sample_of_a_model_of_version_1(capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(__file__).parent / "data" / "model_version_1.safetensors"
+    assert main(["sample", str(path), "--prompt", "abc", "--length", "9", "--backend", "numpy"]) == 0
+    assert set(capsys.readouterr().out.rstrip()) <= set("abc")
+
+
+def _network(size: int, embedding_size: int) -> Model:
+    vocabulary = Vocabulary("".join(chr(0x4E00 + i) for i in range(size)))
+    return LanguageModel.new(vocabulary, Architecture(hidden_size=4, embedding_size=embedding_size)).network
+
+
+def _sample_fails(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that says why."""
+    assert main(["sample", str(path), "--length", "3", "--backend", "numpy"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"fastrnn sample: error: {path}: ")
+    assert printed.err.count("\n") == 1
+    return printed.err
 
 
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:
