@@ -101,10 +101,14 @@ def _fail(args: argparse.Namespace, message: str) -> int:
 
 @contextmanager
 def _backend(args: argparse.Namespace) -> Iterator[None]:
+    # What does not compute tells what is wrong with the choice, if something is.
+    if not hasattr(args, "backend"):
+        yield
+        return
     try:
-        chosen = use_backend(getattr(args, "backend", None) or get_backend())
+        chosen = use_backend(args.backend or get_backend())
     except ValueError as error:
-        source = "--backend" if getattr(args, "backend", None) else "FASTRNN_BACKEND"
+        source = "--backend" if args.backend else "FASTRNN_BACKEND"
         names = ", ".join(available_backends())
         raise InputError(f"{source}: expected one of {names} (see fastrnn info)") from error
     with chosen:

@@ -311,6 +311,61 @@ def test_every_option_of_train_tells_its_default(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
+    ("variable", "value", "line"),
+    [
+        ("FASTRNN_CPU", "foo", r"^backend cpp .*FASTRNN_CPU: expected one of .*got 'foo'$"),
+        ("FASTRNN_BACKEND", "foo", r"^backend  .*FASTRNN_BACKEND: expected one of .*got 'foo'$"),
+        ("FASTRNN_NUM_THREADS", "abc", r"^threads .*FASTRNN_NUM_THREADS: expected a positive integer, got 'abc'; \d"),
+        ("FASTRNN_CACHE_DIR", os.path.join(__file__, "folder"), r"^cache folder .*folder cannot be written$"),
+    ],
+)
+def test_info_tells_what_is_wrong_with_a_variable(variable: str, value: str, line: str, tmp_path: Path) -> None:
+    if variable == "FASTRNN_CPU" and "cpp" not in fastrnn.available_backends():
+        pytest.skip("the extension is not built")
+    result = _run(["info"], **{variable: value, "TMPDIR": str(tmp_path)})
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert re.search(line, result.stdout, re.MULTILINE)
+    assert re.search("^backend numpy +(in use|available)$", result.stdout, re.MULTILINE)
+
+
+BROKEN_EXTENSION = """\
+import sys
+from importlib.machinery import ModuleSpec
+
+class Broken:
+    def find_spec(self, name, *_):
+        return ModuleSpec(name, self) if name == "fastrnn.backends._cpp" else None
+    def create_module(self, spec):
+        return None
+    def exec_module(self, module):
+        raise {error}
+
+sys.meta_path.insert(0, Broken())
+from fastrnn.cli import main
+sys.exit(main(["info"]))
+"""
+
+
+@pytest.mark.parametrize("error", ["ImportError('undefined symbol: f')", "RuntimeError('undefined symbol: f')"])
+def test_info_tells_what_is_wrong_with_the_extension(error: str) -> None:
+    result = python(BROKEN_EXTENSION.format(error=error))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert re.search("^backend cpp .*undefined symbol: f$", result.stdout, re.MULTILINE)
+
+
+def test_info_goes_on_where_a_line_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise KeyError("blas")
+
+    monkeypatch.setattr(np, "show_config", fail)
+    assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    assert "KeyError: 'blas'" in out
+    assert "cache folder" in out
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "COMMAND"),
