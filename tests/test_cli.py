@@ -116,9 +116,51 @@ def test_interrupt_before_the_first_step_replaces_nothing(
 
     before = Path(model_file).read_bytes()
     monkeypatch.setattr("fastrnn.train.loop.TrainingStep.__call__", press)
-    assert main(["train", "book.txt", *QUICK, "--seed", "7"]) == 130
+    assert main(["train", "book.txt", *QUICK, "--seed", "7", "--overwrite"]) == 130
     assert "nothing to save" in capsys.readouterr().out
     assert Path(model_file).read_bytes() == before
+
+
+@pytest.mark.parametrize("there", ["m.safetensors", "m.png"])
+def test_what_is_there_is_replaced_only_when_asked(
+    there: str, text_file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(there).write_text("of yesterday")
+    command_line = ["train", text_file, *QUICK, "--quiet", "--output", "m.safetensors"]
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "train", None)  # It must not come to that.
+        assert main(command_line) == 2
+    assert capsys.readouterr().err.startswith(f"fastrnn train: error: --output: {there} would be replaced: ")
+    assert sorted(p.name for p in Path().iterdir()) == ["book.txt", there]
+    assert Path(there).read_text() == "of yesterday"
+    assert main([*command_line, "--overwrite"]) == 0
+    assert Path("m.png").read_bytes().startswith(b"\x89PNG")
+    LanguageModel.load("m.safetensors")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links as POSIX has them")
+def test_output_through_a_link(
+    text_file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    link = Path("m.safetensors")
+    command_line = ["train", text_file, *QUICK, "--quiet", "--no-plot", "--output", "m.safetensors"]
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "train", None)  # It must not come to that.
+        for target in ("missing/m.safetensors", "m.safetensors", os.devnull):
+            link.symlink_to(target)
+            assert main([*command_line, "--overwrite"]) == 2
+            assert "cannot write m.safetensors" in capsys.readouterr().err
+            link.unlink()
+    link.symlink_to("of_today")
+    assert main(command_line) == 0
+    assert link.is_symlink()
+    LanguageModel.load("of_today")
+
+
+def test_a_picture_is_in_nobodys_way_without_a_plot(text_file: str) -> None:
+    Path("m.png").write_text("of yesterday")
+    assert main(["train", text_file, *QUICK, "--quiet", "--no-plot", "--output", "m.safetensors"]) == 0
+    assert Path("m.png").read_text() == "of yesterday"
 
 
 def test_second_interrupt_leaves_the_saved_model(
@@ -284,33 +326,6 @@ def test_info_tells_why_a_backend_is_missing(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "parts"),
-    [
-        (["--help"], ["train", "sample", "info", "about a minute"]),
-        (["train", "--help"], ["--hidden-size", "default: 192", "Ctrl-C", "examples:", "a tenth"]),
-        (["sample", "--help"], ["--temperature", "default: 0.8", "examples:"]),
-        (["info", "--help"], ["usage: fastrnn info"]),
-        (["--version"], [fastrnn.__version__]),
-    ],
-)
-def test_help(arguments: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 0
-    out = capsys.readouterr().out
-    for part in parts:
-        assert part in out
-
-
-def test_every_option_of_train_tells_its_default(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["train", "--help"])
-    entries = capsys.readouterr().out.split("positional arguments:")[1].split("examples:")[0].split("\n  --")
-    switches = ("no-plot", "quiet")
-    assert [e for e in entries[1:] if "default" not in e and not e.startswith(switches)] == []
-
-
-@pytest.mark.parametrize(
     ("variable", "value", "line"),
     [
         ("FASTRNN_CPU", "foo", r"^backend cpp .*FASTRNN_CPU: expected one of .*got 'foo'$"),
@@ -366,15 +381,42 @@ def test_info_goes_on_where_a_line_fails(monkeypatch: pytest.MonkeyPatch, capsys
 
 
 @pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--help"], ["train", "sample", "info", "about a minute"]),
+        (["train", "--help"], ["--hidden-size", "default: 192", "Ctrl-C", "--overwrite", "examples:", "a tenth"]),
+        (["sample", "--help"], ["--temperature", "default: 0.8", "examples:"]),
+        (["info", "--help"], ["usage: fastrnn info"]),
+        (["--version"], [fastrnn.__version__]),
+    ],
+)
+def test_help(arguments: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    for part in parts:
+        assert part in out
+
+
+def test_every_option_of_train_tells_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    entries = capsys.readouterr().out.split("positional arguments:")[1].split("examples:")[0].split("\n  --")
+    switches = ("no-plot", "overwrite", "quiet")
+    assert [e for e in entries[1:] if "default" not in e and not e.startswith(switches)] == []
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "COMMAND"),
         (["fly"], "invalid choice"),
-        (["train", "missing.txt"], "missing.txt: cannot be read"),
-        (["train", "."], "cannot be read"),
-        (["train", "short.txt"], "too short"),
-        (["train", "binary.txt"], "not UTF-8 text"),
-        (["train", "book.txt", "--batch-size", "100"], "try a smaller batch"),
+        (["train", "missing.txt", "--overwrite"], "missing.txt: cannot be read"),
+        (["train", ".", "--overwrite"], "cannot be read"),
+        (["train", "short.txt", "--overwrite"], "too short"),
+        (["train", "binary.txt", "--overwrite"], "not UTF-8 text"),
+        (["train", "book.txt", "--batch-size", "100", "--overwrite"], "try a smaller batch"),
         (["train", "--hidden-size", "0"], "--hidden-size: expected a whole number, at least 1, got '0'"),
         (["train", "--hidden-size", "ten"], "got 'ten'"),
         (["train", "--lr", "nan"], "--lr"),
@@ -384,6 +426,7 @@ def test_info_goes_on_where_a_line_fails(monkeypatch: pytest.MonkeyPatch, capsys
         (["train", "--dropout", "0.5"], "--num-layers"),
         (["train", "--output", "book.txt"], "ends in .safetensors"),
         (["train", "--output", "missing/m.safetensors"], "cannot write"),
+        (["train", "book.txt"], "fastrnn-model.safetensors would be replaced: give --overwrite"),
         (["train", "--backend", "abacus"], "--backend: expected one of"),
         (["sample", "missing.safetensors"], "cannot be read"),
         (["sample", "book.txt"], "not a model"),
