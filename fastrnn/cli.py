@@ -28,6 +28,7 @@ Recurrent networks on the CPU, compiled, from one command: train a character
 language model on any text, then let it write.
 
   fastrnn train                     about a minute, on a text that Python brings along
+  fastrnn train --overwrite         the same again, in place of the model that is there
   fastrnn train book.txt            on a text of yours
   fastrnn sample fastrnn-model.safetensors --prompt "The "
   fastrnn info                      what to paste into the report of a problem
@@ -49,8 +50,9 @@ better) beside that of a bigram model, and the time of a training step beside
 that of the same step as a loop in NumPy. The weights that were best on the
 held-out text are kept.
 
-Ctrl-C ends the training early and saves what is there. The same text, options,
-backend and machine give the same model, unless --minutes ends the training.
+A model that is there already is replaced with --overwrite only. Ctrl-C ends
+the training early and saves what is there. The same text, options, backend and
+machine give the same model, unless --minutes ends the training.
 """
 
 _TRAIN_EXAMPLES = """\
@@ -101,10 +103,14 @@ def _fail(args: argparse.Namespace, message: str) -> int:
 
 @contextmanager
 def _backend(args: argparse.Namespace) -> Iterator[None]:
+    # What does not compute tells what is wrong with the choice, if something is.
+    if not hasattr(args, "backend"):
+        yield
+        return
     try:
-        chosen = use_backend(getattr(args, "backend", None) or get_backend())
+        chosen = use_backend(args.backend or get_backend())
     except ValueError as error:
-        source = "--backend" if getattr(args, "backend", None) else "FASTRNN_BACKEND"
+        source = "--backend" if args.backend else "FASTRNN_BACKEND"
         names = ", ".join(available_backends())
         raise InputError(f"{source}: expected one of {names} (see fastrnn info)") from error
     with chosen:
@@ -123,6 +129,7 @@ def _train(args: argparse.Namespace) -> int:
             pieces=args.valid_pieces,
             seed=args.seed,
             output=args.output,
+            overwrite=args.overwrite,
             plot=not args.no_plot,
             quiet=args.quiet,
         )
@@ -197,9 +204,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path(DEFAULT_OUTPUT),
         metavar="FILE",
-        help="where the model goes, a .safetensors file that is replaced if it exists; the loss curves go beside it, "
-        "as .png (default: %(default)s)",
+        help="where the model goes, a .safetensors file; the loss curves go beside it, as .png (default: %(default)s)",
     )
+    add("--overwrite", action="store_true", help="replace the model and the curves that are there already")
     add("--no-plot", action="store_true", help="no loss curves")
     add("--quiet", action="store_true", help="no progress, only the results")
 

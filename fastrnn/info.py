@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 
 import numpy as np
 
 from . import __version__
-from .backends import get_backend
+from .backends import available_backends, get_backend
 from .backends.registry import _BACKENDS, load_backend
 from .engine.threads import get_num_threads
 
@@ -19,17 +21,27 @@ _NOT_BUILT = "not built when fastrnn was installed; with FASTRNN_REQUIRE_EXT=1 t
 
 def describe() -> str:
     """A few lines of text, fit to be pasted into the report of a problem."""
+    in_use = _told(get_backend)
     rows = {
         "fastrnn": f"{__version__}, Python {platform.python_version()}, {platform.platform()}",
-        "packages": ", ".join(f"{name} {_version(name)}" for name in _PACKAGES),
-        **{f"backend {name}": _backend(name) for name in _BACKENDS},
-        "CPU": _cpu(),
-        "threads": _threads(),
-        "BLAS of NumPy": _blas(),
-        "cache folder": _cache_folder(),
+        "packages": ", ".join(f"{name} {_told(partial(_version, name))}" for name in _PACKAGES),
+        **({} if in_use in _BACKENDS else {"backend": in_use}),
+        **{f"backend {name}": _told(partial(_backend, name, in_use)) for name in _BACKENDS},
+        "CPU": _told(_cpu),
+        "threads": _told(_threads),
+        "BLAS of NumPy": _told(_blas),
+        "cache folder": _told(_cache_folder),
     }
     width = max(map(len, rows))
     return "\n".join(f"{name:{width}}  {value}" for name, value in rows.items())
+
+
+def _told(read: Callable[[], object]) -> str:
+    """What `read` gives, or why it gives nothing: who asks has a problem already."""
+    try:
+        return str(read())
+    except Exception as error:
+        return f"unusable: {type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _version(package: str) -> str:
@@ -39,13 +51,14 @@ def _version(package: str) -> str:
         return "(not installed)"
 
 
-def _backend(name: str) -> str:
+def _backend(name: str, in_use: str) -> str:
     try:
         backend = load_backend(name)
     except ImportError as error:
-        return f"missing: {_NOT_BUILT if name == 'cpp' else error}"
+        built = name != "cpp" or name in available_backends()
+        return f"missing: {error if built else _NOT_BUILT}"
     target = getattr(backend, "target", "")
-    return ("in use" if name == get_backend() else "available") + (f" ({target})" if target else "")
+    return ("in use" if name == in_use else "available") + (f" ({target})" if target else "")
 
 
 def _cpu() -> str:
@@ -62,7 +75,7 @@ def _threads() -> str:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     names = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     limits = [f"{name}={os.environ[name]}" for name in names if name in os.environ]
-    return ", ".join([f"{get_num_threads()}; {usable} of {os.cpu_count()} processors usable", *limits])
+    return ", ".join([f"{_told(get_num_threads)}; {usable} of {os.cpu_count()} processors usable", *limits])
 
 
 def _blas() -> str:
@@ -72,7 +85,8 @@ def _blas() -> str:
 
 def _cache_folder() -> str:
     try:
-        from .backends.numba.store import cache_folder
+        from .backends.numba.store import _wanted_folder, cache_folder
     except ImportError:
         return "none: only Numba compiles"
-    return str(cache_folder())
+    folder, wanted = cache_folder(), _wanted_folder()
+    return str(folder) if folder == wanted else f"{folder}, of this process alone: {wanted} cannot be written"

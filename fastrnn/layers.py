@@ -158,10 +158,13 @@ class Linear(Layer):
         self.output_size = positive_int("output_size", output_size)
         self.bias, self.dtype = bool(bias), float_dtype(dtype)
         rng = np.random.default_rng(seed)
-        params = {"W": uniform(rng, (self.input_size, self.output_size), self.input_size, self.dtype)}
-        if self.bias:
-            params["b"] = uniform(rng, (self.output_size,), self.input_size, self.dtype)
-        super().__init__(params)
+        shapes = self.param_shapes(self.input_size, self.output_size, self.bias)
+        super().__init__({name: uniform(rng, shape, self.input_size, self.dtype) for name, shape in shapes.items()})
+
+    @staticmethod
+    def param_shapes(input_size: int, output_size: int, bias: bool) -> dict[str, tuple[int, ...]]:
+        """Shape of every parameter of such a layer, by name."""
+        return {"W": (input_size, output_size)} | ({"b": (output_size,)} if bias else {})
 
     def __call__(self, x: Array) -> Array:
         """`x` (..., D) to (..., O)."""
@@ -226,8 +229,13 @@ class Embedding(Layer):
         self.embedding_size = positive_int("embedding_size", embedding_size)
         self.dtype = float_dtype(dtype)
         rng = np.random.default_rng(seed)
-        shape = (self.num_embeddings, self.embedding_size)
-        super().__init__({"W": rng.standard_normal(shape).astype(self.dtype)})
+        shapes = self.param_shapes(self.num_embeddings, self.embedding_size)
+        super().__init__({name: rng.standard_normal(shape).astype(self.dtype) for name, shape in shapes.items()})
+
+    @staticmethod
+    def param_shapes(num_embeddings: int, embedding_size: int) -> dict[str, tuple[int, ...]]:
+        """Shape of every parameter of such a layer, by name."""
+        return {"W": (num_embeddings, embedding_size)}
 
     def __call__(self, x: Array) -> Array:
         """`x` integers of any shape to vectors (..., embedding_size)."""

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from . import recurrent
 from .cells import Cell
-from .layers import Array, Embedding, Layer, Linear
-from .recurrent import GRU, LSTM, RNN, Recurrent
-
-_LAYERS: dict[str, type[Layer]] = {
-    "RNN": RNN,
-    "LSTM": LSTM,
-    "GRU": GRU,
-    "Recurrent": Recurrent,
-    "Linear": Linear,
-    "Embedding": Embedding,
-}
-_KEY = "fastrnn"
-_VERSION = 1
+from .configuration import described, planned, require_cells
+from .layers import Array, Layer
+from .model_file import KEY, open_model, pack, refusing, write_atomically
+from .recurrent import Recurrent
 
 
 class Model:
@@ -140,21 +126,28 @@ class Model:
         Parameters
         ----------
         path : path
+            Of a link, the file that it points to is written. The mode of a file that is there already stays.
         metadata : mapping of str to str, optional
             Kept in the file beside the configuration.
-        """
-        from safetensors.numpy import save
 
+        Raises
+        ------
+        OSError
+            If the file cannot be written. What was there before is left as it was.
+        ValueError, TypeError
+            If `metadata` or a layer cannot be kept in a file.
+        """
         extra = dict(metadata or {})
-        if _KEY in extra or not all(isinstance(s, str) for pair in extra.items() for s in pair):
-            raise ValueError(f"metadata: expected strings to strings, none called {_KEY!r}, got {extra!r}")
-        layers = [{"type": _type_name(layer), **layer.config()} for layer in self.layers]
-        extra[_KEY] = json.dumps({"version": _VERSION, "layers": layers})
-        write_atomically(Path(path), save({k: np.ascontiguousarray(v) for k, v in self.params.items()}, extra))
+        if KEY in extra or not all(isinstance(s, str) for pair in extra.items() for s in pair):
+            raise ValueError(f"metadata: expected strings to strings, none called {KEY!r}, got {extra!r}")
+        write_atomically(Path(path), pack(self.params, [described(layer) for layer in self.layers], extra))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], cells: Mapping[str, Cell] | None = None) -> Model:
         """The model in a file that :meth:`save` wrote.
+
+        The file may come from anywhere: it holds no code, and its configuration is compared with its tensors before
+        anything of either is built.
 
         Parameters
         ----------
@@ -164,92 +157,36 @@ class Model:
 
         Raises
         ------
-        FileNotFoundError
-            If there is no such file.
+        OSError
+            If the file cannot be opened; FileNotFoundError if there is none.
         ValueError
-            If the file is not a model of fastrnn, is torn, or needs a cell that is not in `cells`.
+            If the file is not a model of fastrnn, is torn or damaged (files have a checksum of all that is in them),
+            was saved by a later version, or needs a cell that is not in `cells`. The message names the file.
         TypeError
             If what `cells` holds is not a cell.
         """
-        for name, cell in (cells or {}).items():
-            if not isinstance(cell, Cell):
-                raise TypeError(f"cells[{name!r}]: expected a Cell, got {type(cell).__name__}")
-        tensors, metadata = _read(Path(path))
-        try:
-            layers = [_build(dict(config), cells or {}) for config in _layer_configs(metadata[_KEY])]
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"path: the configuration in {path} does not describe a model ({error})") from error
-        model = cls(layers)
-        if _kinds(tensors) != _kinds(model.params):
-            raise ValueError(f"path: the arrays in {path} do not fit its configuration")
-        for name, value in tensors.items():
-            model.params[name][...] = value
-        return model
+        return read_model(path, cells, cls)[0]
+
+
+def read_model(
+    path: str | os.PathLike[str], cells: Mapping[str, Cell] | None = None, kind: type[Model] = Model
+) -> tuple[Model, dict[str, str]]:
+    """What :meth:`Model.load` and :func:`read_metadata` give, of one and the same file."""
+    for name, cell in (cells or {}).items():
+        if not isinstance(cell, Cell):
+            raise TypeError(f"cells[{name!r}]: expected a Cell, got {type(cell).__name__}")
+    with open_model(Path(path)) as file:
+        require_cells(file.layers, cells or {}, str(path))
+        with refusing(file.path):
+            model = kind([layer(**arguments) for layer, arguments in planned(file.layers, file.kinds, cells or {})])
+        file.check()
+        for name, value in model.params.items():
+            value[...] = file.tensor(name)
+    return model, file.metadata
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """What :meth:`Model.save` was given as metadata."""
-    _, metadata = _read(Path(path))
-    return {key: value for key, value in metadata.items() if key != _KEY}
-
-
-def _type_name(layer: Layer) -> str:
-    for name, kind in _LAYERS.items():
-        if type(layer) is kind:
-            return name
-    raise TypeError(f"save: expected one of the layers {', '.join(_LAYERS)}, got {type(layer).__name__}")
-
-
-def _layer_configs(text: str) -> Any:
-    try:
-        config = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"path: the configuration is not JSON ({error})") from error
-    if config["version"] != _VERSION:
-        raise ValueError(f"path: expected a model file of version {_VERSION}, got version {config['version']}")
-    return config["layers"]
-
-
-def _kinds(arrays: Mapping[str, Array]) -> dict[str, Any]:
-    return {name: (array.shape, array.dtype) for name, array in arrays.items()}
-
-
-def _build(config: dict[str, Any], cells: Mapping[str, Cell]) -> Layer:
-    kind = config.pop("type")
-    if kind not in _LAYERS:
-        raise ValueError(f"path: unknown layer type {kind!r}")
-    if kind != "Recurrent":
-        return _LAYERS[kind](**config)
-    name, constants = config.pop("cell"), config.pop("constants")
-    if name not in cells:
-        given = ", ".join(cells) or "none"
-        raise ValueError(f"cells: expected the cell {name!r} that the model uses, got {given}")
-    return recurrent.Recurrent(cells[name](**constants), **config)
-
-
-def _read(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if _KEY not in metadata:
-                raise ValueError(f"path: expected a model saved by fastrnn, got {path}")
-            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"path: {path} is not a whole safetensors file ({error})") from error
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """All of `data` or, should the process die on the way, what was there before."""
-    # Not tempfile: its files are readable by their owner alone, whatever the umask says.
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with open(beside, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    """What :meth:`Model.save` was given as metadata; errors as :meth:`Model.load` has them."""
+    with open_model(Path(path)) as file:
+        file.check()
+    return file.metadata

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
@@ -108,13 +108,22 @@ class Recurrent(Layer):
         return [{name: name + suffix for name in names} for suffix in self._suffixes]
 
     def _initial(self) -> dict[str, Array]:
-        params = {}
-        for i, suffix in enumerate(self._suffixes):
-            D = self.input_size if i < self.directions else self.directions * self.hidden_size
-            for name, shape in self.cell.param_shapes(D, self.hidden_size).items():
-                if self.bias or name not in ("bx", "bh"):
-                    params[name + suffix] = uniform(self._rng, shape, self.hidden_size, self.dtype)
-        return params
+        sizes = (self.input_size, self.hidden_size, self.num_layers)
+        shapes = self.param_shapes(self.cell, *sizes, self.bias, self.bidirectional)
+        return {name: uniform(self._rng, shape, self.hidden_size, self.dtype) for name, shape in shapes}
+
+    @staticmethod
+    def param_shapes(
+        cell: Cell, input_size: int, hidden_size: int, num_layers: int, bias: bool, bidirectional: bool
+    ) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Name and shape of every parameter of such a layer, one by one: a file may claim more than memory holds."""
+        ends = ("", "_reverse") if bidirectional else ("",)
+        for layer in range(num_layers):
+            D = len(ends) * hidden_size if layer else input_size
+            for end in ends:
+                for name, shape in cell.param_shapes(D, hidden_size).items():
+                    if bias or name not in ("bx", "bh"):
+                        yield f"{name}_l{layer}{end}", shape
 
     def __call__(self, x: Array, state: State = None, lengths: Any = None) -> tuple[Array, State]:
         """Run the stack, keeping nothing.

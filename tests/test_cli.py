@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,11 +15,14 @@ import numpy as np
 import pytest
 
 import fastrnn
+from fastrnn import LSTM, Embedding, Linear, Model
 from fastrnn.cli import main
+from fastrnn.layers import Layer
 from fastrnn.train import command, plot
-from fastrnn.train.data import Corpus, InputError
-from fastrnn.train.language_model import LanguageModel
+from fastrnn.train.data import Corpus, InputError, Vocabulary
+from fastrnn.train.language_model import Architecture, LanguageModel
 from fastrnn.train.loop import History
+from processes import python
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 60
 SMALL = ["--hidden-size", "8", "--embedding-size", "4", "--batch-size", "4", "--steps-per-batch", "16"]
@@ -111,9 +116,51 @@ def test_interrupt_before_the_first_step_replaces_nothing(
 
     before = Path(model_file).read_bytes()
     monkeypatch.setattr("fastrnn.train.loop.TrainingStep.__call__", press)
-    assert main(["train", "book.txt", *QUICK, "--seed", "7"]) == 130
+    assert main(["train", "book.txt", *QUICK, "--seed", "7", "--overwrite"]) == 130
     assert "nothing to save" in capsys.readouterr().out
     assert Path(model_file).read_bytes() == before
+
+
+@pytest.mark.parametrize("there", ["m.safetensors", "m.png"])
+def test_what_is_there_is_replaced_only_when_asked(
+    there: str, text_file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(there).write_text("of yesterday")
+    command_line = ["train", text_file, *QUICK, "--quiet", "--output", "m.safetensors"]
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "train", None)  # It must not come to that.
+        assert main(command_line) == 2
+    assert capsys.readouterr().err.startswith(f"fastrnn train: error: --output: {there} would be replaced: ")
+    assert sorted(p.name for p in Path().iterdir()) == ["book.txt", there]
+    assert Path(there).read_text() == "of yesterday"
+    assert main([*command_line, "--overwrite"]) == 0
+    assert Path("m.png").read_bytes().startswith(b"\x89PNG")
+    LanguageModel.load("m.safetensors")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links as POSIX has them")
+def test_output_through_a_link(
+    text_file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    link = Path("m.safetensors")
+    command_line = ["train", text_file, *QUICK, "--quiet", "--no-plot", "--output", "m.safetensors"]
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "train", None)  # It must not come to that.
+        for target in ("missing/m.safetensors", "m.safetensors", os.devnull):
+            link.symlink_to(target)
+            assert main([*command_line, "--overwrite"]) == 2
+            assert "cannot write m.safetensors" in capsys.readouterr().err
+            link.unlink()
+    link.symlink_to("of_today")
+    assert main(command_line) == 0
+    assert link.is_symlink()
+    LanguageModel.load("of_today")
+
+
+def test_a_picture_is_in_nobodys_way_without_a_plot(text_file: str) -> None:
+    Path("m.png").write_text("of yesterday")
+    assert main(["train", text_file, *QUICK, "--quiet", "--no-plot", "--output", "m.safetensors"]) == 0
+    assert Path("m.png").read_text() == "of yesterday"
 
 
 def test_second_interrupt_leaves_the_saved_model(
@@ -166,6 +213,100 @@ def test_sample(model_file: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert run("--temperature", "0") == run("--temperature", "0")
 
 
+KNOWN = "".join(sorted(set(TEXT)))
+DAMAGED_VOCABULARIES = {
+    "no JSON": ("the quick brown fox", "is not JSON"),
+    "torn": (json.dumps(KNOWN)[:-5], "is not JSON"),
+    "nested": ("[" * 100_000, "is not JSON"),
+    "empty text": ("", "is not JSON"),
+    "null": ("null", "not a string"),
+    "a number": ("28", "not a string"),
+    "a list": (json.dumps(list(KNOWN)), "not a string"),
+    "an object": (json.dumps({c: i for i, c in enumerate(KNOWN)}), "not a string"),
+    "no characters": ('""', "not a string"),
+    "unsorted": (json.dumps(KNOWN[::-1]), "not sorted"),
+    "two exchanged": (json.dumps(KNOWN[1::-1] + KNOWN[2:]), "not sorted"),
+    "one twice": (json.dumps(KNOWN[:-1] + KNOWN[-2]), "not sorted"),
+    "one missing": (json.dumps(KNOWN[:-1]), "28 characters"),
+    "one too many": (json.dumps(KNOWN + "é"), "30 characters"),
+    "half a pair": (json.dumps(KNOWN[:-1] + "\ud83d"), "surrogates"),
+}
+
+
+@pytest.mark.parametrize("embedding_size", ["4", "0"])
+@pytest.mark.parametrize(("vocabulary", "message"), DAMAGED_VOCABULARIES.values(), ids=[*DAMAGED_VOCABULARIES])
+def test_sample_of_a_damaged_vocabulary(
+    vocabulary: str, message: str, embedding_size: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "m.safetensors"
+    _network(len(KNOWN), int(embedding_size)).save(path, {"vocabulary": vocabulary})
+    assert message in _sample_fails(path, capsys)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [Linear(29, 29)],
+        [Embedding(29, 4), Linear(4, 29)],
+        [Embedding(29, 4), Linear(4, 3), Linear(3, 29)],
+        [LSTM(29, 4), LSTM(4, 29)],
+        [LSTM(29, 4), LSTM(4, 4), Linear(4, 29)],
+        [Embedding(29, 4), LSTM(5, 4), Linear(4, 29)],
+        [Embedding(29, 4), LSTM(4, 4), Linear(5, 29)],
+        [Embedding(29, 4), LSTM(4, 4), Linear(4, 28)],
+        [Embedding(30, 4), LSTM(4, 4), Linear(4, 29)],
+        [LSTM(28, 4), Linear(4, 29)],
+        [LSTM(29, 4, bidirectional=True), Linear(8, 29)],
+        [LSTM(29, 4, batch_first=True), Linear(4, 29)],
+        [LSTM(29, 4, dtype="float64"), Linear(4, 29)],
+    ],
+)
+def test_sample_of_layers_that_are_no_language_model(
+    layers: list[Layer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "m.safetensors"
+    Model(layers).save(path, {"vocabulary": json.dumps(KNOWN)})
+    assert "layers" in _sample_fails(path, capsys)
+
+
+def test_sample_without_a_vocabulary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "m.safetensors"
+    _network(len(KNOWN), 4).save(path)
+    assert "no vocabulary" in _sample_fails(path, capsys)
+
+
+def test_sample_of_a_changed_vocabulary(model_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    data = Path(model_file).read_bytes()
+    assert data.count(b"abcdefghij") == 1
+    Path(model_file).write_bytes(data.replace(b"abcdefghij", b"ABCDEFGHIJ"))
+    assert "checksum" in _sample_fails(Path(model_file), capsys)
+
+
+def test_sample_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "cannot be read" in _sample_fails(tmp_path, capsys)
+
+
+def test_sample_of_a_model_of_version_1(capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(__file__).parent / "data" / "model_version_1.safetensors"
+    assert main(["sample", str(path), "--prompt", "abc", "--length", "9", "--backend", "numpy"]) == 0
+    assert set(capsys.readouterr().out.rstrip()) <= set("abc")
+
+
+def _network(size: int, embedding_size: int) -> Model:
+    vocabulary = Vocabulary("".join(chr(0x4E00 + i) for i in range(size)))
+    return LanguageModel.new(vocabulary, Architecture(hidden_size=4, embedding_size=embedding_size)).network
+
+
+def _sample_fails(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that says why."""
+    assert main(["sample", str(path), "--length", "3", "--backend", "numpy"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"fastrnn sample: error: {path}: ")
+    assert printed.err.count("\n") == 1
+    return printed.err
+
+
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info"]) == 0
     out = capsys.readouterr().out
@@ -185,10 +326,65 @@ def test_info_tells_why_a_backend_is_missing(
 
 
 @pytest.mark.parametrize(
+    ("variable", "value", "line"),
+    [
+        ("FASTRNN_CPU", "foo", r"^backend cpp .*FASTRNN_CPU: expected one of .*got 'foo'$"),
+        ("FASTRNN_BACKEND", "foo", r"^backend  .*FASTRNN_BACKEND: expected one of .*got 'foo'$"),
+        ("FASTRNN_NUM_THREADS", "abc", r"^threads .*FASTRNN_NUM_THREADS: expected a positive integer, got 'abc'; \d"),
+        ("FASTRNN_CACHE_DIR", os.path.join(__file__, "folder"), r"^cache folder .*folder cannot be written$"),
+    ],
+)
+def test_info_tells_what_is_wrong_with_a_variable(variable: str, value: str, line: str, tmp_path: Path) -> None:
+    if variable == "FASTRNN_CPU" and "cpp" not in fastrnn.available_backends():
+        pytest.skip("the extension is not built")
+    result = _run(["info"], **{variable: value, "TMPDIR": str(tmp_path)})
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert re.search(line, result.stdout, re.MULTILINE)
+    assert re.search("^backend numpy +(in use|available)$", result.stdout, re.MULTILINE)
+
+
+BROKEN_EXTENSION = """\
+import sys
+from importlib.machinery import ModuleSpec
+
+class Broken:
+    def find_spec(self, name, *_):
+        return ModuleSpec(name, self) if name == "fastrnn.backends._cpp" else None
+    def create_module(self, spec):
+        return None
+    def exec_module(self, module):
+        raise {error}
+
+sys.meta_path.insert(0, Broken())
+from fastrnn.cli import main
+sys.exit(main(["info"]))
+"""
+
+
+@pytest.mark.parametrize("error", ["ImportError('undefined symbol: f')", "RuntimeError('undefined symbol: f')"])
+def test_info_tells_what_is_wrong_with_the_extension(error: str) -> None:
+    result = python(BROKEN_EXTENSION.format(error=error))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert re.search("^backend cpp .*undefined symbol: f$", result.stdout, re.MULTILINE)
+
+
+def test_info_goes_on_where_a_line_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise KeyError("blas")
+
+    monkeypatch.setattr(np, "show_config", fail)
+    assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    assert "KeyError: 'blas'" in out
+    assert "cache folder" in out
+
+
+@pytest.mark.parametrize(
     ("arguments", "parts"),
     [
         (["--help"], ["train", "sample", "info", "about a minute"]),
-        (["train", "--help"], ["--hidden-size", "default: 192", "Ctrl-C", "examples:", "a tenth"]),
+        (["train", "--help"], ["--hidden-size", "default: 192", "Ctrl-C", "--overwrite", "examples:", "a tenth"]),
         (["sample", "--help"], ["--temperature", "default: 0.8", "examples:"]),
         (["info", "--help"], ["usage: fastrnn info"]),
         (["--version"], [fastrnn.__version__]),
@@ -207,7 +403,7 @@ def test_every_option_of_train_tells_its_default(capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     entries = capsys.readouterr().out.split("positional arguments:")[1].split("examples:")[0].split("\n  --")
-    switches = ("no-plot", "quiet")
+    switches = ("no-plot", "overwrite", "quiet")
     assert [e for e in entries[1:] if "default" not in e and not e.startswith(switches)] == []
 
 
@@ -216,11 +412,11 @@ def test_every_option_of_train_tells_its_default(capsys: pytest.CaptureFixture[s
     [
         ([], "COMMAND"),
         (["fly"], "invalid choice"),
-        (["train", "missing.txt"], "missing.txt: cannot be read"),
-        (["train", "."], "cannot be read"),
-        (["train", "short.txt"], "too short"),
-        (["train", "binary.txt"], "not UTF-8 text"),
-        (["train", "book.txt", "--batch-size", "100"], "try a smaller batch"),
+        (["train", "missing.txt", "--overwrite"], "missing.txt: cannot be read"),
+        (["train", ".", "--overwrite"], "cannot be read"),
+        (["train", "short.txt", "--overwrite"], "too short"),
+        (["train", "binary.txt", "--overwrite"], "not UTF-8 text"),
+        (["train", "book.txt", "--batch-size", "100", "--overwrite"], "try a smaller batch"),
         (["train", "--hidden-size", "0"], "--hidden-size: expected a whole number, at least 1, got '0'"),
         (["train", "--hidden-size", "ten"], "got 'ten'"),
         (["train", "--lr", "nan"], "--lr"),
@@ -230,6 +426,7 @@ def test_every_option_of_train_tells_its_default(capsys: pytest.CaptureFixture[s
         (["train", "--dropout", "0.5"], "--num-layers"),
         (["train", "--output", "book.txt"], "ends in .safetensors"),
         (["train", "--output", "missing/m.safetensors"], "cannot write"),
+        (["train", "book.txt"], "fastrnn-model.safetensors would be replaced: give --overwrite"),
         (["train", "--backend", "abacus"], "--backend: expected one of"),
         (["sample", "missing.safetensors"], "cannot be read"),
         (["sample", "book.txt"], "not a model"),

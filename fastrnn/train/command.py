@@ -30,8 +30,14 @@ class Options:
     pieces: int
     seed: int
     output: Path
+    overwrite: bool
     plot: bool
     quiet: bool
+
+    @property
+    def curves(self) -> Path:
+        """Where the loss curves go."""
+        return self.output.with_suffix(".png")
 
 
 def train_command(options: Options) -> History:
@@ -65,8 +71,15 @@ def _check(options: Options) -> None:
     # Also keeps `--output book.txt` from replacing a book.
     if output.suffix != ".safetensors":
         raise InputError(f"--output: expected a name that ends in .safetensors, got {output}")
-    if output.is_dir() or not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
+    # A link is written through.
+    target = Path(os.path.realpath(output))
+    free = target.is_file() or not (target.exists() or target.is_symlink())
+    if not free or not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
         raise InputError(f"--output: cannot write {output}")
+    # Curves come with a model, so they too replace nothing unasked.
+    there = [str(path) for path in (output, options.curves)[: 1 + options.plot] if path.exists()]
+    if there and not options.overwrite:
+        raise InputError(f"--output: {' and '.join(there)} would be replaced: give --overwrite, or another name")
 
 
 def _save(model: LanguageModel, options: Options) -> None:
@@ -168,7 +181,7 @@ def _step_times(options: Options, corpus: Corpus) -> str:
 
 
 def _save_plot(options: Options, history: History, bigram: float) -> str:
-    path = options.output.with_suffix(".png")
+    path = options.curves
     try:
         plot.save_curves(path, history, bigram, str(options.text_file or DEFAULT_TEXT))
     except ImportError:

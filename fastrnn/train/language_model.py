@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..layers import Embedding, Linear
 from ..losses import softmax_cross_entropy
-from ..model import Model, read_metadata
+from ..model import Model, read_model
 from ..recurrent import GRU, LSTM, RNN
 from .data import Ids, InputError, Vocabulary
 
@@ -92,11 +94,45 @@ class LanguageModel:
             If the file cannot be read, or is not such a model.
         """
         try:
-            network, metadata = Model.load(path), read_metadata(path)
+            network, metadata = read_model(path)
+            return cls(network, _vocabulary(network, metadata))
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{path}: not a model that fastrnn train saved, or torn") from error
-        if _VOCABULARY not in metadata:
-            raise InputError(f"{path}: not a language model: it has no vocabulary")
-        return cls(network, Vocabulary(json.loads(metadata[_VOCABULARY])))
+        except ValueError as error:
+            reason = str(error).removeprefix("path: ")
+            raise InputError(f"{path}: not a model that fastrnn train saved, or damaged: {reason}") from error
+
+
+def _vocabulary(network: Model, metadata: Mapping[str, str]) -> Vocabulary:
+    """The vocabulary in `metadata`, if it is one and `network` is made for it; ValueError otherwise."""
+    if _VOCABULARY not in metadata:
+        raise ValueError("it has no vocabulary")
+    try:
+        characters = json.loads(metadata[_VOCABULARY])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"its vocabulary is not JSON ({error})") from error
+    if not isinstance(characters, str) or not characters:
+        raise ValueError("its vocabulary is not a string of characters")
+    if any("\ud800" <= character <= "\udfff" for character in characters):
+        raise ValueError("its vocabulary holds surrogates, which are no characters")
+    if any(a >= b for a, b in pairwise(characters)):
+        raise ValueError("its vocabulary is not sorted, with each character once")
+    _check_layers(network.layers, len(characters))
+    return Vocabulary(characters)
+
+
+def _check_layers(layers: Sequence[Any], size: int) -> None:
+    """Raises ValueError unless `layers` are such as :meth:`LanguageModel.new` makes for `size` characters."""
+    embedding = layers[0] if isinstance(layers[0], Embedding) else None
+    kinds = [type(layer) for layer in layers[1 if embedding else 0 :]]
+    if len(kinds) != 2 or kinds[0] not in CELLS.values() or kinds[1] is not Linear:
+        raise ValueError("its layers are not an embedding (or none), recurrent layers and a linear one")
+    recurrent, linear = layers[-2:]
+    if recurrent.bidirectional or recurrent.batch_first or len({layer.dtype for layer in layers}) > 1:
+        raise ValueError("its layers run in both directions, batch-first, or in several dtypes")
+    width = embedding.embedding_size if embedding else size
+    expected = (size, width, recurrent.hidden_size, size)
+    entry = embedding.num_embeddings if embedding else size
+    found = (entry, recurrent.input_size, linear.input_size, linear.output_size)
+    if found != expected:
+        raise ValueError(f"its vocabulary of {size} characters needs layers of the sizes {expected}, they are {found}")

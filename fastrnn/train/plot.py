@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model import write_atomically
+from ..model_file import write_atomically
 from .loop import History
 
 HINT = "no plot: matplotlib is not installed; pip install 'fastrnn[plot]'"
