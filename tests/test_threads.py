@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import fastrnn
 from cases import reference, run
 from conftest import PROMISED_BACKENDS
+from fastrnn import thresholds
 from fastrnn.engine import threads as thread_module
 from naive import Call
 from problems import ORACLE_RTOL, assert_close, assert_equal, problem
@@ -36,13 +37,11 @@ class threads_worth:
         self.work = work
 
     def __enter__(self) -> None:
-        from fastrnn.engine import threads
-
-        self.module, self.before = threads, threads._WORTH_A_THREAD
-        threads._WORTH_A_THREAD = self.work
+        self.before = thresholds.WORTH_A_THREAD
+        thresholds.WORTH_A_THREAD = self.work
 
     def __exit__(self, *_: object) -> None:
-        self.module._WORTH_A_THREAD = self.before
+        thresholds.WORTH_A_THREAD = self.before
 
 
 @pytest.mark.parametrize("backend", COMPILED)
@@ -119,9 +118,9 @@ def test_calls_from_several_threads_at_once(compiled: str, threads: int, N: int,
 def test_a_forked_child_runs(compiled: str, N: int, H: int) -> None:
     code = """
 import os, numpy as np, fastrnn, warnings
-from fastrnn.engine import threads
+from fastrnn import thresholds
 warnings.simplefilter("ignore")
-threads._WORTH_A_THREAD = 1
+thresholds.WORTH_A_THREAD = 1
 fastrnn.use_backend(BACKEND); fastrnn.set_num_threads(3)
 layer = fastrnn.LSTM(8, H, seed=0); x = np.ones((9, N, 8), np.float32)
 want, _ = layer(x)

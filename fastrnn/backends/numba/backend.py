@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ... import thresholds
 from ...engine.call import Array, Call, Gradients, Result, StackLayout
 from ...engine.memory import aligned_parts
 from ...engine.plan import Plan
@@ -21,10 +22,6 @@ from .modules import compiled, project, vector_width
 from .pack import pad_blocks, plain, strip_blocks
 from .parts import several, split
 from .short import ShortStack
-
-# A chunk's buffer should fit the second-level cache, and its products be large enough for BLAS to be fast.
-_CHUNK_BYTES = 1 << 20
-_CHUNK_ROWS = 256
 
 
 class Saved(NamedTuple):
@@ -195,7 +192,7 @@ def _chunk_steps(call: Call, columns: int) -> int:
     """Steps that one pass of the kernel takes, for a buffer of `columns` numbers a row."""
     T, N, _, _ = call.sizes
     row = max(1, N)
-    steps = max(_CHUNK_BYTES // (row * columns * call.dtype.itemsize), -(-_CHUNK_ROWS // row))
+    steps = max(thresholds.CHUNK_BYTES // (row * columns * call.dtype.itemsize), -(-thresholds.CHUNK_ROWS // row))
     return min(T, steps)
 
 

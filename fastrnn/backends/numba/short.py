@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ... import thresholds
 from ...engine.call import Array, StackLayout
 from ...engine.memory import aligned_parts
 from ...engine.plan import make_plan
@@ -15,10 +16,6 @@ from .modules import compiled, project
 from .pack import plain
 
 _BIASES = ("bx", "bh")
-# Multiply-adds of a layer from which it is better to go through the steps in chunks.
-_SHORT = 16_000_000
-# Rows of steps and sequences up to which a layer keeps its buffers for the next call.
-_KEPT = 1024
 
 
 class _Memory(NamedTuple):
@@ -71,7 +68,7 @@ class ShortStack:
         T, N, _ = x.shape
         H = layout.hidden_size
         work = T * N * self._work
-        if not 0 < work <= _SHORT or (N > 1 and threads_for(work) > 1):
+        if not 0 < work <= thresholds.SHORT_WORK or (N > 1 and threads_for(work) > 1):
             return None
         shape = (len(layout.names), N, H)
         first = self._states(state, shape)
@@ -88,7 +85,7 @@ class ShortStack:
                 *others, *[a[i] for a in first], *[a[i] for a in last], y,
                 *memory.states, memory.keep, memory.packed, memory.lengths, 0, 0, T, T, N, 1, 0, 0,
             )  # fmt: skip
-        if T * N <= _KEPT:
+        if T * N <= thresholds.KEPT_ROWS:
             self._idle.append(memory)
         if ndim == 2:
             y = y[0]
