@@ -22,6 +22,7 @@ from .pack import pad_blocks, plain, strip_blocks
 from .parts import split
 from .path import BLAS_THREADS, NumbaPath, checked, choose, in_parts
 from .short import ShortStack
+from .subnormals import as_zeros
 
 
 class Saved(NamedTuple):
@@ -114,6 +115,7 @@ class NumbaBackend:
         dWx, dWh, dslots = (reduce(np.add, sums) for sums in zip(*(r[2:5] for r in results), strict=True))
         return Gradients(dx, dstate, dWx, dWh, dslots, _whole([r.path for r in results]))
 
+    @as_zeros
     def _forward(self, call: Call, keep: bool, module: Any, chunk: int) -> Result:
         plan, dtype = call.plan, call.dtype
         T, N, D, H = call.sizes
@@ -144,6 +146,7 @@ class NumbaBackend:
             y = states[0].reshape(T + 1, N, H)[:T] if call.reverse else states[0].reshape(T + 1, N, H)[1:]
         return Result(y, last, [Saved(states, kept)] if keep else None, NumbaPath(1, most))
 
+    @as_zeros
     def _backward(
         self,
         call: Call,

@@ -14,6 +14,7 @@ from ...engine.plan import make_plan
 from ...engine.threads import work_of
 from .modules import compiled, project
 from .pack import plain
+from .subnormals import as_zeros
 
 _BIASES = ("bx", "bh")
 
@@ -94,6 +95,7 @@ class ShortStack:
             y = y.swapaxes(0, 1)
         return y, (last[0] if len(last) == 1 else tuple(last))
 
+    @as_zeros
     def _run(
         self, y: Array, weights: list[list[Array]], first: list[Array], last: list[Array], memory: _Memory
     ) -> Array:
