@@ -6,7 +6,8 @@ through time (BPTT; Werbos 1990). A cache can be used any number of times.
 
 Shapes: T steps, N sequences, D input features, H hidden units, G gates. ``x`` is (T, N, D), or (N, T, D) with
 ``batch_first=True``, and may have any strides. ``Wx`` is (D, G*H), ``Wh`` (H, G*H), ``b`` (G*H,) or (1, G*H).
-All arrays of a call have one dtype, float32 or float64. Initial states may be None for zeros.
+All arrays of a call have one dtype, float32 or float64. Initial states may be None for zeros. In the compiled backends
+subnormal numbers (below 2**-126 in float32, 2**-1022 in float64) count as zero.
 
 Wrong input raises before anything is computed: ``TypeError`` for what is not an array of the right dtype,
 ``ValueError`` for a wrong shape or value; the message names the argument.

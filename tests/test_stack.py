@@ -65,7 +65,7 @@ def assert_close(got: tuple[np.ndarray, Any], want: tuple[np.ndarray, Any]) -> N
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6 if ours.dtype == np.float32 else 1e-13)
 
 
-@pytest.mark.parametrize("backend", PROMISED_BACKENDS)
+@pytest.mark.parametrize("backend", [name for name in PROMISED_BACKENDS if name != "numpy"])
 @given(
     kind=st.sampled_from(sorted(LAYERS)),
     sizes=st.tuples(*[st.integers(1, 9)] * 4),
@@ -92,12 +92,16 @@ def test_a_call_is_the_forward_pass(
     layer = LAYERS[kind](D, H + wide, layers, **options)
     x, state = problem(layer, T, N)
     state = state if with_state else None
+    one = (x[:, 0] if batch_first else x[0]).copy()
     with fastrnn.use_backend(backend):
         want = layer.forward(x, state)
-        assert_close(layer(x, state), want)
-        one = (x[:, 0] if batch_first else x[0]).copy()
-        step = layer.step(one, state)
         expected = layer.forward(one[:, None] if batch_first else one[None], state)
+        # The extension leaves a user's cell to Numba and has no quick way for it; else the long way must not run.
+        with pytest.MonkeyPatch.context() as patch:
+            if (backend, kind) != ("cpp", "peephole_lstm"):
+                patch.setattr(Recurrent, "_run", lambda *_: pytest.fail("took the long way"))
+            got, step = layer(x, state), layer.step(one, state)
+    assert_close(got, want)
     assert_close(step, ((expected[0][:, 0] if batch_first else expected[0][0]), expected[1]))
 
 

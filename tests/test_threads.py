@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,21 @@ from hypothesis import strategies as st
 import fastrnn
 from cases import reference, run
 from conftest import PROMISED_BACKENDS
+from fastrnn import thresholds
+from fastrnn.backends.registry import load_backend
 from fastrnn.engine import threads as thread_module
 from naive import Call
+from paths import watched
 from problems import ORACLE_RTOL, assert_close, assert_equal, problem
 from processes import python
 
 COMPILED = [name for name in PROMISED_BACKENDS if name != "numpy"]
+
+
+@pytest.fixture(autouse=True)
+def blas_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numba splits the batch, as it does where BLAS has one thread."""
+    monkeypatch.setattr(load_backend("numba"), "blas_threads", 1)
 
 
 @pytest.fixture(params=COMPILED)
@@ -36,13 +46,22 @@ class threads_worth:
         self.work = work
 
     def __enter__(self) -> None:
-        from fastrnn.engine import threads
-
-        self.module, self.before = threads, threads._WORTH_A_THREAD
-        threads._WORTH_A_THREAD = self.work
+        self.before = thresholds.WORTH_A_THREAD
+        thresholds.WORTH_A_THREAD = self.work
 
     def __exit__(self, *_: object) -> None:
-        self.module._WORTH_A_THREAD = self.before
+        thresholds.WORTH_A_THREAD = self.before
+
+
+@contextmanager
+def divided(backend: str, threads: int, N: int) -> Iterator[None]:
+    """Every call of N sequences has work for so many threads, on `backend`; fails if Numba's had others."""
+    with threads_worth(1), watched(backend) as seen:
+        fastrnn.set_num_threads(threads)
+        yield
+    assert seen.ran
+    if backend == "numba":
+        assert {path.parts for path in seen.ran} == {min(threads, N)}
 
 
 @pytest.mark.parametrize("backend", COMPILED)
@@ -54,9 +73,9 @@ class threads_worth:
 )
 def test_any_shape(backend: str, cell: str, sizes: tuple[int, int, int, int], dtype: str, threads: int) -> None:
     p = problem(cell, *sizes, dtype, scale=0.7)
-    with threads_worth(1), fastrnn.use_backend(backend):
-        fastrnn.set_num_threads(threads)
-        assert_close(run(p), reference(p), 4 * ORACLE_RTOL[dtype])
+    with divided(backend, threads, sizes[1]):
+        got = run(p)
+    assert_close(got, reference(p), 4 * ORACLE_RTOL[dtype])
 
 
 @pytest.mark.parametrize("backend", COMPILED)
@@ -82,9 +101,9 @@ def test_few_sequences_of_many_units(
     p = problem(cell, *sizes, dtype, scale=0.7)
     T, N = sizes[:2]
     call = Call(tuple((T + n) % (T + 1) for n in range(N)) if ragged else None, reverse, truncate)
-    with threads_worth(1), fastrnn.use_backend(backend):
-        fastrnn.set_num_threads(threads)
-        assert_close(run(p, call), reference(p, call), 4 * ORACLE_RTOL[dtype])
+    with divided(backend, threads, N):
+        got = run(p, call)
+    assert_close(got, reference(p, call), 4 * ORACLE_RTOL[dtype])
 
 
 @pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru_before"])
@@ -92,10 +111,9 @@ def test_few_sequences_of_many_units(
 def test_the_same_bits_for_the_same_number_of_threads(compiled: str, cell: str, threads: int) -> None:
     p = problem(cell, 9, 11, 5, 20, "float32")
     call = Call(tuple(n % 10 for n in range(11)), True, 3)
-    with threads_worth(1):
-        fastrnn.set_num_threads(1)
+    with divided(compiled, 1, 11):
         alone = run(p, call)
-        fastrnn.set_num_threads(threads)
+    with divided(compiled, threads, 11):
         first = run(p, call)
         for _ in range(5):
             assert_equal(run(p, call), first)
@@ -107,8 +125,7 @@ def test_the_same_bits_for_the_same_number_of_threads(compiled: str, cell: str, 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_calls_from_several_threads_at_once(compiled: str, threads: int, N: int, H: int) -> None:
     p = problem("gru_after", 20, N, 16, H, "float32")
-    with threads_worth(1), ThreadPoolExecutor(4) as pool:
-        fastrnn.set_num_threads(threads)
+    with divided(compiled, threads, N), ThreadPoolExecutor(4) as pool:
         want = run(p)
         for got in pool.map(lambda _: run(p), range(40)):
             assert_equal(got, want)
@@ -119,9 +136,9 @@ def test_calls_from_several_threads_at_once(compiled: str, threads: int, N: int,
 def test_a_forked_child_runs(compiled: str, N: int, H: int) -> None:
     code = """
 import os, numpy as np, fastrnn, warnings
-from fastrnn.engine import threads
+from fastrnn import thresholds
 warnings.simplefilter("ignore")
-threads._WORTH_A_THREAD = 1
+thresholds.WORTH_A_THREAD = 1
 fastrnn.use_backend(BACKEND); fastrnn.set_num_threads(3)
 layer = fastrnn.LSTM(8, H, seed=0); x = np.ones((9, N, 8), np.float32)
 want, _ = layer(x)
@@ -131,7 +148,7 @@ if not child:
     os._exit(0 if same else 3)
 print(same, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    done = python(f"BACKEND, N, H = {compiled!r}, {N}, {H}" + code)
+    done = python(f"BACKEND, N, H = {compiled!r}, {N}, {H}" + code, OPENBLAS_NUM_THREADS="1")
     assert done.stdout.strip() == "True 0", done.stderr
 
 
@@ -145,6 +162,27 @@ def test_number_of_threads() -> None:
     assert python(code, FASTRNN_NUM_THREADS="5").stdout.strip() == "5"
     refused = python(code, FASTRNN_NUM_THREADS="many").stderr
     assert "FASTRNN_NUM_THREADS: expected a positive integer, got 'many'" in refused
+
+
+@pytest.mark.parametrize(
+    ("work", "threads"), [(0, 1), (1_999_999, 1), (2_000_000, 2), (3_999_999, 3), (4_000_000, 4), (9_000_000, 4)]
+)
+def test_a_call_takes_the_threads_that_it_is_worth(work: int, threads: int) -> None:
+    fastrnn.set_num_threads(4)
+    assert thread_module.threads_for(work) == threads
+    fastrnn.set_num_threads(1)
+    assert thread_module.threads_for(work) == 1
+
+
+@pytest.mark.parametrize(
+    ("N", "work", "apart"),
+    [(1, 999_999, False), (1, 1_000_000, True), (1, 9_000_000, True), (2, 1_999_999, True), (2, 2_000_000, False)],
+)
+def test_directions_are_apart_where_the_batch_cannot_be_split(N: int, work: int, apart: bool) -> None:
+    fastrnn.set_num_threads(2)
+    assert thread_module.apart(N, work) == apart
+    fastrnn.set_num_threads(1)
+    assert not thread_module.apart(N, work)
 
 
 @pytest.mark.parametrize(("granted", "processors"), [("150000 100000", 2), ("50000 100000", 1), ("max 100000", None)])
@@ -170,12 +208,16 @@ def test_directions_in_threads_of_their_own(compiled: str, N: int) -> None:
 
     fastrnn.set_num_threads(1)
     alone = results()
-    with threads_worth(1 if N == 1 else 3000):
+    # Of three sequences the second layer is worth a thread, not two.
+    with threads_worth(1 if N == 1 else 3000), watched(compiled) as seen:
         fastrnn.set_num_threads(2)
         for got, want in zip(results(), alone, strict=True):
             np.testing.assert_array_equal(got, want)
+    assert len(seen.threads) > 1
 
 
+# Numba runs one layer after the other.
+@pytest.mark.parametrize("compiled", [name for name in COMPILED if name == "cpp"], indirect=True)
 @pytest.mark.parametrize("threads", [2, 3])
 @pytest.mark.parametrize("layers", [2, 3, 5])
 @pytest.mark.parametrize("H", [9, 70])
@@ -197,6 +239,17 @@ def test_layers_at_the_same_time(
         np.testing.assert_allclose(layer(x, last)[0], longer[100:], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("N", [1, 3])
+def test_a_layer_called_from_several_threads_at_once(compiled: str, N: int) -> None:
+    layer = fastrnn.LSTM(3, 40, 3, seed=0)
+    inputs = np.random.default_rng(0).standard_normal((8, 100, N, 3)).astype(np.float32)
+    fastrnn.set_num_threads(1)
+    want = [layer(x)[0] for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        for i, (got, _) in enumerate(pool.map(layer, np.concatenate([inputs] * 5))):
+            np.testing.assert_array_equal(got, want[i % 8])
+
+
 def test_layers_of_which_only_the_upper_are_worth_dividing(compiled: str) -> None:
     # One feature: the first layer alone is not worth a thread.
     layer = fastrnn.LSTM(1, 60, 4, seed=0)
@@ -206,5 +259,8 @@ def test_layers_of_which_only_the_upper_are_worth_dividing(compiled: str) -> Non
         x = rng.standard_normal((64, 2, 1)).astype(np.float32)
         fastrnn.set_num_threads(1)
         alone, _ = layer(x)
-        fastrnn.set_num_threads(2)
-        np.testing.assert_allclose(layer(x)[0], alone, rtol=0, atol=1e-6)
+        with watched(compiled) as seen:
+            fastrnn.set_num_threads(2)
+            np.testing.assert_allclose(layer(x)[0], alone, rtol=0, atol=1e-6)
+        if compiled == "numba":
+            assert [path.parts for path in seen.ran] == [1, 2, 2, 2]

@@ -56,6 +56,14 @@ class Step(NamedTuple):
     stores: list[Ref]
 
 
+class NumpyPath(NamedTuple):
+    """The one way that there is."""
+
+    def describe(self) -> list[str]:
+        """See :class:`fastrnn.engine.call.Path`."""
+        return ["a loop in Python: one product of NumPy and elementwise code a step, in the caller's thread"]
+
+
 class NumpyBackend:
     """See :class:`fastrnn.engine.call.Backend`."""
 
@@ -67,7 +75,14 @@ class NumpyBackend:
     def stack(self, layout: StackLayout) -> None:
         return None
 
-    def forward(self, call: Call, keep: bool) -> Result:
+    def forward_path(self, call: Call) -> NumpyPath:
+        return NumpyPath()
+
+    def backward_path(self, call: Call) -> NumpyPath:
+        return NumpyPath()
+
+    def forward(self, call: Call, keep: bool, path: NumpyPath | None = None) -> Result:
+        _check(path)
         T, N, _, H = call.sizes
         forward, _ = _steps(call.plan)
         y = np.empty((T, N, H), call.dtype)
@@ -92,11 +107,18 @@ class NumpyBackend:
             y[t] = state[0]
             if keep:
                 saved.append(slots)
-        return Result(y, tuple(state), saved if keep else None)
+        return Result(y, tuple(state), saved if keep else None, NumpyPath())
 
     def backward(
-        self, call: Call, saved: list[Slots], dy: Array | None, dlast: tuple[Array, ...], truncate: int | None
+        self,
+        call: Call,
+        saved: list[Slots],
+        dy: Array | None,
+        dlast: tuple[Array, ...],
+        truncate: int | None,
+        path: NumpyPath | None = None,
     ) -> Gradients:
+        _check(path)
         T, N, D, H = call.sizes
         plan, dtype = call.plan, call.dtype
         _, backward = _steps(plan)
@@ -124,7 +146,12 @@ class NumpyBackend:
             if active is not None:
                 before = [np.where(active, new, old) for new, old in zip(before, dstate, strict=True)]
             dstate = _cut(call, s, truncate, before)
-        return Gradients(dx, tuple(dstate), dWx, dWh, dslots)
+        return Gradients(dx, tuple(dstate), dWx, dWh, dslots, NumpyPath())
+
+
+def _check(path: Any) -> None:
+    if path is not None and not isinstance(path, NumpyPath):
+        raise TypeError(f"path: expected a NumpyPath, got {type(path).__name__}")
 
 
 def _times(call: Call) -> list[tuple[int, int]]:

@@ -20,12 +20,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from .. import thresholds
 from ..engine.plan import Plan, Ref, Stage
 from .python import Code, stage_code
 
-# Rows of a register tile by its columns: the sums, a row of B and one number of A fit 32 registers.
-TILE_ROWS = {1: (8, 4, 2, 1), 2: (8, 4, 2, 1), 3: (8, 4, 2, 1), 4: (6, 4, 2, 1)}
-_MAX_COLUMNS = 4
 # Type of a three-dimensional array of a dtype, any strides.
 STRIDED = "Array({}, 3, 'A', readonly=True)"
 
@@ -53,8 +51,8 @@ def products(stage: Stage) -> list[MatrixProduct]:
     if simple:
         for source in dict.fromkeys(t.source for t in first):
             accs = [i for i, t in enumerate(first) if t.source == source]
-            for at in range(0, len(accs), _MAX_COLUMNS):
-                some = tuple(accs[at : at + _MAX_COLUMNS])
+            for at in range(0, len(accs), thresholds.TILE_COLUMNS):
+                some = tuple(accs[at : at + thresholds.TILE_COLUMNS])
                 matrices = (tuple(first[i].matrix for i in some),)
                 result.append(MatrixProduct((source,), matrices, some, False))
         return result
@@ -71,13 +69,13 @@ def products(stage: Stage) -> list[MatrixProduct]:
 
 def unit_vectors(stage: Stage) -> tuple[int, ...]:
     """How many neighbouring vectors of units a tile may take, most first."""
-    return tuple(n for n in (4, 2, 1) if n * _widest(stage) <= _MAX_COLUMNS)
+    return tuple(n for n in (4, 2, 1) if n * _widest(stage) <= thresholds.TILE_COLUMNS)
 
 
 def scratch_vectors(stages: tuple[Stage, ...]) -> int:
     """Vectors that the sums of a tile may take in `scratch`."""
-    most_rows = max(rows[0] for rows in TILE_ROWS.values())
-    return max(1, *(len(stage.products) * _MAX_COLUMNS * most_rows for stage in stages))
+    most_rows = max(rows[0] for rows in thresholds.TILE_ROWS.values())
+    return max(1, *(len(stage.products) * thresholds.TILE_COLUMNS * most_rows for stage in stages))
 
 
 def forward_loop(plan: Plan, dtype: str, width: int) -> list[str]:
@@ -116,11 +114,11 @@ def backward_loop(plan: Plan, dtype: str, width: int) -> list[str]:
 
 
 def _widest(stage: Stage) -> int:
-    return max((len(p.accs) for p in products(stage)), default=_MAX_COLUMNS)
+    return max((len(p.accs) for p in products(stage)), default=thresholds.TILE_COLUMNS)
 
 
 def _tile_rows(stage: Stage, vectors: int) -> tuple[int, ...]:
-    return TILE_ROWS[_widest(stage) * vectors] if stage.products else (1,)
+    return thresholds.TILE_ROWS[_widest(stage) * vectors] if stage.products else (1,)
 
 
 def panel_names(stages: tuple[Stage, ...]) -> list[str]:
@@ -152,11 +150,16 @@ def _loop(
         "from fastrnn.backends.numba.vecmath import exp, positive, relu, sigmoid, softplus, tanh",
         "",
         f"load, load_row, constant = loader(WIDTH), row_loader(WIDTH), constants({dtype!r}, WIDTH)",
-        *(f"tile_{r}x{c} = tile({r}, {c}, {width})" for r, c in tiles),
+        *(f"tile_{r}x{c} = tile({r}, {c}, {width}, {_split(r * c)})" for r, c in tiles),
         "",
         "",
         *function("loop", {**types, "lengths": "int64[::1]"}, numbers, body),
     ]
+
+
+def _split(sums: int) -> int:
+    """Parts that the depth of a tile of so many sums is split into."""
+    return max(1, thresholds.SUMS_UNDER_WAY // sums)
 
 
 def function(name: str, arrays: dict[str, str], numbers: list[str], body: list[str]) -> list[str]:

@@ -11,13 +11,12 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
+from .. import thresholds
 from ..errors import positive_int
 from .plan import Plan
 
 Part = TypeVar("Part")
 Answer = TypeVar("Answer")
-# Work for which waking another thread pays, in multiply-adds.
-_WORTH_A_THREAD = 1_000_000
 _wanted: int | None = None
 
 
@@ -85,7 +84,7 @@ def _quota() -> int:
 
 def threads_for(work: int) -> int:
     """Threads for a call of `work` multiply-adds: no more than it is worth."""
-    worth = work // _WORTH_A_THREAD
+    worth = work // thresholds.WORTH_A_THREAD
     return 1 if worth < 2 else max(1, min(worth, get_num_threads() // _here.sharing))
 
 
@@ -97,7 +96,7 @@ def work_of(plan: Plan, shape: tuple[int, ...], H: int) -> int:
 
 def apart(N: int, work: int) -> bool:
     """Whether the two directions of a layer of `work` gain from a thread each: where the batch cannot be split."""
-    worth = work // _WORTH_A_THREAD
+    worth = work // thresholds.WORTH_A_THREAD
     return get_num_threads() > 1 and min(N, worth) == 1
 
 

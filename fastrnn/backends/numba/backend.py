@@ -19,12 +19,10 @@ from ...engine.plan import Plan
 from ...engine.threads import run_together
 from .modules import compiled, project, vector_width
 from .pack import pad_blocks, plain, strip_blocks
-from .parts import several, split
+from .parts import split
+from .path import BLAS_THREADS, NumbaPath, checked, choose, in_parts
 from .short import ShortStack
-
-# A chunk's buffer should fit the second-level cache, and its products be large enough for BLAS to be fast.
-_CHUNK_BYTES = 1 << 20
-_CHUNK_ROWS = 256
+from .subnormals import as_zeros
 
 
 class Saved(NamedTuple):
@@ -35,9 +33,15 @@ class Saved(NamedTuple):
 
 
 class NumbaBackend:
-    """See :class:`fastrnn.engine.call.Backend`."""
+    """See :class:`fastrnn.engine.call.Backend`.
+
+    blas_threads : threads of the BLAS that NumPy has, by which a batch is split or not
+    """
 
     name = "numba"
+
+    def __init__(self, blas_threads: int = BLAS_THREADS) -> None:
+        self.blas_threads = blas_threads
 
     def supports(self, plan: Plan) -> bool:
         return True
@@ -46,46 +50,76 @@ class NumbaBackend:
         cell = layout.cell
         return ShortStack(layout, vector_width(layout.dtype)) if cell.gates and cell.recurrent else None
 
-    def forward(self, call: Call, keep: bool) -> Result:
-        if not several(call):
-            return self._forward(call, keep)
-        parts = split(call)
-        y = np.empty((*call.x.shape[:2], call.Wh.shape[0]), call.dtype)
+    def forward_path(self, call: Call) -> NumbaPath:
+        T, N, _, _ = call.sizes
+        return choose(T, N, _row_bytes(call, call.plan.n_gates), call.threads, self.blas_threads)
+
+    def backward_path(self, call: Call) -> NumbaPath:
+        T, N, _, _ = call.sizes
+        return choose(T, N, _row_bytes(call, call.plan.n_da), call.threads, self.blas_threads)
+
+    def forward(self, call: Call, keep: bool, path: NumbaPath | None = None) -> Result:
+        T, N, _, H = call.sizes
+        path = self.forward_path(call) if path is None else checked(path, T, N, call.threads)
+        module = _module(call, "forward")
+        if path.parts == 1:
+            return self._forward(call, keep, module, path.chunk)
+        y = np.empty((T, N, H), call.dtype)
 
         def work(part: tuple[slice, Call]) -> Result:
-            result = self._forward(part[1], keep)
-            y[:, part[0]] = result.y
+            rows, own = part
+            result = self._forward(own, keep, module, path.chunk)
+            y[:, rows] = result.y
             return result
 
-        results = run_together(work, parts)
+        results = run_together(work, split(call, path.parts))
         last = tuple(np.concatenate(states) for states in zip(*(r.last for r in results), strict=True))
-        return Result(y, last, [r.saved for r in results])
+        saved = [kept for r in results for kept in r.saved] if keep else None
+        return Result(y, last, saved, _whole([r.path for r in results]))
 
     def backward(
-        self, call: Call, saved: Any, dy: Array | None, dlast: tuple[Array, ...], truncate: int | None
+        self,
+        call: Call,
+        saved: list[Saved],
+        dy: Array | None,
+        dlast: tuple[Array, ...],
+        truncate: int | None,
+        path: NumbaPath | None = None,
     ) -> Gradients:
-        if not several(call):
-            return self._backward(call, saved, dy, dlast, truncate)
+        T, N, _, _ = call.sizes
+        # A part goes back over what it kept itself.
+        parts = len(saved)
+        path = (
+            in_parts(parts, T, N, _row_bytes(call, call.plan.n_da))
+            if path is None
+            else checked(path, T, N, call.threads)
+        )
+        if path.parts != parts:
+            raise ValueError(f"path: expected {parts} parts as the forward pass had, got {path}")
+        module = _module(call, "backward")
+        if parts == 1:
+            return self._backward(call, saved[0], dy, dlast, truncate, module, path.chunk)
         dx = np.empty(call.x.shape, call.dtype)
 
         def work(part: tuple[tuple[slice, Call], Saved]) -> Gradients:
             (rows, own), kept = part
             own_dy = None if dy is None else dy[:, rows]
-            result = self._backward(own, kept, own_dy, tuple(d[rows] for d in dlast), truncate)
+            own_dlast = tuple(d[rows] for d in dlast)
+            result = self._backward(own, kept, own_dy, own_dlast, truncate, module, path.chunk)
             dx[:, rows] = result.dx
             return result
 
-        results = run_together(work, zip(split(call), saved, strict=True))
+        results = run_together(work, zip(split(call, parts), saved, strict=True))
         dstate = tuple(np.concatenate(states) for states in zip(*(r.dstate for r in results), strict=True))
         # Added in the order of the parts: the same bits whichever thread was first.
-        dWx, dWh, dslots = (reduce(np.add, sums) for sums in zip(*(r[2:] for r in results), strict=True))
-        return Gradients(dx, dstate, dWx, dWh, dslots)
+        dWx, dWh, dslots = (reduce(np.add, sums) for sums in zip(*(r[2:5] for r in results), strict=True))
+        return Gradients(dx, dstate, dWx, dWh, dslots, _whole([r.path for r in results]))
 
-    def _forward(self, call: Call, keep: bool) -> Result:
+    @as_zeros
+    def _forward(self, call: Call, keep: bool, module: Any, chunk: int) -> Result:
         plan, dtype = call.plan, call.dtype
         T, N, D, H = call.sizes
-        width = vector_width(dtype)
-        Hp = -(-H // width) * width
+        Hp = _padded(call)
         rows = T + 1 if keep else 2
         sizes = [(rows if k else T + 1) * N * Hp for k in range(plan.n_states)]
         *states, kept = aligned_parts([*sizes, (T if keep else 1) * N * plan.n_keep * Hp], dtype)
@@ -96,12 +130,12 @@ class NumbaBackend:
         # Where nothing is padded, the states after the steps are the output.
         y = np.empty((0, N, H) if Hp == H else (T, N, H), dtype)
 
-        module = compiled(plan, "forward", dtype.name, width)
-        chunk = _chunk_steps(call, plan.n_gates * Hp)
         memory, x = aligned_parts((module.memory_size(H), chunk * N * plan.n_gates * Hp), dtype)
         first, Wx = [plain(a) for a in call.state], call.Wx
         given = [*_parameters(call), *first, *last, y, *states, kept, memory, _lengths(call)]
+        most = 0
         for begin, end, low in _chunks(T, chunk, call.reverse):
+            most = max(most, end - begin)
             steps = call.x[low : low + end - begin].reshape((end - begin) * N, D)
             out = x[: len(steps) * Wx.shape[1]].reshape(len(steps), Wx.shape[1]) if Hp == H else None
             module.forward(
@@ -110,24 +144,31 @@ class NumbaBackend:
             )  # fmt: skip
         if Hp == H:
             y = states[0].reshape(T + 1, N, H)[:T] if call.reverse else states[0].reshape(T + 1, N, H)[1:]
-        return Result(y, last, Saved(states, kept) if keep else None)
+        return Result(y, last, [Saved(states, kept)] if keep else None, NumbaPath(1, most))
 
+    @as_zeros
     def _backward(
-        self, call: Call, saved: Saved, dy: Array | None, dlast: tuple[Array, ...], truncate: int | None
+        self,
+        call: Call,
+        saved: Saved,
+        dy: Array | None,
+        dlast: tuple[Array, ...],
+        truncate: int | None,
+        module: Any,
+        chunk: int,
     ) -> Gradients:
         plan, dtype = call.plan, call.dtype
         T, N, _, H = call.sizes
-        width = vector_width(dtype)
-        Hp = -(-H // width) * width
-        module = compiled(plan, "backward", dtype.name, width)
-        chunk = _chunk_steps(call, plan.n_da * Hp)
+        Hp = _padded(call)
         sizes = (module.memory_size(H), chunk * N * plan.n_da * Hp, *[N * Hp] * len(dlast))
         memory, da, *carries = aligned_parts(sizes, dtype)
         strided = np.empty((1, 1, 1), dtype) if dy is None else _row_contiguous(dy, H, Hp)
         sums = _WeightSums(call, saved, Hp)
         dlast = tuple(plain(d) for d in dlast)
         given = [*_parameters(call), *dlast, *saved.states, saved.keep, *carries, da, memory, _lengths(call)]
+        most = 0
         for begin, end, low in reversed(list(_chunks(T, chunk, call.reverse))):
+            most = max(most, end - begin)
             module.backward(
                 strided, *given,
                 low, begin, end, T, N, truncate or 0, int(dy is not None), int(call.reverse),
@@ -136,7 +177,7 @@ class NumbaBackend:
             sums.add(steps, low)
             _through_products(call, steps[-1 if call.reverse else 0], carries, Hp)
         dstate = tuple(np.array(carry.reshape(N, Hp)[:, :H]) for carry in carries)
-        return sums.gradients(dstate)
+        return sums.gradients(dstate, NumbaPath(1, most))
 
 
 class _WeightSums:
@@ -171,11 +212,33 @@ class _WeightSums:
             self._dWh[:, matrices.start * Hp : matrices.stop * Hp] += left.T @ right
         self._dslots += rows.sum(axis=0)
 
-    def gradients(self, dstate: tuple[Array, ...]) -> Gradients:
+    def gradients(self, dstate: tuple[Array, ...], path: NumbaPath) -> Gradients:
         """The sums, without padding."""
         H, Hp = self._call.Wh.shape[0], self._Hp
         dslots = self._dslots.reshape(-1, Hp)[:, :H]
-        return Gradients(self._dx, dstate, strip_blocks(self._dWx, H, Hp), strip_blocks(self._dWh, H, Hp), dslots)
+        dWx, dWh = strip_blocks(self._dWx, H, Hp), strip_blocks(self._dWh, H, Hp)
+        return Gradients(self._dx, dstate, dWx, dWh, dslots, path)
+
+
+def _module(call: Call, direction: str) -> Any:
+    """The compiled loop of one direction, before any thread needs it."""
+    return compiled(call.plan, direction, call.dtype.name, vector_width(call.dtype))
+
+
+def _padded(call: Call) -> int:
+    """Units of a row, in whole vectors."""
+    width = vector_width(call.dtype)
+    return -(-call.sizes[3] // width) * width
+
+
+def _row_bytes(call: Call, blocks: int) -> int:
+    """Bytes of a chunk's buffer that a step of one sequence takes, with so many numbers for each unit."""
+    return blocks * _padded(call) * call.dtype.itemsize
+
+
+def _whole(parts: list[Any]) -> NumbaPath:
+    """The path of a call by those that its parts took."""
+    return NumbaPath(sum(p.parts for p in parts), max(p.chunk for p in parts))
 
 
 def _parameters(call: Call) -> list[Array]:
@@ -189,14 +252,6 @@ def _parameters(call: Call) -> list[Array]:
 def _lengths(call: Call) -> Array:
     T, N, _, _ = call.sizes
     return np.full(N, T, np.int64) if call.lengths is None else call.lengths
-
-
-def _chunk_steps(call: Call, columns: int) -> int:
-    """Steps that one pass of the kernel takes, for a buffer of `columns` numbers a row."""
-    T, N, _, _ = call.sizes
-    row = max(1, N)
-    steps = max(_CHUNK_BYTES // (row * columns * call.dtype.itemsize), -(-_CHUNK_ROWS // row))
-    return min(T, steps)
 
 
 def _chunks(T: int, size: int, reverse: bool) -> Iterator[tuple[int, int, int]]:

@@ -7,18 +7,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ... import thresholds
 from ...engine.call import Array, StackLayout
 from ...engine.memory import aligned_parts
 from ...engine.plan import make_plan
 from ...engine.threads import work_of
 from .modules import compiled, project
 from .pack import plain
+from .subnormals import as_zeros
 
 _BIASES = ("bx", "bh")
-# Multiply-adds of a layer from which it is better to go through the steps in chunks.
-_SHORT = 16_000_000
-# Rows of steps and sequences up to which a layer keeps its buffers for the next call.
-_KEPT = 1024
+
+
+def takes(work: int, N: int, threads: int) -> bool:
+    """Whether the short way is for a call of `work` multiply-adds in its largest layer, over N sequences.
+
+    A longer one is better in chunks, or split where it may use several `threads`.
+    """
+    return 0 < work <= thresholds.SHORT_WORK and (N == 1 or threads == 1)
 
 
 class _Memory(NamedTuple):
@@ -71,7 +77,7 @@ class ShortStack:
         T, N, _ = x.shape
         H = layout.hidden_size
         work = T * N * self._work
-        if not 0 < work <= _SHORT or (N > 1 and threads_for(work) > 1):
+        if not takes(work, N, threads_for(work)):
             return None
         shape = (len(layout.names), N, H)
         first = self._states(state, shape)
@@ -80,21 +86,29 @@ class ShortStack:
             return None
         last = [np.empty(shape, layout.dtype) for _ in first]
         memory = self._memory(T, N)
-        y = plain(x)
-        for i, (Wx, *others) in enumerate(weights):
-            x, y = y, np.empty((T, N, H), layout.dtype)
-            self._module.forward(
-                project(x.reshape(T * N, x.shape[2]), Wx, memory.projected), memory.x,
-                *others, *[a[i] for a in first], *[a[i] for a in last], y,
-                *memory.states, memory.keep, memory.packed, memory.lengths, 0, 0, T, T, N, 1, 0, 0,
-            )  # fmt: skip
-        if T * N <= _KEPT:
+        y = self._run(plain(x), weights, first, last, memory)
+        if T * N <= thresholds.KEPT_ROWS:
             self._idle.append(memory)
         if ndim == 2:
             y = y[0]
         elif layout.batch_first:
             y = y.swapaxes(0, 1)
         return y, (last[0] if len(last) == 1 else tuple(last))
+
+    @as_zeros
+    def _run(
+        self, y: Array, weights: list[list[Array]], first: list[Array], last: list[Array], memory: _Memory
+    ) -> Array:
+        """The outputs of the last layer for the input `y`; every layer's last states go into `last`."""
+        T, N, _ = y.shape
+        for i, (Wx, *others) in enumerate(weights):
+            x, y = y, np.empty((T, N, self._layout.hidden_size), y.dtype)
+            self._module.forward(
+                project(x.reshape(T * N, x.shape[2]), Wx, memory.projected), memory.x,
+                *others, *[a[i] for a in first], *[a[i] for a in last], y,
+                *memory.states, memory.keep, memory.packed, memory.lengths, 0, 0, T, T, N, 1, 0, 0,
+            )  # fmt: skip
+        return y
 
     def _is(self, value: Any, ndim: int) -> bool:
         return type(value) is np.ndarray and value.ndim == ndim and value.dtype == self._layout.dtype

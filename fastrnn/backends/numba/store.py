@@ -20,6 +20,9 @@ from types import ModuleType
 import numba
 import numpy as np
 
+# What generated modules import and compile as their own.
+_INLINED = ("gather.py", "simd.py", "subnormals.py", "tile.py", "vecmath.py")
+
 
 @cache
 def cache_folder() -> Path:
@@ -95,5 +98,5 @@ def _forget(path: Path) -> None:
 @cache
 def _helpers() -> str:
     here = Path(__file__).parent
-    sources = [(here / name).read_text(encoding="utf-8") for name in ("gather.py", "simd.py", "tile.py", "vecmath.py")]
+    sources = [(here / name).read_text(encoding="utf-8") for name in _INLINED]
     return "\0".join([numba.__version__, np.__version__, sys.version, *sources])

@@ -20,14 +20,10 @@ from numba.extending import intrinsic
 from .simd import Vec, address, fma, llvm_type, load_at, splat, store_at
 
 _INT = ir.IntType(64)
-# A fused multiply-add takes four cycles and a processor starts one or two a cycle: with fewer sums under way
-# than this, the depth is split over several.
-_MIN_SUMS = 8
 
 
-def tile(rows: int, cols: int, width: int) -> Any:
-    """The microkernel of one shape; see the module's contract."""
-    split = max(1, _MIN_SUMS // (rows * cols))
+def tile(rows: int, cols: int, width: int, split: int) -> Any:
+    """The microkernel of one shape, its depth split over `split` sums each; see the module's contract."""
 
     @intrinsic
     def multiply(

@@ -1,0 +1,40 @@
+"""Every size at which the Python side goes another way: what is worth a thread, a chunk, a tile.
+
+Those of the C++ engine stand in `csrc`. A number that was timed has the figure, the processor and the date beside it;
+the others were chosen from counts. They are read when they are needed, so that an assignment here moves a path.
+"""
+
+from __future__ import annotations
+
+# Work for which waking another thread pays, in multiply-adds of a forward pass. For every backend.
+# Not timed since it was chosen.
+WORTH_A_THREAD = 1_000_000
+
+# Numba: bytes of a chunk's buffer (input projections forward, gradients of sums backward), so that it is still in the
+# second-level cache (1 MiB a core on the machines at hand) when BLAS or the loop reads it again.
+# Not timed since it was chosen.
+CHUNK_BYTES = 1 << 20
+
+# Numba: rows (steps times sequences) that a chunk has at least, whatever their bytes: with fewer, BLAS is slow.
+# Not timed since it was chosen.
+CHUNK_ROWS = 256
+
+# Numba: multiply-adds of a layer's call up to which it is one compiled call, without chunks.
+# Not timed since it was chosen.
+SHORT_WORK = 16_000_000
+
+# Numba: rows (steps times sequences) up to which a layer keeps the buffers of a short call for the next one.
+# Not timed since it was chosen.
+KEPT_ROWS = 1024
+
+# Numba: vectors of columns that a register tile has at most, and its rows by its columns, most first: the sums, a row
+# of the right side and one number of the left fit 32 registers. Counted. A tile has all rows of 4, 2, 1 for what is
+# left over.
+# Not timed since it was chosen.
+TILE_COLUMNS = 4
+TILE_ROWS = {1: (8, 4, 2, 1), 2: (8, 4, 2, 1), 3: (8, 4, 2, 1), 4: (6, 4, 2, 1)}
+
+# Numba: sums that a tile has under way at least; where its rows times columns are fewer, the depth is split over
+# several. A fused multiply-add takes four cycles, and a processor starts one or two a cycle. Counted.
+# Not timed since it was chosen.
+SUMS_UNDER_WAY = 8

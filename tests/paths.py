@@ -1,0 +1,69 @@
+"""A backend's path through a call: watched, and forced."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import pytest
+
+import fastrnn
+from fastrnn.backends import registry
+from fastrnn.engine.call import Call, Gradients, Path, Result
+
+
+class Forced(NamedTuple):
+    """A path for each pass, and the threads that the call may use."""
+
+    forward: Path
+    backward: Path
+    threads: int
+
+
+class Watched:
+    """A backend that fails if a pass takes another path than the forced one or, if none is, than the one it tells.
+
+    It notes the paths that ran, and the threads that called it.
+    """
+
+    def __init__(self, name: str, forced: Forced | None) -> None:
+        self._backend, self._forced = registry.load_backend(name), forced
+        self.ran: list[Path] = []
+        self.threads: set[int] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def forward(self, call: Call, keep: bool) -> Result:
+        call, path = self._of(call, 0)
+        result = self._backend.forward(call, keep, path)
+        self._note(result.path, path or self._backend.forward_path(call))
+        return result
+
+    def backward(self, call: Call, *given: Any) -> Gradients:
+        call, path = self._of(call, 1)
+        result = self._backend.backward(call, *given, path)
+        self._note(result.path, path or self._backend.backward_path(call))
+        return result
+
+    def _of(self, call: Call, which: int) -> tuple[Call, Path | None]:
+        if self._forced is None:
+            return call, None
+        return replace(call, threads=self._forced.threads), self._forced[which]
+
+    def _note(self, ran: Path, told: Path) -> None:
+        assert ran == told
+        self.ran.append(ran)
+        self.threads.add(threading.get_ident())
+
+
+@contextmanager
+def watched(name: str, forced: Forced | None = None) -> Iterator[Watched]:
+    """Calls inside run on the backend `name`, watched; in an inner ``use_backend`` on that one."""
+    backend = Watched(name, forced)
+    with pytest.MonkeyPatch.context() as patch, fastrnn.use_backend(name):
+        patch.setitem(registry._loaded, name, backend)
+        yield backend
