@@ -16,11 +16,11 @@ from fastrnn.engine.call import Call, Gradients, Path, Result
 
 
 class Forced(NamedTuple):
-    """A path for each pass, and the threads that the call may use."""
+    """A path for each pass, or None for the one that the backend chooses, and the threads that the call may use."""
 
-    forward: Path
-    backward: Path
-    threads: int
+    forward: Path | None = None
+    backward: Path | None = None
+    threads: int = 1
 
 
 class Watched:

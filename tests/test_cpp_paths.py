@@ -12,8 +12,8 @@ import pytest
 import fastrnn
 from cases import BUILT_IN, reference, run
 from conftest import PROMISED_BACKENDS
-from forced import forced
 from naive import PLAIN, Call
+from paths import Forced, watched
 from problems import ORACLE_RTOL, Problem, assert_close, oracle, problem
 
 pytestmark = pytest.mark.skipif("cpp" not in PROMISED_BACKENDS, reason="the extension was not built")
@@ -57,8 +57,9 @@ def backward_paths(T: int, N: int) -> Iterator[dict[str, Any]]:
 def check(p: Problem, call: Call, want: dict[str, np.ndarray], rtol: float, **paths: dict[str, Any]) -> None:
     from fastrnn.backends.cpp_backend import CppPath
 
-    with forced("cpp", **{name: CppPath(**path) for name, path in paths.items()}):
+    with watched("cpp", Forced(**{name: CppPath(**path) for name, path in paths.items()})) as backend:
         got = run(p, call)
+    assert len(backend.ran) == 2
     try:
         assert_close(got, want, rtol)
     except AssertionError as error:
@@ -136,7 +137,7 @@ def test_weights_with_columns_along_memory_are_packed() -> None:
 
     p = problem("lstm", 12, 5, 7, 33)
     along = p.params | {name: np.asfortranarray(p.params[name]) for name in ("Wx", "Wh")}
-    with pytest.raises(ValueError, match="path: packed"), forced("cpp", CppPath(input="step", packed=False)):
+    with pytest.raises(ValueError, match="path: packed"), watched("cpp", Forced(CppPath(input="step", packed=False))):
         run(p, params=along)
 
 
