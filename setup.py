@@ -126,7 +126,7 @@ def extension() -> Extension:
         "fastrnn.backends._cpp",
         ["csrc/_cpp.pyx", "csrc/runtime.cpp", "csrc/memory.cpp", "csrc/threads.cpp"],
         # The variants are made of the headers: where one has changed, the extension is linked anew.
-        depends=sorted(glob("csrc/**/*.h", recursive=True)) + ["csrc/variant.cpp"],
+        depends=["csrc/variant.cpp", *sorted(glob("csrc/**/*.h", recursive=True))],
         include_dirs=["csrc", numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
         extra_compile_args=[] if sys.platform == "win32" else [*FLAGS, "-pthread"],

@@ -5,6 +5,7 @@ from .backends import available_backends, get_backend, use_backend
 from .cells import Cell, CellError, cell
 from .engine.precision import get_matmul_precision, set_matmul_precision
 from .engine.threads import get_num_threads, set_num_threads
+from .explain import explain
 from .layers import Embedding, Linear
 from .model import Model
 from .recurrent import GRU, LSTM, RNN, Recurrent
@@ -23,6 +24,7 @@ __all__ = [
     "Recurrent",
     "available_backends",
     "cell",
+    "explain",
     "functional",
     "get_backend",
     "get_matmul_precision",

@@ -81,7 +81,7 @@ def test_every_path_against_the_reference(variant: str, cell: str, dtype: str) -
 
 @pytest.mark.parametrize("cell", BUILT_IN)
 def test_every_path_against_the_naive_oracle(variant: str, cell: str) -> None:
-    T, N, D, H = SMALL
+    T, N, _, H = SMALL
     p = problem(cell, *SMALL)
     for call in calls(T, N):
         want = oracle(p, call)

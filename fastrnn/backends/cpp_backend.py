@@ -7,6 +7,7 @@ names.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -59,11 +60,11 @@ class CppPath(NamedTuple):
 _THREADS = {
     (False, False): "threads: one; the work is not worth a second, or one is what the call may take",
     (True, False): "threads: {}, each with a share of the sequences; none waits for another",
-    (True, True): "threads: {}, each with a share of the hidden units, as there are few sequences; they meet at every step",
+    (True, True): "threads: {}, each with a share of the hidden units, as sequences are few; they meet at every step",
 }
 _THREADS[False, True] = _THREADS[False, False]
 _PACKED = {
-    True: "weights: packed once a call, as they are read often enough",
+    True: "weights: packed once a call, as they are read often enough or their rows are not contiguous",
     False: "weights: read where they are, as the call reads them only a few times",
 }
 _INPUT = {
@@ -132,9 +133,9 @@ class CppBackend:
     ) -> Gradients:
         plan = call.plan
         kernel = _kernel(plan, call.dtype.itemsize)
-        gradients = (dy, dlast, truncate or 0, plan.n_da)
-        *results, taken = _cpp.backward(kernel, *_given(call), saved.y, saved.buffer, *gradients, _fields(path))
-        return Gradients(*results, CppPath(*taken))
+        gradients = dy, dlast, truncate or 0, plan.n_da
+        results = _cpp.backward(kernel, *_given(call), saved.y, saved.buffer, *gradients, _fields(path))
+        return Gradients(*results[:-1], CppPath(*results[-1]))
 
     def _path(self, call: Call, backward: bool) -> CppPath:
         kernel = _kernel(call.plan, call.dtype.itemsize)
@@ -153,7 +154,7 @@ def _fields(path: CppPath | None) -> Any:
     return None if path is None else tuple(path)
 
 
-def _given(call: Call) -> tuple[Any, ...]:
+def _given(call: Call) -> tuple[Array, Mapping[str, Array], Array | None, bool, int, int]:
     return call.x, call.params, call.lengths, call.reverse, call.threads, call.bf16_parts
 
 

@@ -83,7 +83,7 @@ class Call:
 
 
 class Path(Protocol):
-    """The way that a backend takes through one call: a small value, chosen by sizes alone, to be shown, compared, forced.
+    """The way that a backend takes through one call: a small value, chosen by sizes, to be shown, compared, forced.
 
     Each backend has its own, a named tuple of numbers.
     """
@@ -168,7 +168,7 @@ class Backend(Protocol):
         """Whether this backend can run `plan`."""
 
     def forward_path(self, call: Call) -> Path:
-        """The way that :meth:`forward` takes through `call`: a pure function of sizes, strides, threads and precision."""
+        """The way that :meth:`forward` takes: a pure function of sizes, strides, threads and precision."""
 
     def backward_path(self, call: Call) -> Path:
         """The same of :meth:`backward`."""

@@ -1,0 +1,94 @@
+"""Why a call is as quick as it is: the path that it takes, in words."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .backends.registry import backend_for, get_backend
+from .engine.call import Array, Backend, Call
+from .engine.plan import make_plan
+from .engine.precision import bf16_parts, get_matmul_precision
+from .engine.threads import get_num_threads, threads_for, work_of
+from .model import Model
+from .recurrent import Recurrent
+
+__all__ = ["explain"]
+
+
+def explain(layer: Recurrent | Model, x: Array) -> str:
+    """Say which way a layer or a model takes through an input, and why; nothing is run.
+
+    Parameters
+    ----------
+    layer : Recurrent or Model
+        Of a model, its recurrent layers are explained.
+    x : (T, N, ...) array, or (N, T, ...) with `batch_first`
+        An input as a call would get it. Only its shape counts.
+
+    Returns
+    -------
+    str
+        For each recurrent layer the backend, the instruction set, the number of threads and the precision; for the
+        forward pass and for BPTT what is packed, how the input is projected, and how the work is divided.
+
+    Raises
+    ------
+    TypeError
+        If `layer` is neither, or `x` is not an array.
+    ValueError
+        If `x` has fewer than two axes, or no step.
+
+    Examples
+    --------
+    >>> layer = fastrnn.LSTM(128, 256)
+    >>> print(fastrnn.explain(layer, np.zeros((100, 32, 128), np.float32)))
+    """
+    if not isinstance(layer, Recurrent | Model):
+        raise TypeError(f"layer: expected a recurrent layer or a Model, got {type(layer).__name__}")
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"x: expected a NumPy array, got {type(x).__name__}")
+    if x.ndim < 2:
+        raise ValueError(f"x: expected at least the axes T and N, got shape {x.shape}")
+    layers = [layer] if isinstance(layer, Recurrent) else [one for one in layer.layers if isinstance(one, Recurrent)]
+    return "\n".join(line for one in layers for line in _explain_layer(one, x.shape))
+
+
+def _explain_layer(layer: Recurrent, shape: tuple[int, ...]) -> list[str]:
+    T, N = (shape[1], shape[0]) if layer.batch_first else shape[:2]
+    if T == 0:
+        raise ValueError(f"x: expected at least one step, got shape {shape}")
+    backend = backend_for(make_plan(layer.cell))
+    lines = [f"{type(layer).__name__}, cell {layer.cell.name}: {_backend(backend)}"]
+    for number in range(layer.num_layers):
+        D = layer.input_size if number == 0 else layer.directions * layer.hidden_size
+        lines += _explain_call(layer, backend, number, (T, N, D))
+    if layer.bidirectional:
+        lines.append("two directions: one after the other, or in a thread each where the batch cannot be divided")
+    return lines
+
+
+def _backend(backend: Backend) -> str:
+    target = getattr(backend, "target", "")
+    text = f"backend {backend.name}{f', instruction set {target}' if target else ''}"
+    wanted = get_backend()
+    return text if backend.name == wanted else f"{text} ({wanted} does not have this cell)"
+
+
+def _explain_call(layer: Recurrent, backend: Backend, number: int, shape: tuple[int, int, int]) -> list[str]:
+    T, N, D = shape
+    H, plan = layer.hidden_size, make_plan(layer.cell)
+    # Of input and states only sizes count.
+    x, state = np.broadcast_to(np.zeros((), layer.dtype), shape), np.broadcast_to(np.zeros((), layer.dtype), (N, H))
+    names = layer._names[number * layer.directions]
+    params = {"Wh": np.empty((H, 0), layer.dtype)}
+    params |= {name: layer.params[key] for name, key in names.items() if key in layer.params}
+    work = work_of(plan, shape, H)
+    call = Call(plan, x, (state,) * len(layer.cell.states), params, None, False, threads_for(work), bf16_parts())
+    lines = [
+        f"  layer {number}: T={T} steps, N={N} sequences, D={D} features, H={H} hidden units, {layer.dtype}: "
+        f"{work:,} multiply-adds forward; may take {call.threads} of {get_num_threads()} threads, "
+        f"precision {get_matmul_precision()!r}"
+    ]
+    for what, path in (("forward", backend.forward_path(call)), ("BPTT", backend.backward_path(call))):
+        lines += [f"    {what}", *(f"      {line}" for line in path.describe())]
+    return lines
