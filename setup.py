@@ -14,7 +14,6 @@ import platform
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from glob import glob
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -68,6 +67,8 @@ class build(build_ext):
             names = " ".join(f"X({name})" for name in built)
             ext.define_macros.append(("FASTRNN_VARIANTS(X)", names))
             ext.extra_objects = [obj for objects in built.values() for obj in objects]
+            # They are new, whatever the files' times say of the binding's own sources.
+            self.force = True
             super().build_extension(ext)
         except Exception as error:
             if REQUIRED:
@@ -125,8 +126,6 @@ def extension() -> Extension:
     binding = Extension(
         "fastrnn.backends._cpp",
         ["csrc/_cpp.pyx", "csrc/runtime.cpp", "csrc/memory.cpp", "csrc/threads.cpp"],
-        # The variants are made of the headers: where one has changed, the extension is linked anew.
-        depends=["csrc/variant.cpp", *sorted(glob("csrc/**/*.h", recursive=True))],
         include_dirs=["csrc", numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
         extra_compile_args=[] if sys.platform == "win32" else [*FLAGS, "-pthread"],
