@@ -1,22 +1,24 @@
 """Every size at which the Python side goes another way: what is worth a thread, a chunk, a tile.
 
-Those of the C++ engine stand in `csrc`. A number that was timed has the figure, the processor and the date beside it;
-the others were chosen from counts. They are read when they are needed, so that an assignment here moves a path.
+Those of the C++ engine stand in ``csrc/thresholds.h``. A number that was timed has the figure and the date beside it:
+what ``python -m bench.thresholds`` prints on an AMD EPYC (Zen 4, AVX-512, two cores, 1 MiB of second-level cache each).
+The others were chosen from counts. They are read when they are needed, so that an assignment here moves a path.
 """
 
 from __future__ import annotations
 
-# Work for which waking another thread pays, in multiply-adds of a forward pass. For every backend.
-# Not timed since it was chosen.
+# Work for which waking another thread pays, in multiply-adds of a forward pass; two threads from twice as much on. For
+# every backend. 2026-11-24, two threads against one, C++, calls in a row: 0.5, 1, 2, 4, 8 million: 0.77, 0.69, 0.64,
+# 0.57, 0.60 of the time; a worker that sleeps takes longer to wake than calls in a row show.
 WORTH_A_THREAD = 1_000_000
 
 # Numba: bytes of a chunk's buffer (input projections forward, gradients of sums backward), so that it is still in the
-# second-level cache (1 MiB a core on the machines at hand) when BLAS or the loop reads it again.
-# Not timed since it was chosen.
+# second-level cache when BLAS or the loop reads it again. 2026-11-24, LSTM N=32, H=128: 256, 512, 2048, 4096 KiB: 1.05,
+# 1.01, 0.94, 1.03 of the time of 1024.
 CHUNK_BYTES = 1 << 20
 
 # Numba: rows (steps times sequences) that a chunk has at least, whatever their bytes: with fewer, BLAS is slow.
-# Not timed since it was chosen.
+# 2026-11-24, LSTM N=1, D=H=512: 64, 128, 512, 1024 rows: 1.06, 1.05, 0.99, 0.97 of the time of 256.
 CHUNK_ROWS = 256
 
 # Numba: multiply-adds of a layer's call up to which it is one compiled call, without chunks.
