@@ -2,7 +2,7 @@
 //
 // Figures are of an AMD EPYC (Zen 4, AVX-512, two cores, 32 KB and 1 MB of cache each), LSTM in float32 on one thread,
 // and give the time of the way above the threshold relative to that of the way below. Those of 2026-11-24 are what
-// `python -m bench.thresholds` prints; those of 2026-11-01 were taken when the way was built. Some say that they were
+// `python -m bench.thresholds` prints; those of 2026-11-21 were taken when the way was built, as the history tells. Some say that they were
 // never timed.
 #pragma once
 
@@ -28,18 +28,18 @@ constexpr bool worth_packing_transposed(ptrdiff_t T, ptrdiff_t N, ptrdiff_t H) {
     return T * N > (H < 256 ? H / 16 : 16);
 }
 
-// Rows of a matrix that are packed at once, where rows are contiguous. 2026-11-01: 4 MB of weights that have left the
+// Rows of a matrix that are packed at once, where rows are contiguous. 2026-11-21: 4 MB of weights that have left the
 // caches in 0.5 to 0.75 ms instead of 0.9 to 1.4 row by row.
 constexpr ptrdiff_t pack_rows = 8;
 
 // Rows of a matrix that meet the left side at once, where it is read as it is. Rows are often a multiple of 4096 bytes
-// apart: more of them would not fit the ways of a first-level cache. 2026-11-01: 4 no quicker in calls, 16 slower.
+// apart: more of them would not fit the ways of a first-level cache. 2026-11-21: 4 no quicker in calls, 16 slower.
 constexpr int unpacked_rows = 8;
 
 // -- Input: projected step by step, many steps at once, or ahead of the steps -----------------------------------------
 
 // Whether many steps of the input are projected at once: few sequences a step would read all of Wx for little work.
-// 2026-11-24, T=100, H=64: N=1, D=2, 4, 8: 1.0 each; D=64, N=4, 7, 8, 16: 1.0 each. Larger D gain more (2026-11-01).
+// 2026-11-24, T=100, H=64: N=1, D=2, 4, 8: 1.0 each; D=64, N=4, 7, 8, 16: 1.0 each. Larger D gain more (2026-11-21).
 constexpr bool worth_hoisting(ptrdiff_t T, ptrdiff_t rows, ptrdiff_t D) { return rows < 8 && D > 4 && T > 1; }
 
 // Whether the input of the next steps is projected while a step of one sequence waits for its weights. 2026-11-24,
@@ -47,14 +47,15 @@ constexpr bool worth_hoisting(ptrdiff_t T, ptrdiff_t rows, ptrdiff_t D) { return
 constexpr bool worth_projecting_ahead(ptrdiff_t rows, ptrdiff_t H) { return rows == 1 && H >= 64; }
 
 // Steps that are projected ahead together, and vectors of sums that a tile of the step beside them has at most: both
-// fit the registers. 2026-11-01: 8 or 12 steps were no quicker.
+// fit the registers. 2026-11-21: 8 or 12 steps were no quicker.
 constexpr int ahead_rows = 10, ahead_columns = 8;
 
 // -- Blocks -----------------------------------------------------------------------------------------------------------
 
 // Rows of the right side of a product over many steps that are packed at once: a panel of them stays in the
 // second-level cache, a tile of the left side in the first. Also the rows of a chunk of steps. 2026-11-24, as the rows
-// of a chunk in BPTT, relative to 512: 128, 256, 1024, 2048: 1.05, 1.01, 1.00, 1.01 (N=1), 1.00, 1.00, 1.01, 1.04 (N=16).
+// of a chunk in BPTT, relative to 512: 128, 256, 1024, 2048: 1.05, 1.01, 1.00, 1.01 at N=1, 1.00, 1.00, 1.01, 1.04 at
+// N=16.
 constexpr ptrdiff_t gemm_depth = 512;
 
 // Rows that a float32 sum of a weight gradient runs over before it is added to the total: the error of one sum over a
@@ -92,8 +93,8 @@ constexpr bool worth_splitting_in_three(ptrdiff_t T, ptrdiff_t rows, ptrdiff_t H
 // -- Threads ----------------------------------------------------------------------------------------------------------
 
 // Multiply-adds of a step's recurrent products that make up for a thread's wait at the barriers, where units are
-// divided. 2026-11-24, two threads, N=1: H=48, 64, 90, 128, 192: 1.19, 0.83, 0.95, 0.65, 0.66; H=90 is the first that is
-// divided.
+// divided. 2026-11-24, two threads, N=1: H=48, 64, 90, 128, 192: 1.19, 0.83, 0.95, 0.65, 0.66; of these H=90 is the
+// first that is divided.
 constexpr ptrdiff_t step_work = 16000;
 
 // Sequences a thread below which units are divided rather than the batch: the wait counts more than the rows.
@@ -101,12 +102,12 @@ constexpr ptrdiff_t step_work = 16000;
 constexpr ptrdiff_t few_rows = 4;
 
 // Steps that are worth waking a thread for each layer, and steps of the layer below that a layer waits for at once.
-// 2026-11-01: two layers of one sequence 1.2 to 2 times as fast; the sizes themselves were never timed.
+// 2026-11-21: two layers of one sequence 1.2 to 2 times as fast; the sizes themselves were never timed.
 constexpr ptrdiff_t worth_a_wave = 64, wave_steps = 32;
 
 // Looks at a flag before a thread gives up its processor. A worker waits some tenths of a millisecond, as the next call
 // is often near; a thread within a call some microseconds, for if the other is not there by then, it may be waiting for
-// this processor. 2026-11-01: a call after a pause ran on one thread for milliseconds with fewer.
+// this processor. 2026-11-21: a call after a pause ran on one thread for milliseconds with fewer.
 constexpr int idle_spins = 20000, short_spins = 200;
 
 // Milliseconds between two looks for Ctrl-C, and multiply-adds between two looks at the clock. 2026-11-24: calls of
@@ -117,11 +118,11 @@ constexpr ptrdiff_t poll_work = 500000;
 // -- Memory -----------------------------------------------------------------------------------------------------------
 
 // Bytes of working memory that a thread keeps for its next call, and of what forward passes keep for BPTT that waits
-// for the next one. 2026-11-01: keeping 32 MB for a call gained nothing; memory that is taken again saves 10 to 25 % of
+// for the next one. 2026-11-21: keeping 32 MB for a call gained nothing; memory that is taken again saves 10 to 25 % of
 // training (LSTM N=50, T=2048: 42 to 27 us a step).
 constexpr size_t workspace_bytes = size_t(16) << 20, spare_bytes = size_t(256) << 20;
 
-// Bytes from which memory comes from the system page by page; such blocks begin at a huge page. 2026-11-01: 5 to 10 %
+// Bytes from which memory comes from the system page by page; such blocks begin at a huge page. 2026-11-21: 5 to 10 %
 // at H >= 256.
 constexpr size_t huge_page = size_t(2) << 20;
 
