@@ -32,11 +32,15 @@ struct alignas(64) TileShapes {
 // A thread's use of the registers. Other code of the thread has shapes of its own: what was set before is not relied on.
 class TileSession {
   public:
-    TileSession() {
-        rows = 0;
+    TileSession() : before(infinite) {
+        forget();
         infinite = false;
     }
-    ~TileSession() { _tile_release(); }
+    ~TileSession() {
+        _tile_release();
+        forget();
+        infinite = before;
+    }
     TileSession(const TileSession&) = delete;
     TileSession& operator=(const TileSession&) = delete;
 
@@ -48,11 +52,15 @@ class TileSession {
         rows = wanted;
     }
 
+    // Other code may have run in this thread, such as the handler of a signal.
+    static void forget() { rows = 0; }
+
     // Whether all sums that were noted are numbers.
     static bool finite() { return !infinite; }
     static void note_infinite() { infinite = true; }
 
   private:
+    const bool before;  // of the call that this one is made within
     static inline thread_local int rows = 0;
     static inline thread_local bool infinite = false;
 };

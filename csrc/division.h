@@ -46,12 +46,15 @@ struct Worker {
         for (int part = first; part < parts; part += stride) f(part);
     }
     void wait() const {
-        if (barrier) barrier->wait(stop);
+        if (!barrier) return;
+        barrier->wait(stop);
+        if (stop) TileSession::forget();
     }
     // Whether the call is to end here: asked after a wait, all workers get one answer.
     bool ended() const {
         if (!stop) return false;
         poll();
+        TileSession::forget();
         return barrier ? barrier->stopping() : stop->requested();
     }
     // Workers that share this one's sequences, and its number among them.

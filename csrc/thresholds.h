@@ -2,7 +2,7 @@
 //
 // Figures are of an AMD EPYC (Zen 4, AVX-512, two cores, 32 KB and 1 MB of cache each), LSTM in float32 on one thread,
 // and give the time of the way above the threshold relative to that of the way below. Those of 2026-11-24 are what
-// `python -m bench.thresholds` prints; those of 2026-11-21 were taken when the way was built, as the history tells. Some say that they were
+// `python -m bench.thresholds` prints; those of 2026-11-21 were taken when the way was built. Some say that they were
 // never timed.
 #pragma once
 

@@ -138,6 +138,7 @@ template <class F, Layout LAYOUT> FASTRNN_INLINE Tile<F> find_tile(int rows, int
 #ifndef __AMX_BF16__
 struct TileSession {
     TileSession() {}
+    static void forget() {}
     static constexpr bool finite() { return true; }
 };
 #endif
