@@ -13,6 +13,7 @@ import numpy as np
 
 from . import recurrent
 from .cells import Cell
+from .engine.settings import pinned
 from .layers import Array, Embedding, Layer, Linear
 from .recurrent import GRU, LSTM, RNN, Recurrent
 
@@ -66,11 +67,13 @@ class Model:
         lengths : (N,) integers, optional
             Steps of each sequence.
         """
-        return self._run(x, state, lengths, keep=False)
+        with pinned():
+            return self._run(x, state, lengths, keep=False)
 
     def forward(self, x: Array, state: Any = None, lengths: Any = None) -> tuple[Array, list[Any]]:
         """The same, keeping what :meth:`backward` needs."""
-        return self._run(x, state, lengths, keep=True)
+        with pinned():
+            return self._run(x, state, lengths, keep=True)
 
     def _run(self, x: Array, state: Any, lengths: Any, keep: bool) -> tuple[Array, list[Any]]:
         initial = iter(self._states("state", state))

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from . import functional
-from .backends.registry import get_backend, load_backend
+from .backends.registry import load_backend
 from .cells import Cell, gru, lstm, rnn
 from .engine.call import Stack, StackLayout
 from .engine.plan import make_plan
-from .engine.precision import bf16_parts
-from .engine.threads import apart, run_together, threads_for, work_of
+from .engine.precision import PARTS
+from .engine.settings import current, pinned
+from .engine.threads import apart, run_together, threads_up_to, work_of
 from .errors import array_like, positive_int, rows_array
 from .layers import Array, Layer, float_dtype, uniform
 
@@ -26,8 +27,16 @@ State = Any
 
 class _Kept(NamedTuple):
     caches: list[functional.Cache]
+    """What :meth:`Recurrent.forward` keeps.
+
+    caches : of each layer and direction
+    masks : of the dropout between layers
+    threads : that the call may take
+    """
+
     masks: list[Array | None]
 
+    threads: int
 
 class Recurrent(Layer):
     """A stack of layers of any cell.
@@ -128,9 +137,11 @@ class Recurrent(Layer):
         y : (T, N, directions*H) array, or (N, T, directions*H)
         state : like the argument, after each sequence's last step
         """
-        quick = self._stack() if lengths is None else None
-        done = quick and quick(self.params, x, state, 3, threads_for, bf16_parts())
-        return done or self._run(x, state, lengths, None)
+        done = self._quick(x, state, 3) if lengths is None else None
+        if done:
+            return done
+        with pinned():
+            return self._run(x, state, lengths, None)
 
     def forward(self, x: Array, state: State = None, lengths: Any = None) -> tuple[Array, State]:
         """The same with dropout, keeping what :meth:`backward` needs.
@@ -139,10 +150,24 @@ class Recurrent(Layer):
         """
         # What the last call kept would be there twice.
         self._cache = None
-        kept = _Kept([], [])
-        result = self._run(x, state, lengths, kept)
+        with pinned():
+            kept = _Kept([], [], current().num_threads)
+            y, last = self._run(x, state, lengths, kept)
         self._cache = kept
-        return result
+        return y, last
+
+    def _quick(self, x: Any, state: Any, ndim: int) -> tuple[Array, Any] | None:
+        """What the current backend's quick way through this layer gives, if it has one and takes these arguments."""
+        now = current()
+        try:
+            stack = self._stacks[now.backend]
+        except KeyError:
+            stack = None if self.bidirectional else load_backend(now.backend).stack(self._layout())
+            self._stacks[now.backend] = stack
+        if stack is None:
+            return None
+        threads_for, bf16_parts = threads_up_to(now.num_threads), PARTS[now.matmul_precision]
+        return stack(self.params, x, state, ndim, threads_for, bf16_parts)
 
     def _run(self, x: Array, state: State, lengths: Any, kept: _Kept | None) -> tuple[Array, State]:
         x = rows_array("x", x, "N, T" if self.batch_first else "T, N", self.input_size, self.dtype)
@@ -171,13 +196,16 @@ class Recurrent(Layer):
             )
 
         T, N = x.shape[:2]
-        return self._each_direction(forward, layer, (N, T) if self.batch_first else (T, N))
+        outer = (N, T) if self.batch_first else (T, N)
+        return self._each_direction(forward, layer, outer, current().num_threads)
 
-    def _each_direction(self, work: Callable[[int], Answer], layer: int, outer: tuple[int, ...]) -> list[Answer]:
-        """``work(i)`` of both directions of `layer`, in two threads where that is quicker."""
+    def _each_direction(
+        self, work: Callable[[int], Answer], layer: int, outer: tuple[int, ...], threads: int
+    ) -> list[Answer]:
+        """``work(i)`` of both directions of `layer`, in two of `threads` where that is quicker."""
         both = range(layer * self.directions, (layer + 1) * self.directions)
         shape = (*outer, self.input_size if layer == 0 else self.directions * self.hidden_size)
-        if self.bidirectional and apart(outer[1], work_of(make_plan(self.cell), shape, self.hidden_size)):
+        if self.bidirectional and apart(threads, outer[1], work_of(make_plan(self.cell), shape, self.hidden_size)):
             return run_together(work, both)
         return [work(i) for i in both]
 
@@ -213,7 +241,7 @@ class Recurrent(Layer):
                 dhs = None if dy is None else dy[..., d * H : (d + 1) * H]
                 return functional.cell_backward(dhs, kept.caches[i], dlast[i], truncate)
 
-            results = self._each_direction(backward, layer, (T, N))
+            results = self._each_direction(backward, layer, (T, N), kept.threads)
             for i, (_, dstate_i, grads) in enumerate(results, layer * self.directions):
                 first[i] = dstate_i
                 for name, grad in grads.items():
@@ -231,8 +259,7 @@ class Recurrent(Layer):
         ValueError
             If the layer is bidirectional: a stream has no end to begin from.
         """
-        quick = self._stack()
-        done = quick and quick(self.params, x, state, 2, threads_for, bf16_parts())
+        done = self._quick(x, state, 2)
         if done:
             return done
         if self.bidirectional:
@@ -240,13 +267,6 @@ class Recurrent(Layer):
         x = rows_array("x", x, "N", self.input_size, self.dtype)
         y, state = self(x[:, None] if self.batch_first else x[None], state)
         return (y[:, 0] if self.batch_first else y[0]), state
-
-    def _stack(self) -> Stack | None:
-        """The current backend's quick way through this layer, if there is one."""
-        name = get_backend()
-        if name not in self._stacks:
-            self._stacks[name] = None if self.bidirectional else load_backend(name).stack(self._layout())
-        return self._stacks[name]
 
     def _layout(self) -> StackLayout:
         own = ("Wx", "Wh", "bx", "bh", *self.cell.units)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import fastrnn
 from cases import reference, run
-from conftest import PROMISED_BACKENDS
+from conftest import PROMISED_BACKENDS, in_use
 from fastrnn.engine import threads as thread_module
 from naive import Call
 from problems import ORACLE_RTOL, assert_close, assert_equal, problem
@@ -25,7 +25,7 @@ COMPILED = [name for name in PROMISED_BACKENDS if name != "numpy"]
 
 @pytest.fixture(params=COMPILED)
 def compiled(request: pytest.FixtureRequest) -> Iterator[str]:
-    with fastrnn.use_backend(request.param):
+    with in_use(request.param):
         yield request.param
 
 
@@ -122,7 +122,7 @@ import os, numpy as np, fastrnn, warnings
 from fastrnn.engine import threads
 warnings.simplefilter("ignore")
 threads._WORTH_A_THREAD = 1
-fastrnn.use_backend(BACKEND); fastrnn.set_num_threads(3)
+fastrnn.set_backend(BACKEND); fastrnn.set_num_threads(3)
 layer = fastrnn.LSTM(8, H, seed=0); x = np.ones((9, N, 8), np.float32)
 want, _ = layer(x)
 child = os.fork()
