@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from . import recurrent
+from .arrays import Array, Arrays
 from .cells import Cell
 from .engine.settings import pinned
-from .layers import Array, Embedding, Layer, Linear
+from .layers import Embedding, Layer, Linear, added_together
 from .recurrent import GRU, LSTM, RNN, Recurrent
 
 _LAYERS: dict[str, type[Layer]] = {
@@ -39,8 +40,8 @@ class Model:
 
     Attributes
     ----------
-    params, grads : dict of str to array
-        The layers' own arrays, under ``"{index}.{name}"``.
+    params, grads : mapping of str to array
+        The layers' own arrays, under ``"{index}.{name}"``; assignment as for a layer's.
     """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
@@ -52,8 +53,25 @@ class Model:
                 raise ValueError(f"layers[{i}]: expected a layer of its own, got one that is there twice")
         if not self.layers:
             raise ValueError("layers: expected at least one layer")
-        self.params = {f"{i}.{k}": v for i, layer in enumerate(self.layers) for k, v in layer.params.items()}
-        self.grads = {f"{i}.{k}": v for i, layer in enumerate(self.layers) for k, v in layer.grads.items()}
+        numbered = list(enumerate(self.layers))
+        self._params = Arrays("params", {f"{i}.{k}": v for i, layer in numbered for k, v in layer.params.items()})
+        self._grads = Arrays("grads", {f"{i}.{k}": v for i, layer in numbered for k, v in layer.grads.items()})
+
+    @property
+    def params(self) -> Arrays:
+        return self._params
+
+    @params.setter
+    def params(self, new: Mapping[str, Array]) -> None:
+        self._params.assign(new)
+
+    @property
+    def grads(self) -> Arrays:
+        return self._grads
+
+    @grads.setter
+    def grads(self, new: Mapping[str, Array]) -> None:
+        self._grads.assign(new)
 
     def __call__(self, x: Array, state: Any = None, lengths: Any = None) -> tuple[Array, list[Any]]:
         """Output and last states, keeping nothing.
@@ -88,7 +106,7 @@ class Model:
         return x, last
 
     def backward(self, dy: Array, dstate: Any = None, truncate: int | None = None) -> Array | None:
-        """Add the gradients of the last :meth:`forward` to ``grads``.
+        """Add the gradients of the last :meth:`forward` to ``grads``, when those of all layers are there.
 
         Parameters
         ----------
@@ -104,11 +122,12 @@ class Model:
         """
         gradients = self._states("dstate", dstate)
         d: Array | None = dy
-        for layer in reversed(self.layers):
-            if isinstance(layer, Recurrent):
-                d, _ = layer.backward(d, gradients.pop(), truncate)
-            else:
-                d = layer.backward(d)  # type: ignore[attr-defined]
+        with added_together(self.layers):
+            for layer in reversed(self.layers):
+                if isinstance(layer, Recurrent):
+                    d, _ = layer.backward(d, gradients.pop(), truncate)
+                else:
+                    d = layer.backward(d)  # type: ignore[attr-defined]
         return d
 
     def zero_grad(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from . import functional
+from .arrays import Array
 from .backends.registry import load_backend
 from .cells import Cell, gru, lstm, rnn
 from .engine.call import Stack, StackLayout
@@ -17,8 +19,8 @@ from .engine.plan import make_plan
 from .engine.precision import PARTS
 from .engine.settings import current, pinned
 from .engine.threads import apart, run_together, threads_up_to, work_of
-from .errors import array_like, positive_int, rows_array
-from .layers import Array, Layer, float_dtype, uniform
+from .errors import array_like, flag, positive_int, rows_array
+from .layers import Layer, float_dtype, uniform
 
 Answer = TypeVar("Answer")
 State = Any
@@ -26,7 +28,6 @@ State = Any
 
 
 class _Kept(NamedTuple):
-    caches: list[functional.Cache]
     """What :meth:`Recurrent.forward` keeps.
 
     caches : of each layer and direction
@@ -34,9 +35,10 @@ class _Kept(NamedTuple):
     threads : that the call may take
     """
 
+    caches: list[functional.Cache]
     masks: list[Array | None]
-
     threads: int
+
 
 class Recurrent(Layer):
     """A stack of layers of any cell.
@@ -53,7 +55,7 @@ class Recurrent(Layer):
         Whether inputs and outputs are (N, T, ...); states never are.
     dropout : float
         Share of the outputs between layers that :meth:`forward` sets to zero (the others are scaled up);
-        a call without :meth:`forward` drops nothing.
+        a call without :meth:`forward` drops nothing. One layer has none between, and a warning says so.
     bidirectional : bool
         Run a second set of cells from the end; outputs are concatenated, (T, N, 2*H).
     dtype : {"float32", "float64"}
@@ -62,9 +64,9 @@ class Recurrent(Layer):
 
     Attributes
     ----------
-    params, grads : dict of str to array
+    params, grads : mapping of str to array
         ``Wx_l0`` (D, G*H), ``Wh_l0`` (H, P*H), ``bx_l0``, ``bh_l0``, per-unit parameters; ``_l1`` and so on for
-        the layers above, with ``_reverse`` appended for the second direction.
+        the layers above, with ``_reverse`` appended for the second direction. Assignment as for every :class:`Layer`.
     """
 
     def __init__(
@@ -89,8 +91,14 @@ class Recurrent(Layer):
         self.num_layers = positive_int("num_layers", num_layers)
         if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise ValueError(f"dropout: expected a number from 0 up to but not including 1, got {dropout!r}")
-        self.bias, self.batch_first, self.dropout = bool(bias), bool(batch_first), float(dropout)
-        self.bidirectional, self.dtype = bool(bidirectional), float_dtype(dtype)
+        self.bias, self.batch_first, self.dropout = flag("bias", bias), flag("batch_first", batch_first), float(dropout)
+        self.bidirectional, self.dtype = flag("bidirectional", bidirectional), float_dtype(dtype)
+        if self.dropout and self.num_layers == 1:
+            warnings.warn(
+                f"dropout: acts between layers, so {self.dropout} does nothing with num_layers=1",
+                # Whoever called the constructor, of this class or of one that calls this one.
+                stacklevel=2 if type(self) is Recurrent else 3,
+            )
         self._rng = np.random.default_rng(seed)
         self._stacks: dict[str, Stack | None] = {}
         super().__init__(self._initial())
@@ -146,13 +154,15 @@ class Recurrent(Layer):
     def forward(self, x: Array, state: State = None, lengths: Any = None) -> tuple[Array, State]:
         """The same with dropout, keeping what :meth:`backward` needs.
 
-        Of `x`, `state` and ``params`` it keeps the arrays themselves: leave them unchanged until then.
+        Of `x`, `state` and ``params`` it keeps the arrays themselves: leave them unchanged until then. ``y`` is
+        read-only.
         """
         # What the last call kept would be there twice.
         self._cache = None
         with pinned():
             kept = _Kept([], [], current().num_threads)
             y, last = self._run(x, state, lengths, kept)
+        y.flags.writeable = False
         self._cache = kept
         return y, last
 
@@ -167,7 +177,7 @@ class Recurrent(Layer):
         if stack is None:
             return None
         threads_for, bf16_parts = threads_up_to(now.num_threads), PARTS[now.matmul_precision]
-        return stack(self.params, x, state, ndim, threads_for, bf16_parts)
+        return stack(self._params.own, x, state, ndim, threads_for, bf16_parts)
 
     def _run(self, x: Array, state: State, lengths: Any, kept: _Kept | None) -> tuple[Array, State]:
         x = rows_array("x", x, "N, T" if self.batch_first else "T, N", self.input_size, self.dtype)
@@ -189,7 +199,7 @@ class Recurrent(Layer):
         """Outputs, last states and cache of each direction of `layer`."""
 
         def forward(i: int) -> tuple[Array, tuple[Array, ...], functional.Cache | None]:
-            params = {name: self.params.get(key) for name, key in self._names[i].items()}
+            params = {name: self._params.own.get(key) for name, key in self._names[i].items()}
             reverse = i % self.directions == 1
             return functional.cell_forward(
                 self.cell, x, initial[i], params, lengths, self.batch_first, reverse, keep=keep
@@ -210,7 +220,7 @@ class Recurrent(Layer):
         return [work(i) for i in both]
 
     def backward(self, dy: Array | None, dstate: State = None, truncate: int | None = None) -> tuple[Array, State]:
-        """BPTT through the last :meth:`forward`; adds the parameters' gradients to ``grads``.
+        """BPTT through the last :meth:`forward`; when all is done, adds the parameters' gradients to ``grads``.
 
         Parameters
         ----------
@@ -234,6 +244,7 @@ class Recurrent(Layer):
             dy = array_like("dy", dy, (*outer, self.directions * H), self.dtype, "the layer")
         dlast = self._split_state("dstate", dstate, N)
         first: list[Any] = [None] * len(dlast)
+        new: dict[str, Array] = {}
         for layer in reversed(range(self.num_layers)):
 
             def backward(i: int, dy: Array | None = dy) -> tuple[Array, tuple[Array, ...], dict[str, Array]]:
@@ -244,12 +255,13 @@ class Recurrent(Layer):
             results = self._each_direction(backward, layer, (T, N), kept.threads)
             for i, (_, dstate_i, grads) in enumerate(results, layer * self.directions):
                 first[i] = dstate_i
-                for name, grad in grads.items():
-                    self.grads[self._names[i][name]] += grad
+                new |= {self._names[i][name]: grad for name, grad in grads.items()}
             dx = results[0][0] + results[1][0] if self.bidirectional else results[0][0]
             mask = kept.masks[layer - 1] if layer else None
             dy = dx if mask is None else dx * mask
-        return dx, self._join_state(first)
+        result = dx, self._join_state(first)
+        self._add(new)
+        return result
 
     def step(self, x: Array, state: State = None) -> tuple[Array, State]:
         """One step of a stream: `x` (N, D) and the states give ``y`` (N, H) and the new states.
@@ -428,7 +440,7 @@ class GRU(Recurrent):
         dtype: DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
-        self.reset_after = bool(reset_after)
+        self.reset_after = flag("reset_after", reset_after)
         super().__init__(
             gru(self.reset_after),
             input_size,

@@ -92,7 +92,8 @@ class NumpyBackend:
             y[t] = state[0]
             if keep:
                 saved.append(slots)
-        return Result(y, tuple(state), saved if keep else None)
+        # Copies: the last step's states are among what BPTT reads.
+        return Result(y, tuple(map(np.array, state)), saved if keep else None)
 
     def backward(
         self, call: Call, saved: list[Slots], dy: Array | None, dlast: tuple[Array, ...], truncate: int | None
