@@ -243,7 +243,7 @@ def take_turn(name: str) -> None:
 def choose(name: str) -> None:
     """Use the backend of the contender `name`."""
     if name in BACKENDS:
-        fastrnn.use_backend(BACKENDS[name])
+        fastrnn.set_backend(BACKENDS[name])
 
 
 def missing(name: str) -> str:

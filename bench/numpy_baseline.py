@@ -38,7 +38,7 @@ def row(shape: Shape, cells: list[str], rounds: int) -> str:
         for backward in (False, True):
             case = Case(cell, shape, backward)
             assert_same(case)
-            seconds = medians({"numba": case.run, "numpy": case.run}, rounds, before=fastrnn.use_backend)
+            seconds = medians({"numba": case.run, "numpy": case.run}, rounds, before=fastrnn.set_backend)
             columns.append(f"{seconds['numpy'] / seconds['numba']:.1f}× ({seconds['numba'] / shape.T * 1e6:.2f})")
     return f"| {shape} | " + " | ".join(columns) + " |"
 

@@ -72,7 +72,7 @@ def error(got: Arrays, want: Arrays) -> float:
 def measure(problem: Problem, mode: str, names: list[str], rounds: int) -> dict[str, tuple[float, float]]:
     """For each name µs a step, and the error."""
     want = reference(problem.in_float64(), mode)
-    fastrnn.use_backend("cpp")
+    fastrnn.set_backend("cpp")
     runs, errors = {}, {}
     for name in names:
         contender: Contender = Fastrnn(problem, 1) if name in PARTS else TorchBfloat16(problem, 1)

@@ -1,10 +1,10 @@
 """Compiled recurrent networks on the CPU, forward and BPTT, on NumPy arrays."""
 
 from . import functional, losses, ops, optim
-from .backends import available_backends, get_backend, use_backend
+from .backends import available_backends, get_backend, set_backend, use_backend
 from .cells import Cell, CellError, cell
-from .engine.precision import get_matmul_precision, set_matmul_precision
-from .engine.threads import get_num_threads, set_num_threads
+from .engine.precision import get_matmul_precision, set_matmul_precision, use_matmul_precision
+from .engine.threads import get_num_threads, set_num_threads, use_num_threads
 from .explain import explain
 from .layers import Embedding, Linear
 from .model import Model
@@ -32,7 +32,10 @@ __all__ = [
     "losses",
     "ops",
     "optim",
+    "set_backend",
     "set_matmul_precision",
     "set_num_threads",
     "use_backend",
+    "use_matmul_precision",
+    "use_num_threads",
 ]

@@ -2,35 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+# Their products and sums are not those of their numbers: `*` multiplies matrices, masked numbers do not count.
+_UNLIKE_ARRAYS = (np.matrix, np.ma.MaskedArray)
+
+
+def plain_array(name: str, value: Any) -> NDArray[Any]:
+    """`value` as a plain array on its own memory, if it is a NumPy array that computes like one."""
+    if type(value) is np.ndarray:
+        return value
+    if not isinstance(value, np.ndarray) or isinstance(value, _UNLIKE_ARRAYS):
+        raise TypeError(f"{name}: expected a NumPy array, got {type(value).__name__}")
+    return np.asarray(value)
+
+
+def as_array(name: str, value: Any) -> NDArray[Any]:
+    """`value`, an array or what NumPy makes one of, as an array of any dtype."""
+    if isinstance(value, _UNLIKE_ARRAYS):
+        raise TypeError(f"{name}: expected a NumPy array, got {type(value).__name__}")
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: expected an array, got {value!r}") from error
 
 
 def float_array(name: str, value: Any, ndim: int | None = None) -> NDArray[Any]:
     """`value`, if it is a float32 or float64 array of `ndim` dimensions (None: of any number)."""
-    if type(value) is not np.ndarray and not isinstance(value, np.ndarray):
-        raise TypeError(f"{name}: expected a NumPy array, got {type(value).__name__}")
-    if value.dtype not in FLOATS:
-        raise TypeError(f"{name}: expected dtype float32 or float64, got {value.dtype}")
-    if ndim is not None and value.ndim != ndim:
-        raise ValueError(f"{name}: expected {ndim} dimensions, got shape {value.shape}")
-    return value
+    array = plain_array(name, value)
+    if array.dtype not in FLOATS:
+        raise TypeError(f"{name}: expected dtype float32 or float64, got {array.dtype}")
+    if ndim is not None and array.ndim != ndim:
+        raise ValueError(f"{name}: expected {ndim} dimensions, got shape {array.shape}")
+    return array
 
 
 def array_like(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], why: str) -> NDArray[Any]:
     """`value`, if it is an array of `shape` and of the `dtype` that `why` has."""
-    if type(value) is not np.ndarray and not isinstance(value, np.ndarray):
-        raise TypeError(f"{name}: expected a NumPy array, got {type(value).__name__}")
-    if value.dtype != dtype:
-        raise TypeError(f"{name}: expected dtype {dtype} as {why} has, got {value.dtype}")
-    if value.shape != shape:
-        raise ValueError(f"{name}: expected shape {shape}, got {value.shape}")
-    return value
+    array = plain_array(name, value)
+    if array.dtype != dtype:
+        raise TypeError(f"{name}: expected dtype {dtype} as {why} has, got {array.dtype}")
+    if array.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
+    return array
 
 
 def rows_array(name: str, value: Any, leading: str, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -38,37 +57,50 @@ def rows_array(name: str, value: Any, leading: str, size: int, dtype: np.dtype[A
 
     `leading` names the axes before the last, as ``"T, N"``; ``"..."`` stands for any number of them.
     """
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"{name}: expected a NumPy array, got {type(value).__name__}")
-    if value.dtype != dtype:
-        raise TypeError(f"{name}: expected dtype {dtype} as the layer has, got {value.dtype}")
-    ndim = max(1, value.ndim) if leading == "..." else leading.count(",") + 2
-    if value.ndim != ndim or value.shape[-1] != size:
-        raise ValueError(f"{name}: expected shape ({leading}, {size}), got {value.shape}")
-    return value
+    array = plain_array(name, value)
+    if array.dtype != dtype:
+        raise TypeError(f"{name}: expected dtype {dtype} as the layer has, got {array.dtype}")
+    ndim = max(1, array.ndim) if leading == "..." else leading.count(",") + 2
+    if array.ndim != ndim or array.shape[-1] != size:
+        raise ValueError(f"{name}: expected shape ({leading}, {size}), got {array.shape}")
+    return array
 
 
-def choice(name: str, value: Any, options: Sequence[Any]) -> Any:
+def choice(name: str, value: Any, options: Collection[str]) -> str:
     """`value`, if it is one of `options`."""
-    if value not in options:
-        raise ValueError(f"{name}: expected one of {', '.join(map(str, options))}, got {value!r}")
+    # Not `in` alone: an array compares element by element.
+    if not isinstance(value, str) or value not in options:
+        raise ValueError(f"{name}: expected one of {', '.join(options)}, got {_shown(value)}")
     return value
+
+
+def flag(name: str, value: Any) -> bool:
+    """`value`, if it is True or False, Python's or NumPy's."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: expected True or False, got {_shown(value)}")
+    return bool(value)
+
+
+def integer(name: str, value: Any) -> int:
+    """`value`, if it is an integer."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name}: expected an integer, got {_shown(value)}")
+    return int(value)
 
 
 def positive_int(name: str, value: Any) -> int:
     """`value`, if it is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name}: expected an integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name}: expected at least 1, got {value}")
-    return int(value)
+    number = integer(name, value)
+    if number < 1:
+        raise ValueError(f"{name}: expected at least 1, got {number}")
+    return number
 
 
 def sequence_lengths(name: str, value: Any, n: int, longest: int) -> NDArray[np.int64] | None:
     """`value` as int64 (`n`,) with entries from 0 to `longest`; None if it is None or all are `longest`."""
     if value is None:
         return None
-    lengths = np.asarray(value)
+    lengths = as_array(name, value)
     if lengths.size and lengths.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got dtype {lengths.dtype}")
     if lengths.shape != (n,):
@@ -87,3 +119,7 @@ def known_keys(name: str, given: Mapping[str, Any], required: Sequence[str], opt
         parts += [f"missing {', '.join(missing)}"] if missing else []
         parts += [f"unknown {', '.join(map(str, unknown))}"] if unknown else []
         raise ValueError(f"{name}: {'; '.join(parts)}")
+
+
+def _shown(value: Any) -> str:
+    return f"an array of shape {value.shape}" if isinstance(value, np.ndarray) else repr(value)

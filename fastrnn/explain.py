@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from .backends.registry import backend_for, get_backend
+from .backends.registry import backend_for
 from .engine.call import Array, Backend, Call
 from .engine.plan import make_plan
-from .engine.precision import bf16_parts, get_matmul_precision
-from .engine.threads import get_num_threads, threads_for, work_of
+from .engine.precision import PARTS
+from .engine.settings import Settings, current
+from .engine.threads import threads_up_to, work_of
 from .model import Model
 from .recurrent import Recurrent
 
@@ -50,31 +51,33 @@ def explain(layer: Recurrent | Model, x: Array) -> str:
     if x.ndim < 2:
         raise ValueError(f"x: expected at least the axes T and N, got shape {x.shape}")
     layers = [layer] if isinstance(layer, Recurrent) else [one for one in layer.layers if isinstance(one, Recurrent)]
-    return "\n".join(line for one in layers for line in _explain_layer(one, x.shape))
+    now = current()
+    return "\n".join(line for one in layers for line in _explain_layer(one, x.shape, now))
 
 
-def _explain_layer(layer: Recurrent, shape: tuple[int, ...]) -> list[str]:
+def _explain_layer(layer: Recurrent, shape: tuple[int, ...], now: Settings) -> list[str]:
     T, N = (shape[1], shape[0]) if layer.batch_first else shape[:2]
     if T == 0:
         raise ValueError(f"x: expected at least one step, got shape {shape}")
-    backend = backend_for(make_plan(layer.cell))
-    lines = [f"{type(layer).__name__}, cell {layer.cell.name}: {_backend(backend)}"]
+    backend = backend_for(make_plan(layer.cell), now.backend)
+    lines = [f"{type(layer).__name__}, cell {layer.cell.name}: {_backend(backend, now.backend)}"]
     for number in range(layer.num_layers):
         D = layer.input_size if number == 0 else layer.directions * layer.hidden_size
-        lines += _explain_call(layer, backend, number, (T, N, D))
+        lines += _explain_call(layer, backend, number, (T, N, D), now)
     if layer.bidirectional:
         lines.append("two directions: one after the other, or in a thread each where the batch cannot be divided")
     return lines
 
 
-def _backend(backend: Backend) -> str:
+def _backend(backend: Backend, wanted: str) -> str:
     target = getattr(backend, "target", "")
     text = f"backend {backend.name}{f', instruction set {target}' if target else ''}"
-    wanted = get_backend()
     return text if backend.name == wanted else f"{text} ({wanted} does not have this cell)"
 
 
-def _explain_call(layer: Recurrent, backend: Backend, number: int, shape: tuple[int, int, int]) -> list[str]:
+def _explain_call(
+    layer: Recurrent, backend: Backend, number: int, shape: tuple[int, int, int], now: Settings
+) -> list[str]:
     T, N, D = shape
     H, plan = layer.hidden_size, make_plan(layer.cell)
     # Of input and states only sizes count.
@@ -83,11 +86,12 @@ def _explain_call(layer: Recurrent, backend: Backend, number: int, shape: tuple[
     params = {"Wh": np.empty((H, 0), layer.dtype)}
     params |= {name: layer.params[key] for name, key in names.items() if key in layer.params}
     work = work_of(plan, shape, H)
-    call = Call(plan, x, (state,) * len(layer.cell.states), params, None, False, threads_for(work), bf16_parts())
+    threads, bf16_parts = threads_up_to(now.num_threads)(work), PARTS[now.matmul_precision]
+    call = Call(plan, x, (state,) * len(layer.cell.states), params, None, False, threads, bf16_parts)
     lines = [
         f"  layer {number}: T={T} steps, N={N} sequences, D={D} features, H={H} hidden units, {layer.dtype}: "
-        f"{work:,} multiply-adds forward; may take {call.threads} of {get_num_threads()} threads, "
-        f"precision {get_matmul_precision()!r}"
+        f"{work:,} multiply-adds forward; may take {call.threads} of {now.num_threads} threads, "
+        f"precision {now.matmul_precision!r}"
     ]
     for what, path in (("forward", backend.forward_path(call)), ("BPTT", backend.backward_path(call))):
         lines += [f"    {what}", *(f"      {line}" for line in path.describe())]

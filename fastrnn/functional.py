@@ -36,7 +36,7 @@ from .cells import Cell, gru, lstm, rnn
 from .engine import run
 from .engine.call import Array
 from .engine.run import Cache
-from .errors import array_like, float_array, known_keys, positive_int, sequence_lengths
+from .errors import array_like, flag, float_array, known_keys, positive_int, sequence_lengths
 
 __all__ = [
     "Cache",
@@ -110,6 +110,8 @@ def cell_forward(
     """
     if not isinstance(cell, Cell):
         raise TypeError(f"cell: expected a Cell (see fastrnn.cell), got {type(cell).__name__}")
+    batch_first, reverse = flag("batch_first", batch_first), flag("reverse", reverse)
+    keep = flag("keep", keep)
     x = float_array("x", x, 3)
     if batch_first:
         x = x.transpose(1, 0, 2)
@@ -121,8 +123,7 @@ def cell_forward(
     blocks = _blocks(cell, gate_order)
     given = _reorder(given, blocks)
     H = given["Wx"].shape[1] // len(cell.gates)
-    names = state_names or [f"state[{k}]" for k in range(len(cell.states))]
-    initial = _check_states("state", names, state, (N, H), x.dtype)
+    initial = _check_states("state", state_names, len(cell.states), state, (N, H), x.dtype)
     lengths = sequence_lengths("lengths", lengths, N, T)
     y, last, call, backend, saved = run.forward(cell, x, initial, given, lengths, reverse, keep)
     cache = Cache(call, backend, saved, shapes, blocks, batch_first) if keep else None
@@ -166,10 +167,10 @@ def cell_backward(
     if dhs is not None:
         shape = (N, T, H) if cache.batch_first else (T, N, H)
         dhs = _batch_first(array_like("dhs", dhs, shape, dtype, "the forward call"), cache.batch_first)
-    labels = names or [f"dlast[{k}]" for k in range(len(cache.cell.states))]
-    gradients = _check_states("dlast", labels, dlast, (N, H), dtype)
+    gradients = _check_states("dlast", names, len(cache.cell.states), dlast, (N, H), dtype)
     if truncate is not None:
-        truncate = positive_int("truncate", truncate)
+        # More than all steps cuts nothing, however much more.
+        truncate = min(positive_int("truncate", truncate), T)
     dx, dstate, dparams = run.backward(cache, dhs, gradients, truncate)
     inverse = None if cache.blocks is None else [int(i) for i in np.argsort(cache.blocks)]
     return _batch_first(dx, cache.batch_first), dstate, _reorder(dparams, inverse)
@@ -496,7 +497,7 @@ def _check_params(
             continue
         row = len(shape) == 1 and isinstance(value, np.ndarray) and value.ndim == 2
         called = bias_name if name == "bx" else name
-        array_like(called, value, (1, *shape) if row else shape, dtype, "x")
+        given[name] = array_like(called, value, (1, *shape) if row else shape, dtype, "x")
     return given
 
 
@@ -507,14 +508,21 @@ def _check_family(family: str, cache: Any) -> None:
 
 
 def _check_states(
-    argument: str, names: Sequence[str], values: OptionalState, shape: tuple[int, int], dtype: np.dtype[Any]
+    argument: str,
+    names: Sequence[str] | None,
+    count: int,
+    values: OptionalState,
+    shape: tuple[int, int],
+    dtype: np.dtype[Any],
 ) -> State:
+    if names is None:
+        names = [f"{argument}[{k}]" for k in range(count)]
     if values is None:
-        values = (None,) * len(names)
+        values = (None,) * count
     if not isinstance(values, tuple | list):
         raise TypeError(f"{argument}: expected a tuple of arrays, one per state, got {type(values).__name__}")
-    if len(values) != len(names):
-        raise ValueError(f"{argument}: expected {len(names)} array(s), one per state, got {len(values)}")
+    if len(values) != count:
+        raise ValueError(f"{argument}: expected {count} array(s), one per state, got {len(values)}")
     return tuple(
         np.zeros(shape, dtype) if value is None else array_like(name, value, shape, dtype, "x")
         for name, value in zip(names, values, strict=True)
@@ -523,9 +531,11 @@ def _check_states(
 
 def _blocks(cell: Cell, gate_order: Sequence[str] | None) -> list[int] | None:
     """Where each gate of the cell stands in `gate_order`; None if in its own place."""
-    if gate_order is not None and not isinstance(gate_order, str | tuple | list):
+    if gate_order is None:
+        return None
+    if not isinstance(gate_order, str | tuple | list) or not all(isinstance(gate, str) for gate in gate_order):
         raise TypeError(f"gate_order: expected a string or sequence of strings, got {gate_order!r}")
-    if gate_order is None or tuple(gate_order) == cell.gates:
+    if tuple(gate_order) == cell.gates:
         return None
     if sorted(map(str, gate_order)) != sorted(cell.gates) or cell.recurrent != cell.gates:
         raise ValueError(f"gate_order: expected a permutation of {' '.join(cell.gates)}, got {gate_order!r}")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
+from .arrays import Array, Arrays
 from .engine.memory import aligned, writable
-from .errors import FLOATS, array_like, known_keys, positive_int, rows_array
-
-Array = NDArray[Any]
+from .errors import FLOATS, array_like, as_array, flag, known_keys, positive_int, rows_array
 
 
 def float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
@@ -41,25 +42,43 @@ class Layer:
 
     Attributes
     ----------
-    params : dict of str to array
-        Updated in place by an optimizer.
-    grads : dict of str to array
-        Sums of the gradients of every ``backward`` since :meth:`zero_grad`; same keys and shapes.
+    params : mapping of str to array
+        Updated in place by an optimizer. Assignment, to an item or of a mapping of all, checks and copies into the
+        layer's own array.
+    grads : mapping of str to array
+        Sums of the gradients of every ``backward`` since :meth:`zero_grad`; same keys and shapes, and assignment as
+        for `params`. A ``backward`` that does not end adds nothing.
     """
 
     def __init__(self, params: dict[str, Array]) -> None:
-        self.params = params
-        self.grads = {name: np.zeros_like(value) for name, value in params.items()}
+        self._params = Arrays("params", params)
+        self._grads = Arrays("grads", {name: np.zeros_like(value) for name, value in params.items()})
         self._cache: Any = None
+        self._later: list[Callable[[], None]] | None = None
+
+    @property
+    def params(self) -> Arrays:
+        return self._params
+
+    @params.setter
+    def params(self, new: Mapping[str, Array]) -> None:
+        self._params.assign(new)
+
+    @property
+    def grads(self) -> Arrays:
+        return self._grads
+
+    @grads.setter
+    def grads(self, new: Mapping[str, Array]) -> None:
+        self._grads.assign(new)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        for arrays in (self.params, self.grads):
-            for name, array in arrays.items():
-                arrays[name] = writable(array)
+        for arrays in (self._params, self._grads):
+            arrays.own = {name: writable(array) for name, array in arrays.items()}
 
     def __copy__(self) -> Layer:
         # Past __setstate__: the arrays are the same, read-only or not.
@@ -109,7 +128,7 @@ class Layer:
         new = {}
         for name, value in self.params.items():
             theirs, transposed = self.torch_name(name)
-            array = _plain_array(state_dict[theirs])
+            array = _plain_array(f"state_dict[{theirs!r}]", state_dict[theirs])
             if array.dtype.kind != "f":
                 raise TypeError(f"state_dict[{theirs!r}]: expected floating-point numbers, got {array.dtype}")
             array = array.T if transposed else array
@@ -121,15 +140,46 @@ class Layer:
         for name, array in new.items():
             self.params[name][...] = array
 
+    def _add(self, grads: Mapping[str, Array]) -> None:
+        """Add what ``backward`` has computed to ``grads``."""
+        self._at_the_end(partial(_add_to, self._grads.own, grads))
+
+    def _at_the_end(self, add: Callable[[], None]) -> None:
+        """Call `add`, now or when the ``backward`` of a whole model is done: see :func:`added_together`."""
+        if self._later is None:
+            add()
+        else:
+            self._later.append(add)
+
     def _kept(self) -> Any:
         if self._cache is None:
             raise RuntimeError(f"{type(self).__name__}.backward: call forward first, it keeps what backward needs")
         return self._cache
 
 
-def _plain_array(value: Any) -> Array:
+@contextmanager
+def added_together(layers: Sequence[Layer]) -> Iterator[None]:
+    """Gradients of several layers' ``backward`` are added when all have been computed; none if one raises."""
+    later: list[Callable[[], None]] = []
+    for layer in layers:
+        layer._later = later
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._later = None
+    for add in later:
+        add()
+
+
+def _add_to(sums: dict[str, Array], new: Mapping[str, Array]) -> None:
+    for name, array in new.items():
+        sums[name] += array
+
+
+def _plain_array(name: str, value: Any) -> Array:
     # A tensor that requires its gradient refuses conversion; its detached self does not.
-    return np.asarray(value.detach() if hasattr(value, "detach") else value)
+    return as_array(name, value.detach() if hasattr(value, "detach") else value)
 
 
 class Linear(Layer):
@@ -156,7 +206,7 @@ class Linear(Layer):
     ) -> None:
         self.input_size = positive_int("input_size", input_size)
         self.output_size = positive_int("output_size", output_size)
-        self.bias, self.dtype = bool(bias), float_dtype(dtype)
+        self.bias, self.dtype = flag("bias", bias), float_dtype(dtype)
         rng = np.random.default_rng(seed)
         shapes = self.param_shapes(self.input_size, self.output_size, self.bias)
         super().__init__({name: uniform(rng, shape, self.input_size, self.dtype) for name, shape in shapes.items()})
@@ -186,10 +236,11 @@ class Linear(Layer):
         x = self._kept()
         dy = array_like("dy", dy, (*x.shape[:-1], self.output_size), self.dtype, "the layer")
         rows, d = x.reshape(-1, self.input_size), dy.reshape(-1, self.output_size)
-        self.grads["W"] += rows.T @ d
+        grads = {"W": rows.T @ d}
         if self.bias:
-            self.grads["b"] += d.sum(axis=0)
+            grads["b"] = d.sum(axis=0)
         dx: Array = d @ self.params["W"].T
+        self._add(grads)
         return dx.reshape(x.shape)
 
     def torch_name(self, name: str) -> tuple[str, bool]:
@@ -239,7 +290,7 @@ class Embedding(Layer):
 
     def __call__(self, x: Array) -> Array:
         """`x` integers of any shape to vectors (..., embedding_size)."""
-        x = np.asarray(x)
+        x = as_array("x", x)
         if x.dtype.kind not in "iu":
             raise TypeError(f"x: expected integers, got dtype {x.dtype}")
         if x.size and (x.min() < 0 or x.max() >= self.num_embeddings):
@@ -257,7 +308,7 @@ class Embedding(Layer):
         """Adds the gradient of ``W`` to ``grads``; integers have none."""
         x = self._kept()
         dy = array_like("dy", dy, (*x.shape, self.embedding_size), self.dtype, "the layer")
-        np.add.at(self.grads["W"], x.reshape(-1), dy.reshape(-1, self.embedding_size))
+        self._at_the_end(lambda: np.add.at(self.grads["W"], x.reshape(-1), dy.reshape(-1, self.embedding_size)))
 
     def torch_name(self, name: str) -> tuple[str, bool]:
         """See :meth:`Layer.torch_name`."""

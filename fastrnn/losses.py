@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import array_like, choice, float_array
+from .errors import array_like, as_array, choice, float_array, integer
 
 Array = NDArray[Any]
 _REDUCTIONS = ("mean", "sum")
@@ -41,7 +41,9 @@ def softmax_cross_entropy(
     """
     logits = float_array("logits", logits)
     choice("reduction", reduction, _REDUCTIONS)
-    targets = np.asarray(targets)
+    targets = as_array("targets", targets)
+    if ignore_index is not None:
+        ignore_index = integer("ignore_index", ignore_index)
     if targets.dtype.kind not in "iu":
         raise TypeError(f"targets: expected integers, got dtype {targets.dtype}")
     if logits.ndim < 1 or logits.shape[-1] == 0:

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .arrays import Array, Arrays
 from .cells import Cell
 from .configuration import described, planned, require_cells
-from .layers import Array, Layer
+from .engine.settings import pinned
+from .layers import Layer, added_together
 from .model_file import KEY, open_model, pack, refusing, write_atomically
 from .recurrent import Recurrent
 
@@ -24,8 +26,8 @@ class Model:
 
     Attributes
     ----------
-    params, grads : dict of str to array
-        The layers' own arrays, under ``"{index}.{name}"``.
+    params, grads : mapping of str to array
+        The layers' own arrays, under ``"{index}.{name}"``; assignment as for a layer's.
     """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
@@ -40,11 +42,28 @@ class Model:
         self._gather()
 
     def _gather(self) -> None:
-        self.params = {f"{i}.{k}": v for i, layer in enumerate(self.layers) for k, v in layer.params.items()}
-        self.grads = {f"{i}.{k}": v for i, layer in enumerate(self.layers) for k, v in layer.grads.items()}
+        numbered = list(enumerate(self.layers))
+        self._params = Arrays("params", {f"{i}.{k}": v for i, layer in numbered for k, v in layer.params.items()})
+        self._grads = Arrays("grads", {f"{i}.{k}": v for i, layer in numbered for k, v in layer.grads.items()})
+
+    @property
+    def params(self) -> Arrays:
+        return self._params
+
+    @params.setter
+    def params(self, new: Mapping[str, Array]) -> None:
+        self._params.assign(new)
+
+    @property
+    def grads(self) -> Arrays:
+        return self._grads
+
+    @grads.setter
+    def grads(self, new: Mapping[str, Array]) -> None:
+        self._grads.assign(new)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("params", "grads")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_params", "_grads")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -62,11 +81,13 @@ class Model:
         lengths : (N,) integers, optional
             Steps of each sequence.
         """
-        return self._run(x, state, lengths, keep=False)
+        with pinned():
+            return self._run(x, state, lengths, keep=False)
 
     def forward(self, x: Array, state: Any = None, lengths: Any = None) -> tuple[Array, list[Any]]:
         """The same, keeping what :meth:`backward` needs."""
-        return self._run(x, state, lengths, keep=True)
+        with pinned():
+            return self._run(x, state, lengths, keep=True)
 
     def _run(self, x: Array, state: Any, lengths: Any, keep: bool) -> tuple[Array, list[Any]]:
         initial = iter(self._states("state", state))
@@ -81,7 +102,7 @@ class Model:
         return x, last
 
     def backward(self, dy: Array, dstate: Any = None, truncate: int | None = None) -> Array | None:
-        """Add the gradients of the last :meth:`forward` to ``grads``.
+        """Add the gradients of the last :meth:`forward` to ``grads``, when those of all layers are there.
 
         Parameters
         ----------
@@ -97,11 +118,12 @@ class Model:
         """
         gradients = self._states("dstate", dstate)
         d: Array | None = dy
-        for layer in reversed(self.layers):
-            if isinstance(layer, Recurrent):
-                d, _ = layer.backward(d, gradients.pop(), truncate)
-            else:
-                d = layer.backward(d)  # type: ignore[attr-defined]
+        with added_together(self.layers):
+            for layer in reversed(self.layers):
+                if isinstance(layer, Recurrent):
+                    d, _ = layer.backward(d, gradients.pop(), truncate)
+                else:
+                    d = layer.backward(d)  # type: ignore[attr-defined]
         return d
 
     def zero_grad(self) -> None:

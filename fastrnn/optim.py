@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .engine.memory import writable
-from .errors import array_like, float_array
+from .errors import array_like, flag, float_array
 
 Array = NDArray[Any]
 
@@ -68,11 +68,13 @@ class Optimizer:
         if grads.keys() != self.params.keys():
             odd = sorted(set(grads) ^ set(self.params))
             raise ValueError(f"grads: expected the keys of params, got a difference in {', '.join(odd)}")
-        for key, p in self.params.items():
-            array_like(f"grads[{key!r}]", grads[key], p.shape, p.dtype, "the parameter")
+        given = {
+            key: array_like(f"grads[{key!r}]", grads[key], p.shape, p.dtype, "the parameter")
+            for key, p in self.params.items()
+        }
         self.steps += 1
         for key, p in self.params.items():
-            g = grads[key] + self.weight_decay * p if self.weight_decay else grads[key]
+            g = given[key] + self.weight_decay * p if self.weight_decay else given[key]
             self._update(p, g, *self._slots[key])
 
     def _update(self, p: Array, g: Array, *slots: Array) -> None:
@@ -160,7 +162,21 @@ class Adagrad(Optimizer):
         p -= self.lr * g / (np.sqrt(v) + self.eps)
 
 
-def clip_grad_norm(grads: Mapping[str, Array], max_norm: float) -> float:
+class NonFiniteGradient(ValueError):
+    """The norm of gradients is infinite or not a number.
+
+    Attributes
+    ----------
+    parameter : str
+        Key of the first gradient that makes it so.
+    """
+
+    def __init__(self, parameter: str, norm: float) -> None:
+        super().__init__(f"grads[{parameter!r}]: expected numbers of a finite norm, got {norm}")
+        self.parameter = parameter
+
+
+def clip_grad_norm(grads: Mapping[str, Array], max_norm: float, *, error_if_nonfinite: bool = False) -> float:
     """Scale all gradients in place so that their common Euclidean norm is at most `max_norm`.
 
     Pascanu, Mikolov & Bengio (2013), algorithm 1, with the 1e-6 that ``torch.nn.utils.clip_grad_norm_`` adds
@@ -169,36 +185,64 @@ def clip_grad_norm(grads: Mapping[str, Array], max_norm: float) -> float:
     Parameters
     ----------
     grads : mapping of str to array
+        Float32 or float64, writeable.
     max_norm : float
         Greater than 0.
+    error_if_nonfinite : bool
+        Whether a norm that is NaN or infinite raises. Otherwise NaN leaves the gradients as they are, and an infinite
+        norm makes zeros of the finite ones.
 
     Returns
     -------
     float
         The norm before scaling.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit. No gradient is changed then.
+    NonFiniteGradient
+        A ValueError, with `error_if_nonfinite`: names the first gradient that makes the norm NaN or infinite. No
+        gradient is changed then.
     """
-    if not max_norm > 0:
+    if not isinstance(grads, Mapping):
+        raise TypeError(f"grads: expected a mapping of arrays, got {type(grads).__name__}")
+    if not _number("max_norm", max_norm) > 0:
         raise ValueError(f"max_norm: expected a number above 0, got {max_norm!r}")
-    norm = math.sqrt(sum(float(np.square(g, dtype=np.float64).sum()) for g in grads.values()))
+    strict = flag("error_if_nonfinite", error_if_nonfinite)
+    arrays = {key: _writeable(f"grads[{key!r}]", g) for key, g in grads.items()}
+    total = 0.0
+    for key, g in arrays.items():
+        with np.errstate(over="ignore"):
+            total += float(np.square(g, dtype=np.float64).sum())
+        if strict and not math.isfinite(total):
+            raise NonFiniteGradient(key, math.sqrt(total))
+    norm = math.sqrt(total)
     scale = max_norm / (norm + 1e-6)
     if scale < 1:
-        for g in grads.values():
+        for g in arrays.values():
             g *= scale
     return norm
 
 
 def _writeable(name: str, value: Any) -> Array:
-    if not float_array(name, value).flags.writeable:
+    array = float_array(name, value)
+    if not array.flags.writeable:
         raise ValueError(f"{name}: expected an array that can be updated in place, got a read-only one")
-    return value  # type: ignore[no-any-return]
+    return array
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    return float(value)
 
 
 def _at_least(name: str, value: float, least: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.floating):
-        raise TypeError(f"{name}: expected a number, got {value!r}")
-    if not value >= least:
+    number = _number(name, value)
+    if not number >= least:
         raise ValueError(f"{name}: expected at least {least:g}, got {value!r}")
-    return float(value)
+    return number
 
 
 def _fraction(name: str, value: float) -> float:

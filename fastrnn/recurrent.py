@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
@@ -10,14 +11,16 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from . import functional
-from .backends.registry import get_backend, load_backend
+from .arrays import Array
+from .backends.registry import load_backend
 from .cells import Cell, gru, lstm, rnn
 from .engine.call import Stack, StackLayout
 from .engine.plan import make_plan
-from .engine.precision import bf16_parts
-from .engine.threads import apart, run_together, threads_for, work_of
-from .errors import array_like, positive_int, rows_array
-from .layers import Array, Layer, float_dtype, uniform
+from .engine.precision import PARTS
+from .engine.settings import current, pinned
+from .engine.threads import apart, run_together, threads_up_to, work_of
+from .errors import array_like, flag, positive_int, rows_array
+from .layers import Layer, float_dtype, uniform
 
 Answer = TypeVar("Answer")
 State = Any
@@ -25,8 +28,16 @@ State = Any
 
 
 class _Kept(NamedTuple):
+    """What :meth:`Recurrent.forward` keeps.
+
+    caches : of each layer and direction
+    masks : of the dropout between layers
+    threads : that the call may take
+    """
+
     caches: list[functional.Cache]
     masks: list[Array | None]
+    threads: int
 
 
 class Recurrent(Layer):
@@ -44,7 +55,7 @@ class Recurrent(Layer):
         Whether inputs and outputs are (N, T, ...); states never are.
     dropout : float
         Share of the outputs between layers that :meth:`forward` sets to zero (the others are scaled up);
-        a call without :meth:`forward` drops nothing.
+        a call without :meth:`forward` drops nothing. One layer has none between, and a warning says so.
     bidirectional : bool
         Run a second set of cells from the end; outputs are concatenated, (T, N, 2*H).
     dtype : {"float32", "float64"}
@@ -53,9 +64,9 @@ class Recurrent(Layer):
 
     Attributes
     ----------
-    params, grads : dict of str to array
+    params, grads : mapping of str to array
         ``Wx_l0`` (D, G*H), ``Wh_l0`` (H, P*H), ``bx_l0``, ``bh_l0``, per-unit parameters; ``_l1`` and so on for
-        the layers above, with ``_reverse`` appended for the second direction.
+        the layers above, with ``_reverse`` appended for the second direction. Assignment as for every :class:`Layer`.
     """
 
     def __init__(
@@ -80,8 +91,14 @@ class Recurrent(Layer):
         self.num_layers = positive_int("num_layers", num_layers)
         if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise ValueError(f"dropout: expected a number from 0 up to but not including 1, got {dropout!r}")
-        self.bias, self.batch_first, self.dropout = bool(bias), bool(batch_first), float(dropout)
-        self.bidirectional, self.dtype = bool(bidirectional), float_dtype(dtype)
+        self.bias, self.batch_first, self.dropout = flag("bias", bias), flag("batch_first", batch_first), float(dropout)
+        self.bidirectional, self.dtype = flag("bidirectional", bidirectional), float_dtype(dtype)
+        if self.dropout and self.num_layers == 1:
+            warnings.warn(
+                f"dropout: acts between layers, so {self.dropout} does nothing with num_layers=1",
+                # Whoever called the constructor, of this class or of one that calls this one.
+                stacklevel=2 if type(self) is Recurrent else 3,
+            )
         self._rng = np.random.default_rng(seed)
         self._stacks: dict[str, Stack | None] = {}
         super().__init__(self._initial())
@@ -141,21 +158,39 @@ class Recurrent(Layer):
         y : (T, N, directions*H) array, or (N, T, directions*H)
         state : like the argument, after each sequence's last step
         """
-        quick = self._stack() if lengths is None else None
-        done = quick and quick(self.params, x, state, 3, threads_for, bf16_parts())
-        return done or self._run(x, state, lengths, None)
+        done = self._quick(x, state, 3) if lengths is None else None
+        if done:
+            return done
+        with pinned():
+            return self._run(x, state, lengths, None)
 
     def forward(self, x: Array, state: State = None, lengths: Any = None) -> tuple[Array, State]:
         """The same with dropout, keeping what :meth:`backward` needs.
 
-        Of `x`, `state` and ``params`` it keeps the arrays themselves: leave them unchanged until then.
+        Of `x`, `state` and ``params`` it keeps the arrays themselves: leave them unchanged until then. ``y`` is
+        read-only.
         """
         # What the last call kept would be there twice.
         self._cache = None
-        kept = _Kept([], [])
-        result = self._run(x, state, lengths, kept)
+        with pinned():
+            kept = _Kept([], [], current().num_threads)
+            y, last = self._run(x, state, lengths, kept)
+        y.flags.writeable = False
         self._cache = kept
-        return result
+        return y, last
+
+    def _quick(self, x: Any, state: Any, ndim: int) -> tuple[Array, Any] | None:
+        """What the current backend's quick way through this layer gives, if it has one and takes these arguments."""
+        now = current()
+        try:
+            stack = self._stacks[now.backend]
+        except KeyError:
+            stack = None if self.bidirectional else load_backend(now.backend).stack(self._layout())
+            self._stacks[now.backend] = stack
+        if stack is None:
+            return None
+        threads_for, bf16_parts = threads_up_to(now.num_threads), PARTS[now.matmul_precision]
+        return stack(self._params.own, x, state, ndim, threads_for, bf16_parts)
 
     def _run(self, x: Array, state: State, lengths: Any, kept: _Kept | None) -> tuple[Array, State]:
         x = rows_array("x", x, "N, T" if self.batch_first else "T, N", self.input_size, self.dtype)
@@ -177,25 +212,28 @@ class Recurrent(Layer):
         """Outputs, last states and cache of each direction of `layer`."""
 
         def forward(i: int) -> tuple[Array, tuple[Array, ...], functional.Cache | None]:
-            params = {name: self.params.get(key) for name, key in self._names[i].items()}
+            params = {name: self._params.own.get(key) for name, key in self._names[i].items()}
             reverse = i % self.directions == 1
             return functional.cell_forward(
                 self.cell, x, initial[i], params, lengths, self.batch_first, reverse, keep=keep
             )
 
         T, N = x.shape[:2]
-        return self._each_direction(forward, layer, (N, T) if self.batch_first else (T, N))
+        outer = (N, T) if self.batch_first else (T, N)
+        return self._each_direction(forward, layer, outer, current().num_threads)
 
-    def _each_direction(self, work: Callable[[int], Answer], layer: int, outer: tuple[int, ...]) -> list[Answer]:
-        """``work(i)`` of both directions of `layer`, in two threads where that is quicker."""
+    def _each_direction(
+        self, work: Callable[[int], Answer], layer: int, outer: tuple[int, ...], threads: int
+    ) -> list[Answer]:
+        """``work(i)`` of both directions of `layer`, in two of `threads` where that is quicker."""
         both = range(layer * self.directions, (layer + 1) * self.directions)
         shape = (*outer, self.input_size if layer == 0 else self.directions * self.hidden_size)
-        if self.bidirectional and apart(outer[1], work_of(make_plan(self.cell), shape, self.hidden_size)):
+        if self.bidirectional and apart(threads, outer[1], work_of(make_plan(self.cell), shape, self.hidden_size)):
             return run_together(work, both)
         return [work(i) for i in both]
 
     def backward(self, dy: Array | None, dstate: State = None, truncate: int | None = None) -> tuple[Array, State]:
-        """BPTT through the last :meth:`forward`; adds the parameters' gradients to ``grads``.
+        """BPTT through the last :meth:`forward`; when all is done, adds the parameters' gradients to ``grads``.
 
         Parameters
         ----------
@@ -219,6 +257,7 @@ class Recurrent(Layer):
             dy = array_like("dy", dy, (*outer, self.directions * H), self.dtype, "the layer")
         dlast = self._split_state("dstate", dstate, N)
         first: list[Any] = [None] * len(dlast)
+        new: dict[str, Array] = {}
         for layer in reversed(range(self.num_layers)):
 
             def backward(i: int, dy: Array | None = dy) -> tuple[Array, tuple[Array, ...], dict[str, Array]]:
@@ -226,15 +265,16 @@ class Recurrent(Layer):
                 dhs = None if dy is None else dy[..., d * H : (d + 1) * H]
                 return functional.cell_backward(dhs, kept.caches[i], dlast[i], truncate)
 
-            results = self._each_direction(backward, layer, (T, N))
+            results = self._each_direction(backward, layer, (T, N), kept.threads)
             for i, (_, dstate_i, grads) in enumerate(results, layer * self.directions):
                 first[i] = dstate_i
-                for name, grad in grads.items():
-                    self.grads[self._names[i][name]] += grad
+                new |= {self._names[i][name]: grad for name, grad in grads.items()}
             dx = results[0][0] + results[1][0] if self.bidirectional else results[0][0]
             mask = kept.masks[layer - 1] if layer else None
             dy = dx if mask is None else dx * mask
-        return dx, self._join_state(first)
+        result = dx, self._join_state(first)
+        self._add(new)
+        return result
 
     def step(self, x: Array, state: State = None) -> tuple[Array, State]:
         """One step of a stream: `x` (N, D) and the states give ``y`` (N, H) and the new states.
@@ -244,8 +284,7 @@ class Recurrent(Layer):
         ValueError
             If the layer is bidirectional: a stream has no end to begin from.
         """
-        quick = self._stack()
-        done = quick and quick(self.params, x, state, 2, threads_for, bf16_parts())
+        done = self._quick(x, state, 2)
         if done:
             return done
         if self.bidirectional:
@@ -253,13 +292,6 @@ class Recurrent(Layer):
         x = rows_array("x", x, "N", self.input_size, self.dtype)
         y, state = self(x[:, None] if self.batch_first else x[None], state)
         return (y[:, 0] if self.batch_first else y[0]), state
-
-    def _stack(self) -> Stack | None:
-        """The current backend's quick way through this layer, if there is one."""
-        name = get_backend()
-        if name not in self._stacks:
-            self._stacks[name] = None if self.bidirectional else load_backend(name).stack(self._layout())
-        return self._stacks[name]
 
     def _layout(self) -> StackLayout:
         own = ("Wx", "Wh", "bx", "bh", *self.cell.units)
@@ -421,7 +453,7 @@ class GRU(Recurrent):
         dtype: DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
-        self.reset_after = bool(reset_after)
+        self.reset_after = flag("reset_after", reset_after)
         super().__init__(
             gru(self.reset_after),
             input_size,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import Context
 
 # Set before fastrnn is imported. A folder given from outside is kept: a second session is quick.
 _fresh_cache = None
@@ -43,10 +45,23 @@ def number_of_threads() -> Iterator[None]:
     fastrnn.set_num_threads(before)
 
 
+@contextmanager
+def in_use(name: str) -> Iterator[None]:
+    """A backend for a test and for the threads that it starts, which begin from the process's default."""
+    # The default, whatever a fixture has entered.
+    before = Context().run(fastrnn.get_backend)
+    fastrnn.set_backend(name)
+    try:
+        with fastrnn.use_backend(name):
+            yield
+    finally:
+        fastrnn.set_backend(before)
+
+
 @pytest.fixture(params=PROMISED_BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Name of a backend, in use for the test."""
-    with fastrnn.use_backend(request.param):
+    with in_use(request.param):
         yield request.param
 
 
@@ -66,7 +81,7 @@ def variant(request: pytest.FixtureRequest) -> Iterator[str]:
 
     before = _cpp.variant_name()
     assert _cpp.use_variant(request.param)
-    with fastrnn.use_backend("cpp"):
+    with in_use("cpp"):
         yield request.param
     assert _cpp.use_variant(before)
 

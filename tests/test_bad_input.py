@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,12 @@ BAD_TYPES: dict[str, Change] = {
     "float16": lambda a: a.astype("float16"),
     "complex": lambda a: a.astype(complex),
     "big-endian": lambda a: a.astype(">f8"),
+    "masked": lambda a: np.ma.array(a, mask=a > 0),
 }
+# Of two dimensions whatever it is made of.
+MATRIX: dict[str, Change] = {"matrix": lambda a: a.view(np.matrix)}
+# What could be taken for True or False, or asked whether it is.
+NO_FLAGS = [np.array([True, False]), np.array(True), 1, 0.0, "yes", None]
 BAD_SHAPES: dict[str, Change] = {
     "fewer-dimensions": lambda a: a[..., 0],
     "more-dimensions": lambda a: a[None, None],
@@ -68,6 +74,7 @@ def row(name: str, value: Any, error: type[Exception], blamed: str | None = None
 
 FORWARD_TABLE = [
     *rows(FORWARD, ARRAYS, BAD_TYPES, TypeError),
+    *rows(FORWARD, [name for name in ARRAYS if name != "x"], MATRIX, TypeError),
     *rows(FORWARD, ARRAYS, MIXED, TypeError),
     *rows(FORWARD, ARRAYS, BAD_SHAPES, ValueError),
     *rows(FORWARD, ARRAYS, BAD_SIZES, ValueError),
@@ -95,16 +102,23 @@ FORWARD_TABLE = [
     row("lengths", np.array([5, 2, 0, 3], dtype=object), TypeError),
     row("lengths", [5, 2, None, 3], TypeError),
     row("lengths", "5203", TypeError),
+    row("lengths", np.ma.array([5, 2, 0, 3], mask=[0, 1, 0, 0]), TypeError),
+    row("lengths", np.array([[5, 2, 0, 3]]).view(np.matrix), TypeError),
+    row("lengths", [[5], [2, 0]], ValueError),
+    *(row(name, value, TypeError) for name in ("batch_first", "reverse") for value in NO_FLAGS),
     row("gate_order", "ifg", ValueError),
     row("gate_order", "iffo", ValueError),
     row("gate_order", "ifgx", ValueError),
     row("gate_order", "ifgoo", ValueError),
     row("gate_order", "", ValueError),
     row("gate_order", 4, TypeError),
+    row("gate_order", np.array(list("ifgo")), TypeError),
+    row("gate_order", [np.array(["i", "f"]), "f", "g", "o"], TypeError),
 ]
 
 BACKWARD_TABLE = [
     *rows(BACKWARD, list(BACKWARD), BAD_TYPES, TypeError),
+    *rows(BACKWARD, ["dh_last", "dc_last"], MATRIX, TypeError),
     *rows(BACKWARD, list(BACKWARD), MIXED, TypeError),
     *rows(BACKWARD, list(BACKWARD), BAD_SHAPES, ValueError),
     *rows(BACKWARD, list(BACKWARD), BAD_SIZES, ValueError),
@@ -116,6 +130,8 @@ BACKWARD_TABLE = [
     row("truncate", np.nan, TypeError),
     row("truncate", "2", TypeError),
     row("truncate", True, TypeError),
+    row("truncate", np.array([2, 3]), TypeError),
+    row("truncate", -(2**63), ValueError),
     row("cache", None, TypeError),
     row("cache", (1, 2), TypeError),
 ]
@@ -135,6 +151,7 @@ CELL_TABLE = [
     row("state", (*Q.state, Q.state[0]), ValueError),
     row("state", np.array(Q.state), TypeError),
     pytest.param("state", (Q.state[0], Q.state[1][1:]), ValueError, "state", id="state-c-one-less"),
+    *(row("keep", value, TypeError) for value in NO_FLAGS),
     row("params", None, TypeError),
     row("params", list(Q.params.values()), TypeError),
     pytest.param("params", {k: v for k, v in Q.params.items() if k != "pf"}, ValueError, "pf", id="no-pf"),
@@ -200,12 +217,20 @@ def test_step_forward(argument: str, value: Any, error: type[Exception], blamed:
     check(functional.lstm_step_forward, STEP | {argument: value}, error, blamed)
 
 
-@pytest.mark.parametrize("value", ["softmax", "", None, np.tanh])
+@pytest.mark.parametrize("value", ["softmax", "", None, np.tanh, np.array(["tanh", "relu"]), np.array("tanh")])
 def test_nonlinearity(value: Any) -> None:
     arguments = {**WEIGHTS, "nonlinearity": value}
     sequence, step = {"x": P.x, "h0": P.state[0]}, {"x": P.x[0], "h_prev": P.state[0]}
     check(functional.rnn_forward, sequence | arguments, ValueError, "nonlinearity")
     check(functional.rnn_step_forward, step | arguments, ValueError, "nonlinearity")
+
+
+@pytest.mark.parametrize("value", NO_FLAGS)
+def test_reset_after(value: Any) -> None:
+    arguments = {"Wx": P.params["Wx"][:, : 3 * H], "Wh": P.params["Wh"][:, : 3 * H], "bx": None, "bh": None}
+    arguments["reset_after"] = value
+    check(functional.gru_forward, {"x": P.x, "h0": P.state[0]} | arguments, TypeError, "reset_after")
+    check(functional.gru_step_forward, {"x": P.x[0], "h_prev": P.state[0]} | arguments, TypeError, "reset_after")
 
 
 @pytest.mark.parametrize("argument", ["dh_next", "dc_next"])
@@ -223,7 +248,7 @@ def test_a_cache_belongs_to_its_own_backward() -> None:
             backward(P.dhs, cache)
 
 
-@pytest.mark.parametrize("name", ["numbas", "", None])
+@pytest.mark.parametrize("name", ["numbas", "", None, np.array(["numpy", "numba"])])
 def test_unknown_backend(name: Any) -> None:
     with pytest.raises(ValueError, match=r"name: expected one of .*numpy"):
         fastrnn.use_backend(name)
@@ -238,7 +263,21 @@ LAYOUTS: dict[str, Change] = {
     "Fortran": np.asfortranarray,
     "negative-strides": lambda a: np.flip(np.flip(a).copy()),
     "unaligned": lambda a: unaligned(a),
+    "memory-mapped": lambda a: mapped(a),
+    "subclass": lambda a: a.view(Subclass),
 }
+
+
+class Subclass(np.ndarray):
+    """Somebody's own kind of array."""
+
+
+def mapped(a: np.ndarray) -> np.memmap:
+    """The same numbers in a file."""
+    with TemporaryFile() as file:
+        result = np.memmap(file, a.dtype, "w+", shape=a.shape)
+    result[...] = a
+    return result
 
 
 def unaligned(a: np.ndarray) -> np.ndarray:
@@ -281,3 +320,22 @@ def test_lengths_that_work(backend: str, lengths: Any) -> None:
     got = results(FORWARD | {"lengths": lengths}, BACKWARD | {"truncate": np.int16(9)})
     for have, expected in zip(got, plain, strict=True):
         np.testing.assert_array_equal(have, expected)
+
+
+@pytest.mark.parametrize("truncate", [5, 6, 2**31, 2**63, 10**30, np.uint64(2**63)])
+def test_truncation_after_all_steps_cuts_nothing(backend: str, truncate: Any) -> None:
+    uncut, cut = results(FORWARD, BACKWARD), results(FORWARD, BACKWARD | {"truncate": truncate})
+    for got, expected in zip(cut, uncut, strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_flags_of_numpy_work() -> None:
+    plain = results(FORWARD | {"reverse": True, "batch_first": False}, BACKWARD)
+    got = results(FORWARD | {"reverse": np.True_, "batch_first": np.bool_(False)}, BACKWARD)
+    for have, expected in zip(got, plain, strict=True):
+        np.testing.assert_array_equal(have, expected)
+
+
+def test_names_for_messages_may_be_an_array() -> None:
+    with pytest.raises(ValueError, match=r"^c: expected"):
+        functional.cell_forward(**CELL | {"state": (Q.state[0], Q.state[1][1:])}, state_names=np.array(["h", "c"]))

@@ -137,7 +137,7 @@ def test_users_cells_fall_to_another_backend() -> None:
 def test_numba_is_not_imported() -> None:
     code = """
 import numpy as np, fastrnn, sys
-fastrnn.use_backend("cpp")
+fastrnn.set_backend("cpp")
 layer = fastrnn.LSTM(2, 3)
 y, _ = layer.forward(np.ones((4, 2, 2), np.float32)); layer.backward(y)
 print("numba" in sys.modules)

@@ -165,6 +165,7 @@ def test_parameters_that_require_gradients_load() -> None:
         ({"bias": np.zeros(2, int)}, TypeError, r"state_dict\['bias'\]: expected floating-point"),
         ({"bias": np.zeros(2, complex)}, TypeError, r"state_dict\['bias'\]"),
         ({"bias": np.array(["a", "b"])}, TypeError, r"state_dict\['bias'\]"),
+        ({"bias": np.ma.array([1.0, 2.0], mask=[0, 1])}, TypeError, r"state_dict\['bias'\]"),
     ],
 )
 def test_load_state_dict_checks_everything_first(change: dict[str, Any], error: type[Exception], named: str) -> None:
@@ -195,6 +196,11 @@ X = np.ones((2, 3), np.float32)
         (lambda: forwarded(Linear(3, 2)).backward(X), ValueError, "dy"),
         (lambda: forwarded(Linear(3, 2)).backward(np.ones((2, 2))), TypeError, "dy"),
         (lambda: forwarded(Linear(3, 2)).backward(None), TypeError, "dy"),
+        (lambda: Linear(3, 2)(np.ma.array(X, mask=X > 0)), TypeError, "x"),
+        (lambda: Linear(3, 2)(X.view(np.matrix)), TypeError, "x"),
+        (lambda: forwarded(Linear(3, 2)).backward(np.ones((2, 2), "f").view(np.matrix)), TypeError, "dy"),
+        (lambda: Linear(3, 2, bias=np.array([True, False])), TypeError, "bias"),
+        (lambda: Embedding(3, 2)(np.ma.array([0, 9], mask=[0, 1])), TypeError, "x"),
         (lambda: Linear(0, 2), ValueError, "input_size"),
         (lambda: Linear(3, 2.0), TypeError, "output_size"),
         (lambda: Linear(3, 2, dtype="float16"), TypeError, "dtype"),

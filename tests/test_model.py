@@ -103,6 +103,30 @@ def test_states_continue_a_sequence() -> None:
     np.testing.assert_allclose(end[0], last[0], rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("fails", [Embedding, LSTM, GRU, Linear])
+def test_a_backward_that_does_not_end_adds_nothing(monkeypatch: pytest.MonkeyPatch, fails: type) -> None:
+    model = small_model()
+    y, _ = model.forward(X)
+    model.backward(y)
+    before = {name: grad.copy() for name, grad in model.grads.items()}
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fails, "backward", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            model.backward(y)
+    for name, grad in model.grads.items():
+        np.testing.assert_array_equal(grad, before[name])
+    model.backward(y)
+    for name, grad in model.grads.items():
+        np.testing.assert_allclose(grad, 2 * before[name], rtol=1e-12)
+    # And each layer alone adds at once, as ever.
+    model.layers[3].backward(y)
+    np.testing.assert_allclose(model.grads["3.W"], 3 * before["3.W"], rtol=1e-12)
+
+
 def test_a_call_keeps_nothing() -> None:
     model = small_model()
     y, _ = model(X)

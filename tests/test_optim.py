@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,8 +107,15 @@ def read_only(array: np.ndarray) -> np.ndarray:
         (lambda p: optim.SGD({"a": [0.0]}), TypeError, r"params\['a'\]"),
         (lambda p: optim.SGD({"a": np.zeros(2, int)}), TypeError, r"params\['a'\]"),
         (lambda p: optim.SGD({"a": read_only(np.zeros(2))}), ValueError, r"params\['a'\]"),
+        (lambda p: optim.SGD({"a": np.ma.array([0.0, 1.0], mask=[0, 1])}), TypeError, r"params\['a'\]"),
+        (lambda p: optim.SGD({"a": np.zeros((2, 2)).view(np.matrix)}), TypeError, r"params\['a'\]"),
+        (lambda p: optim.SGD(p, lr=np.array([0.1, 0.2])), TypeError, "lr"),
         (lambda p: optim.clip_grad_norm(p, 0.0), ValueError, "max_norm"),
         (lambda p: optim.clip_grad_norm(p, np.nan), ValueError, "max_norm"),
+        (lambda p: optim.clip_grad_norm(p, np.array([1.0, 2.0])), TypeError, "max_norm"),
+        (lambda p: optim.clip_grad_norm(p, None), TypeError, "max_norm"),
+        (lambda p: optim.clip_grad_norm(p, 1.0, error_if_nonfinite=1), TypeError, "error_if_nonfinite"),
+        (lambda p: optim.clip_grad_norm(list(p.values()), 1.0), TypeError, "grads"),
     ],
 )
 def test_bad_calls(call: Callable[[Any], Any], error: type[Exception], named: str) -> None:
@@ -116,9 +124,58 @@ def test_bad_calls(call: Callable[[Any], Any], error: type[Exception], named: st
 
 
 @pytest.mark.parametrize(
+    ("second", "error"),
+    [
+        (read_only(np.ones(3)), ValueError),
+        ([1.0, 1.0], TypeError),
+        (np.ones(3, int), TypeError),
+        (np.ma.array([1.0, 2.0], mask=[0, 1]), TypeError),
+        (np.ones((2, 2)).view(np.matrix), TypeError),
+    ],
+)
+def test_clip_grad_norm_checks_all_before_it_scales_any(second: Any, error: type[Exception]) -> None:
+    grads = {"a": np.full(2, 10.0), "b": second}
+    with pytest.raises(error, match=r"^grads\['b'\]: expected"):
+        optim.clip_grad_norm(grads, 1.0)
+    np.testing.assert_array_equal(grads["a"], [10, 10])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "norm"), [([1.0, np.nan], "nan"), ([-np.inf, 0], "inf"), ([np.inf, np.nan], "nan"), ([1e200, 0], "inf")]
+)
+def test_a_norm_that_is_not_finite_raises_if_asked_and_names_the_first(wrong: list[float], norm: str) -> None:
+    grads = {"a": np.full(2, 10.0), "b": np.array(wrong), "c": np.full(3, np.nan)}
+    before = {name: g.copy() for name, g in grads.items()}
+    with pytest.raises(ValueError, match=rf"^grads\['b'\]: expected numbers of a finite norm, got {norm}") as caught:
+        optim.clip_grad_norm(grads, 1.0, error_if_nonfinite=True)
+    assert isinstance(caught.value, optim.NonFiniteGradient) and caught.value.parameter == "b"
+    np.testing.assert_equal(grads, before)
+
+
+@pytest.mark.parametrize(("wrong", "left"), [(np.nan, [10, 10]), (np.inf, [0, 0])])
+def test_a_norm_that_is_not_finite_is_returned_if_nothing_else_is_asked(wrong: float, left: list[float]) -> None:
+    grads = {"a": np.full(2, 10.0), "b": np.array([wrong])}
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_equal(optim.clip_grad_norm(grads, 1.0), wrong)
+    np.testing.assert_array_equal(grads["a"], left)
+
+
+def test_parameters_in_a_file_are_updated_in_it(tmp_path: Path) -> None:
+    plain, file = np.arange(4.0), np.memmap(tmp_path / "a", float, "w+", shape=4)
+    file[...] = plain
+    for array, gradient in ((plain, np.ones(4)), (file, np.memmap(tmp_path / "g", float, "w+", shape=4))):
+        gradient[...] = 3
+        optim.clip_grad_norm({"a": gradient}, 1.0)
+        optim.Adam({"a": array}).step({"a": gradient})
+    file.flush()
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "a"), plain)
+
+
+@pytest.mark.parametrize(
     ("grads", "error", "named"),
     [
         (None, TypeError, "grads"),
+        ({"a": np.ones(2), "b": np.ma.array([1.0, 2.0, 3.0], mask=[0, 1, 0])}, TypeError, r"grads\['b'\]"),
         ({}, ValueError, "grads"),
         ({"a": np.ones(2), "b": np.ones(3), "c": np.ones(1)}, ValueError, "grads"),
         ({"a": np.ones(2), "b": np.ones(2)}, ValueError, r"grads\['b'\]"),

@@ -254,7 +254,78 @@ def test_no_gradient_is_a_gradient_of_zeros() -> None:
         assert_states_equal(dstate, dstate2)
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_a_backward_that_does_not_end_adds_nothing(
+    monkeypatch: pytest.MonkeyPatch, bidirectional: bool, error: type[BaseException]
+) -> None:
+    layer = GRU(D, H, 3, bidirectional=bidirectional, seed=0)
+    y, _ = layer.forward(np.ones((T, N, D), np.float32))
+    layer.backward(y)
+    before = {name: grad.copy() for name, grad in layer.grads.items()}
+    run, calls = functional.cell_backward, []
+
+    def fail_at_the_second(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise error
+        return run(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(functional, "cell_backward", fail_at_the_second)
+        with pytest.raises(error):
+            layer.backward(y)
+    for name, grad in layer.grads.items():
+        np.testing.assert_array_equal(grad, before[name])
+    layer.backward(y)
+    for name, grad in layer.grads.items():
+        np.testing.assert_array_equal(grad, 2 * before[name])
+
+
 # Dropout, seeds, and what a call keeps.
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
+@pytest.mark.parametrize("options", [*OPTIONS, {"batch_first": True}, {"num_layers": 2, "dropout": 0.5}], ids=str)
+def test_outputs_of_forward_are_read_only_and_those_of_a_call_are_not(
+    backend: str, options: dict[str, Any], lengths: list[int] | None
+) -> None:
+    layer = LSTM(D, H, seed=0, **options)
+    p = inputs(layer, layer.batch_first)
+    y, _ = layer.forward(p["x"], None, lengths)
+    with pytest.raises(ValueError, match="read-only"):
+        y[...] = 0
+    y, _ = layer(p["x"], None, lengths)
+    y[...] = 0
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("kind", [RNN, LSTM, GRU])
+def test_last_states_of_forward_are_the_callers_to_change(backend: str, kind: Any, num_layers: int) -> None:
+    layer = kind(D, H, num_layers, dtype="float64", seed=0)
+    p = inputs(layer)
+    layer.forward(p["x"])
+    want = layer.backward(p["dy"])[0]
+    _, last = layer.forward(p["x"])
+    for state in parts(last):
+        state[...] = np.nan
+    np.testing.assert_array_equal(layer.backward(p["dy"])[0], want)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **options: LSTM(D, H, **options),
+        lambda **options: Recurrent(CELLS["mgu"], D, H, **options),
+    ],
+    ids=["LSTM", "Recurrent"],
+)
+def test_dropout_on_one_layer_warns_where_the_layer_is_made(make: Any) -> None:
+    with pytest.warns(UserWarning, match=r"^dropout: .* 0.5 .* num_layers=1") as caught:
+        make(dropout=0.5)
+    assert [warning.filename for warning in caught] == [__file__]
+    make(dropout=0.5, num_layers=2)
+    make(dropout=0.0)
 
 
 def test_dropout_is_between_layers_and_in_forward_only() -> None:
@@ -267,7 +338,8 @@ def test_dropout_is_between_layers_and_in_forward_only() -> None:
     again = RNN(D, H, 2, dropout=0.5, seed=0)
     np.testing.assert_array_equal(again.forward(x)[0], first)
     np.testing.assert_array_equal(again.forward(x)[0], second)
-    single = RNN(D, H, dropout=0.5, seed=0)
+    with pytest.warns(UserWarning, match="^dropout: acts between layers"):
+        single = RNN(D, H, dropout=0.5, seed=0)
     np.testing.assert_array_equal(single.forward(x)[0], single(x)[0])
 
 
@@ -365,7 +437,7 @@ def test_an_empty_batch() -> None:
     "layer",
     [
         RNN(D, H, 2, nonlinearity="relu", bias=False),
-        LSTM(D, H, batch_first=True, dropout=0.5, dtype="float64"),
+        LSTM(D, H, 2, batch_first=True, dropout=0.5, dtype="float64"),
         GRU(D, H, reset_after=False, bidirectional=True),
     ],
     ids=lambda layer: type(layer).__name__,

@@ -53,6 +53,14 @@ def f4(*shape: int) -> np.ndarray:
         (lambda m: LSTM(D, H, dropout=-0.1), ValueError, "dropout"),
         (lambda m: LSTM(D, H, dtype="float16"), TypeError, "dtype"),
         (lambda m: RNN(D, H, nonlinearity="sin"), ValueError, "nonlinearity"),
+        (lambda m: RNN(D, H, nonlinearity=np.array(["tanh", "relu"])), ValueError, "nonlinearity"),
+        (lambda m: LSTM(D, H, bias=np.array([True, False])), TypeError, "bias"),
+        (lambda m: LSTM(D, H, batch_first=np.array([True, False])), TypeError, "batch_first"),
+        (lambda m: LSTM(D, H, bidirectional=np.array([True, False])), TypeError, "bidirectional"),
+        (lambda m: LSTM(D, H, bidirectional=2), TypeError, "bidirectional"),
+        (lambda m: GRU(D, H, reset_after=np.array([True, False])), TypeError, "reset_after"),
+        (lambda m: LSTM(D, H, dropout=np.array([0.1, 0.2])), ValueError, "dropout"),
+        (lambda m: LSTM(D, H, np.array([1, 2])), TypeError, "num_layers"),
         (lambda m: Recurrent("lstm", D, H), TypeError, "cell"),
     ],
 )
@@ -70,6 +78,7 @@ def test_bad_calls(call: Callable[[LSTM], Any], error: type[Exception], named: s
         ({"dy": None, "dstate": (f4(1, N, H), f4(2, N, H))}, ValueError, r"dstate\[1\]"),
         ({"dy": None, "truncate": 0}, ValueError, "truncate"),
         ({"dy": None, "truncate": 1.5}, TypeError, "truncate"),
+        ({"dy": None, "truncate": np.array([1, 2])}, TypeError, "truncate"),
     ],
 )
 def test_bad_gradients_add_nothing(arguments: dict[str, Any], error: type[Exception], named: str) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import fastrnn
 from cases import reference, run
-from conftest import PROMISED_BACKENDS
+from conftest import PROMISED_BACKENDS, in_use
 from fastrnn import thresholds
 from fastrnn.backends.registry import load_backend
 from fastrnn.engine import threads as thread_module
@@ -35,7 +35,7 @@ def blas_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=COMPILED)
 def compiled(request: pytest.FixtureRequest) -> Iterator[str]:
-    with fastrnn.use_backend(request.param):
+    with in_use(request.param):
         yield request.param
 
 
@@ -139,7 +139,7 @@ import os, numpy as np, fastrnn, warnings
 from fastrnn import thresholds
 warnings.simplefilter("ignore")
 thresholds.WORTH_A_THREAD = 1
-fastrnn.use_backend(BACKEND); fastrnn.set_num_threads(3)
+fastrnn.set_backend(BACKEND); fastrnn.set_num_threads(3)
 layer = fastrnn.LSTM(8, H, seed=0); x = np.ones((9, N, 8), np.float32)
 want, _ = layer(x)
 child = os.fork()
@@ -168,10 +168,8 @@ def test_number_of_threads() -> None:
     ("work", "threads"), [(0, 1), (1_999_999, 1), (2_000_000, 2), (3_999_999, 3), (4_000_000, 4), (9_000_000, 4)]
 )
 def test_a_call_takes_the_threads_that_it_is_worth(work: int, threads: int) -> None:
-    fastrnn.set_num_threads(4)
-    assert thread_module.threads_for(work) == threads
-    fastrnn.set_num_threads(1)
-    assert thread_module.threads_for(work) == 1
+    assert thread_module.threads_up_to(4)(work) == threads
+    assert thread_module.threads_up_to(1)(work) == 1
 
 
 @pytest.mark.parametrize(
@@ -179,10 +177,8 @@ def test_a_call_takes_the_threads_that_it_is_worth(work: int, threads: int) -> N
     [(1, 999_999, False), (1, 1_000_000, True), (1, 9_000_000, True), (2, 1_999_999, True), (2, 2_000_000, False)],
 )
 def test_directions_are_apart_where_the_batch_cannot_be_split(N: int, work: int, apart: bool) -> None:
-    fastrnn.set_num_threads(2)
-    assert thread_module.apart(N, work) == apart
-    fastrnn.set_num_threads(1)
-    assert not thread_module.apart(N, work)
+    assert thread_module.apart(2, N, work) == apart
+    assert not thread_module.apart(1, N, work)
 
 
 @pytest.mark.parametrize(("granted", "processors"), [("150000 100000", 2), ("50000 100000", 1), ("max 100000", None)])

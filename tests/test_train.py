@@ -274,14 +274,64 @@ def test_divergence_is_told(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> 
     losses = iter([3.0] * 12 + [math.nan] * 100)
     monkeypatch.setattr("fastrnn.train.loop.TrainingStep.__call__", lambda self, x, y: next(losses))
     history = train(new_model(corpus), corpus, replace(QUICK, epochs=1))
-    assert history.diverged
+    assert history.diverged and history.went_first is None
     assert len(history.bits) == 12
-    with pytest.raises(InputError, match="diverged at step 1"):
+    assert history.divergence == "training diverged at step 13: the loss was not a finite number"
+    with pytest.raises(InputError, match="diverged at step 1: the loss was not a finite number; try"):
         train(new_model(corpus), corpus, QUICK)
 
 
-def test_seconds_per_step(corpus: Corpus) -> None:
-    assert seconds_per_step(new_model(corpus), corpus, QUICK, "numpy", repeats=2) > 0
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_ends_training_before_a_weight_changes(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, wrong: float
+) -> None:
+    model, weights = new_model(corpus), {}
+    backward, steps = model.network.backward, []
+
+    def spoil(dy: np.ndarray) -> None:
+        backward(dy)
+        steps.append(1)
+        weights.update({name: w.copy() for name, w in model.network.params.items()})
+        if len(steps) == 13:
+            model.network.grads["1.Wh_l0"][0, 0] = wrong
+            model.network.grads["2.b"][0] = wrong
+
+    monkeypatch.setattr(model.network, "backward", spoil)
+    monkeypatch.setattr("fastrnn.train.loop.CHECKS", 1)
+    with pytest.raises(InputError, match=r"^training diverged at step 13: the gradient of 1.Wh_l0 was not a finite"):
+        train(model, corpus, QUICK)
+    for name, w in model.network.params.items():
+        np.testing.assert_array_equal(w, weights[name])
+
+
+def test_the_best_weights_before_a_gradient_that_is_not_finite_are_kept(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = new_model(corpus)
+    backward = model.network.backward
+
+    def spoil(dy: np.ndarray) -> None:
+        backward(dy)
+        if checks:
+            model.network.grads["0.W"][:] = math.nan
+
+    checks: list[History] = []
+    monkeypatch.setattr(model.network, "backward", spoil)
+    history = train(model, corpus, QUICK, lambda history: checks.extend([history] * len(history.checks)))
+    assert history.diverged and history.went_first == "0.W"
+    assert history.divergence == (
+        f"training diverged at step {len(history.bits) + 1}: the gradient of 0.W was not a finite number"
+    )
+    assert model.bits_per_character(corpus.held_out) == history.best.held_out_bits
+
+
+def test_seconds_per_step_trains_nothing(corpus: Corpus) -> None:
+    model = new_model(corpus)
+    before = {name: w.copy() for name, w in model.network.params.items()}
+    # At such a rate a second step would not end.
+    assert seconds_per_step(model, corpus, replace(QUICK, lr=1e30), "numpy", repeats=2) > 0
+    for name, w in model.network.params.items():
+        np.testing.assert_array_equal(w, before[name])
     assert fastrnn.get_backend() == "numpy"
 
 

@@ -107,7 +107,8 @@ class NumpyBackend:
             y[t] = state[0]
             if keep:
                 saved.append(slots)
-        return Result(y, tuple(state), saved if keep else None, NumpyPath())
+        # Copies: the last step's states are among what BPTT reads.
+        return Result(y, tuple(map(np.array, state)), saved if keep else None, NumpyPath())
 
     def backward(
         self,

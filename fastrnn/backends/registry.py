@@ -9,10 +9,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from types import TracebackType
+import sys
+import warnings
+from functools import partial
+from typing import Any
 
 from ..engine.call import Backend
 from ..engine.plan import Plan
+from ..engine.settings import Setting, Use, set_unless_entered
+from ..errors import choice
 
 # Best first: the default is the first that is available.
 _BACKENDS = {
@@ -21,7 +26,6 @@ _BACKENDS = {
     "numpy": ("numpy", "numpy_backend", "NumpyBackend"),
 }
 _loaded: dict[str, Backend] = {}
-_current: str | None = None
 
 
 def available_backends() -> tuple[str, ...]:
@@ -32,20 +36,22 @@ def available_backends() -> tuple[str, ...]:
 def get_backend() -> str:
     """Name of the backend that the next call runs on.
 
+    Returns
+    -------
+    str
+        Inside ``with use_backend(name)`` that; else the name that :func:`set_backend` was last called with; else
+        ``FASTRNN_BACKEND``, else the best that is available.
+
     Raises
     ------
     ValueError
         If the environment variable ``FASTRNN_BACKEND`` names one that is not available.
     """
-    global _current
-    if _current is None:
-        wanted = os.environ.get("FASTRNN_BACKEND")
-        _current = _checked(wanted, "FASTRNN_BACKEND") if wanted else available_backends()[0]
-    return _current
+    return BACKEND.get()
 
 
-class use_backend:
-    """Choose the backend for the calls that follow; as a context manager, for those inside it.
+def set_backend(name: str) -> None:
+    """Choose the backend for every call: the default of the process, in all its threads.
 
     Parameters
     ----------
@@ -57,33 +63,60 @@ class use_backend:
     ValueError
         If there is no such backend.
 
+    See Also
+    --------
+    use_backend : for some calls only.
+    """
+    BACKEND.set(choice("name", name, available_backends()))
+
+
+def use_backend(name: str) -> Use[str]:
+    """Context manager: another backend for the calls inside ``with``, in this thread or task of asyncio alone.
+
+    Parameters
+    ----------
+    name : str
+        One of :func:`available_backends`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such backend.
+
+    Notes
+    -----
+    Called plainly, ``use_backend(name)`` once set the default, and still does, with a ``DeprecationWarning``: use
+    :func:`set_backend`. Only what comes next tells the two apart, so the default is set, and the warning given, when
+    this thread next calls or asks for a backend and `with` has not been reached.
+
     Examples
     --------
-    >>> use_backend("numba")            # from here on
-    >>> with use_backend("numpy"):      # here only
-    ...     ...
+    >>> with use_backend("numpy"):
+    ...     y, state = layer(x)
     """
+    use = Use(BACKEND, choice("name", name, available_backends()))
+    caller = sys._getframe(1)
+    set_unless_entered(use, partial(_warn, name, caller.f_code.co_filename, caller.f_lineno, caller.f_globals))
+    return use
 
-    def __init__(self, name: str) -> None:
-        global _current
-        name = _checked(name, "name")
-        self._before = get_backend()
-        _current = name
 
-    def __enter__(self) -> None:
-        return None
+def _warn(name: str, file: str, line: int, scope: dict[str, Any]) -> None:
+    warnings.warn_explicit(
+        f"use_backend({name!r}) without `with` sets the process's backend: use set_backend",
+        DeprecationWarning,
+        file,
+        line,
+        scope.get("__name__"),
+        scope.setdefault("__warningregistry__", {}),
+    )
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        global _current
-        _current = self._before
 
-    def __repr__(self) -> str:
-        return f"<fastrnn backend: {_current}>"
+def _first() -> str:
+    wanted = os.environ.get("FASTRNN_BACKEND")
+    return choice("FASTRNN_BACKEND", wanted, available_backends()) if wanted else available_backends()[0]
+
+
+BACKEND: Setting[str] = Setting("backend", _first)
 
 
 def load_backend(name: str | None = None) -> Backend:
@@ -95,18 +128,11 @@ def load_backend(name: str | None = None) -> Backend:
     return _loaded[name]
 
 
-def backend_for(plan: Plan) -> Backend:
-    """The current backend, or the next that knows the cell: not every backend compiles cells at run time."""
-    backend = load_backend()
+def backend_for(plan: Plan, name: str) -> Backend:
+    """The backend called `name`, or the next that knows the cell: not every backend compiles cells at run time."""
+    backend = load_backend(name)
     if backend.supports(plan):
         return backend
     names = available_backends()
     later = (load_backend(name) for name in names[names.index(backend.name) + 1 :])
     return next(other for other in later if other.supports(plan))
-
-
-def _checked(name: str, argument: str) -> str:
-    known = available_backends()
-    if name not in known:
-        raise ValueError(f"{argument}: expected one of {', '.join(known)}, got {name!r}")
-    return name

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from ..errors import choice, flag
 from .cell import Cell, cell
 from .expr import relu, sigmoid, tanh
 
@@ -17,15 +18,16 @@ NONLINEARITIES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@cache
 def rnn(nonlinearity: str = "tanh") -> Cell:
     """Elman's simple recurrent network (Elman 1990; Goodfellow et al. 2016, eq. 10.8-10.9).
 
     ``h' = f(x + U h)`` with `nonlinearity` f one of ``tanh relu sigmoid identity``.
     """
-    if nonlinearity not in NONLINEARITIES:
-        known = ", ".join(NONLINEARITIES)
-        raise ValueError(f"nonlinearity: expected one of {known}, got {nonlinearity!r}")
+    return _rnn(choice("nonlinearity", nonlinearity, NONLINEARITIES))
+
+
+@cache
+def _rnn(nonlinearity: str) -> Cell:
     f = NONLINEARITIES[nonlinearity]
 
     def elman(x: Any, U: Any, h: Any) -> Any:
@@ -66,7 +68,7 @@ def gru_reset_before(x: Any, U: Any, h: Any) -> Any:
 
 def gru(reset_after: bool = True) -> Cell:
     """The gated recurrent unit in the form that `reset_after` names."""
-    return gru_reset_after if reset_after else gru_reset_before
+    return gru_reset_after if flag("reset_after", reset_after) else gru_reset_before
 
 
 def built_in() -> list[Cell]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from ..errors import choice
+from .settings import Setting, Use
 
 # For each name the bf16 numbers that a float32 number may be split into: three of 8 bits are all of its 24.
 PARTS = {"highest": 3, "high": 2, "medium": 1}
-_precision = "highest"
+PRECISION: Setting[str] = Setting("matmul_precision", lambda: "highest")
 
 
 def set_matmul_precision(precision: str) -> None:
-    """Say how precise the products of float32 numbers have to be, in every call from here on.
+    """Say how precise the products of float32 numbers have to be: the default of the process, in all its threads.
 
     Processors that multiply bf16 numbers (8 bits of precision, the exponents of float32) can be quicker at a product
     of float32 numbers that is less precise. Only products change, of states and inputs with weights and of gradients
@@ -41,6 +42,7 @@ def set_matmul_precision(precision: str) -> None:
 
     See Also
     --------
+    use_matmul_precision : for some calls only.
     get_matmul_precision
 
     Notes
@@ -49,21 +51,37 @@ def set_matmul_precision(precision: str) -> None:
     Henry, Tang, Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision
     Computations" (ARITH 2019).
     """
-    global _precision
-    _precision = choice("precision", precision, tuple(PARTS))
+    PRECISION.set(choice("precision", precision, PARTS))
+
+
+def use_matmul_precision(precision: str) -> Use[str]:
+    """Context manager: another precision for the calls inside ``with``, in this thread or task of asyncio alone.
+
+    Parameters
+    ----------
+    precision : {"highest", "high", "medium"}
+        See :func:`set_matmul_precision`.
+
+    Raises
+    ------
+    ValueError
+        If `precision` is none of these.
+
+    Examples
+    --------
+    >>> with use_matmul_precision("medium"):
+    ...     y, state = layer(x)
+    """
+    return Use(PRECISION, choice("precision", precision, PARTS))
 
 
 def get_matmul_precision() -> str:
-    """The precision of products of float32 numbers.
+    """The precision of products of float32 numbers in the next call.
 
     Returns
     -------
     str
-        What :func:`set_matmul_precision` was last called with; ``"highest"`` before.
+        Inside ``with use_matmul_precision(precision)`` that; else what :func:`set_matmul_precision` was last called
+        with, and ``"highest"`` before.
     """
-    return _precision
-
-
-def bf16_parts() -> int:
-    """The bf16 numbers that each float32 number of a product may be split into."""
-    return PARTS[_precision]
+    return PRECISION.get()

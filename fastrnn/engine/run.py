@@ -15,8 +15,9 @@ from ..backends.registry import backend_for
 from ..cells.cell import Cell
 from .call import Array, Backend, Call
 from .plan import make_plan
-from .precision import bf16_parts
-from .threads import threads_for, work_of
+from .precision import PARTS
+from .settings import current
+from .threads import threads_up_to, work_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +53,10 @@ def forward(
         params = {**params, "Wh": np.empty((H, 0), x.dtype)}
     # Whatever stands in the padding, NaN included, must not reach a sum over the batch.
     x = _without_padding(x, lengths)
-    threads = threads_for(work_of(plan, x.shape, params["Wh"].shape[0]))
-    call = Call(plan, x, state, params, lengths, reverse, threads, bf16_parts())
-    backend = backend_for(plan)
+    now = current()
+    threads = threads_up_to(now.num_threads)(work_of(plan, x.shape, params["Wh"].shape[0]))
+    call = Call(plan, x, state, params, lengths, reverse, threads, PARTS[now.matmul_precision])
+    backend = backend_for(plan, now.backend)
     y, last, saved, _ = backend.forward(call, keep)
     y = _without_padding(y, lengths)
     if keep:

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -14,14 +15,14 @@ from typing import TypeVar
 from .. import thresholds
 from ..errors import positive_int
 from .plan import Plan
+from .settings import Setting, Use
 
 Part = TypeVar("Part")
 Answer = TypeVar("Answer")
-_wanted: int | None = None
 
 
 def set_num_threads(n: int) -> None:
-    """Let every call from here on take up to `n` threads.
+    """Let every call take up to `n` threads: the default of the process, in all its threads.
 
     The batch is split between them; where it has few sequences, the hidden units or the layers are (``cpp`` backend)
     or, in a bidirectional layer, the directions. Results are the same bits for the same number of threads; between
@@ -37,26 +38,60 @@ def set_num_threads(n: int) -> None:
     ------
     TypeError, ValueError
         If `n` is not an integer, or below 1.
+
+    See Also
+    --------
+    use_num_threads : for some calls only.
     """
-    global _wanted
-    _wanted = positive_int("n", n)
+    THREADS.set(positive_int("n", n))
+
+
+def use_num_threads(n: int) -> Use[int]:
+    """Context manager: up to `n` threads for the calls inside ``with``, in this thread or task of asyncio alone.
+
+    Parameters
+    ----------
+    n : int
+        At least 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `n` is not an integer, or below 1.
+
+    Examples
+    --------
+    >>> with use_num_threads(1):
+    ...     y, state = layer(x)
+    """
+    return Use(THREADS, positive_int("n", n))
 
 
 def get_num_threads() -> int:
-    """The number that :func:`set_num_threads` set; else ``FASTRNN_NUM_THREADS``, else the physical cores.
+    """Threads that the next call may take.
+
+    Returns
+    -------
+    int
+        Inside ``with use_num_threads(n)`` that; else the number that :func:`set_num_threads` set; else
+        ``FASTRNN_NUM_THREADS``, else the physical cores.
 
     Raises
     ------
     ValueError
         If ``FASTRNN_NUM_THREADS`` is not a positive integer.
     """
-    global _wanted
-    if _wanted is None:
-        given = os.environ.get("FASTRNN_NUM_THREADS")
-        if given and not (given.isdecimal() and int(given)):
-            raise ValueError(f"FASTRNN_NUM_THREADS: expected a positive integer, got {given!r}")
-        _wanted = int(given) if given else physical_cores()
-    return _wanted
+    return THREADS.get()
+
+
+def _first() -> int:
+    given = os.environ.get("FASTRNN_NUM_THREADS")
+    if given and not (given.isdecimal() and int(given)):
+        raise ValueError(f"FASTRNN_NUM_THREADS: expected a positive integer, got {given!r}")
+    return int(given) if given else physical_cores()
+
+
+THREADS: Setting[int] = Setting("num_threads", _first)
 
 
 @cache
@@ -82,10 +117,15 @@ def _quota() -> int:
         return os.cpu_count() or 1
 
 
-def threads_for(work: int) -> int:
-    """Threads for a call of `work` multiply-adds: no more than it is worth."""
-    worth = work // thresholds.WORTH_A_THREAD
-    return 1 if worth < 2 else max(1, min(worth, get_num_threads() // _here.sharing))
+@cache
+def threads_up_to(most: int) -> Callable[[int], int]:
+    """Threads by a call's multiply-adds: no more than they are worth, nor than `most`."""
+
+    def threads_for(work: int) -> int:
+        worth = work // thresholds.WORTH_A_THREAD
+        return 1 if worth < 2 else max(1, min(worth, most // _here.sharing))
+
+    return threads_for
 
 
 def work_of(plan: Plan, shape: tuple[int, ...], H: int) -> int:
@@ -94,10 +134,11 @@ def work_of(plan: Plan, shape: tuple[int, ...], H: int) -> int:
     return T * N * H * (D * plan.n_gates + H * plan.n_matrices)
 
 
-def apart(N: int, work: int) -> bool:
-    """Whether the two directions of a layer of `work` gain from a thread each: where the batch cannot be split."""
+def apart(most: int, N: int, work: int) -> bool:
+    """Whether the two directions of a layer of `work` gain from a thread each, of `most`: where the batch cannot be
+    split."""
     worth = work // thresholds.WORTH_A_THREAD
-    return get_num_threads() > 1 and min(N, worth) == 1
+    return most > 1 and min(N, worth) == 1
 
 
 class _Here(threading.local):
@@ -112,7 +153,8 @@ def run_together(work: Callable[[Part], Answer], parts: Iterable[Part]) -> list[
     """``work`` of every part, each in a thread: kernels and BLAS hold no lock of the interpreter.
 
     Answers are in the order of the parts. The first part is done by the caller's own thread. What a part runs in
-    parts in its turn is done one after the other: a thread of the pool waits for no other.
+    parts in its turn is done one after the other: a thread of the pool waits for no other. Every part runs in the
+    caller's context, so that settings are the same in all.
     """
     parts = list(parts)
     if _here.sharing > 1:
@@ -126,7 +168,8 @@ def run_together(work: Callable[[Part], Answer], parts: Iterable[Part]) -> list[
             _here.sharing = 1
 
     first, *others = parts
-    later = [_pool().submit(share, part) for part in others]
+    # A context can be entered once at a time.
+    later = [_pool().submit(copy_context().run, share, part) for part in others]
     return [share(first), *(answer.result() for answer in later)]
 
 

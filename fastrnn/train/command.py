@@ -159,7 +159,7 @@ def _print_results(options: Options, corpus: Corpus, model: LanguageModel, histo
     print(f"\ntrained        {history.characters:,} characters in {history.seconds:.0f} s")
     print(f"held out       {best.held_out_bits:.3f} bits per character; bigram model {bigram:.3f}")
     if history.diverged:
-        print("               training diverged: try a smaller learning rate")
+        print(f"               {history.divergence}; try a smaller learning rate")
     if history.diverged or best is not history.checks[-1]:
         print(f"               best after {best.characters:,} characters, and these weights are kept")
     print(f"training step  {_step_times(options, corpus)}")

@@ -14,7 +14,7 @@ import numpy as np
 from ..backends import use_backend
 from ..losses import softmax_cross_entropy
 from ..model import Model
-from ..optim import Adam, clip_grad_norm
+from ..optim import Adam, NonFiniteGradient, clip_grad_norm
 from .data import Batches, Corpus, Ids, InputError
 from .language_model import BITS_PER_NAT, LanguageModel
 
@@ -62,7 +62,11 @@ class Check(NamedTuple):
 
 @dataclass
 class History:
-    """What happened: bits per character of every step's batch, the checks, and how it ended."""
+    """What happened: bits per character of every step's batch, the checks, and how it ended.
+
+    diverged : whether the loss or a gradient was not a finite number; that step changed no weight
+    went_first : the first parameter whose gradient was not, if one was
+    """
 
     characters_per_step: int
     total_steps: float
@@ -71,6 +75,13 @@ class History:
     seconds: float = 0.0
     interrupted: bool = False
     diverged: bool = False
+    went_first: str | None = None
+
+    @property
+    def divergence(self) -> str:
+        """Where and by what training diverged, as a clause."""
+        what = "the loss" if self.went_first is None else f"the gradient of {self.went_first}"
+        return f"training diverged at step {len(self.bits) + 1}: {what} was not a finite number"
 
     @property
     def characters(self) -> int:
@@ -103,7 +114,7 @@ def train(
     Raises
     ------
     InputError
-        If the text does not fill a batch, or the loss stops being a number before the first check.
+        If the text does not fill a batch, or training diverges before the first check.
     """
     return _Training(model, corpus, schedule, on_step).run(on_interrupt)
 
@@ -127,7 +138,7 @@ class _Training:
             history.interrupted = True
             on_interrupt(history)
         if history.diverged and not history.checks:
-            raise InputError(f"training diverged at step {len(history.bits) + 1}; try a smaller learning rate")
+            raise InputError(f"{history.divergence}; try a smaller learning rate")
         checked = history.checks[-1].characters if history.checks else 0
         if history.characters > checked and not history.diverged:
             self._check()
@@ -141,9 +152,7 @@ class _Training:
             self.step.states = None
             for x, y in self.batches:
                 self.step.optimizer.lr = self.schedule.lr * _lr_factor(self._done())
-                # What overflows ends as a loss that is not finite, and is told once.
-                with np.errstate(over="ignore", invalid="ignore"):
-                    bits = self.step(x, y)
+                bits = self._bits(x, y)
                 if not math.isfinite(bits):
                     history.diverged = True
                     return
@@ -156,6 +165,16 @@ class _Training:
                     self._check()
                 if done >= 1:
                     return
+
+    def _bits(self, x: Ids, y: Ids) -> float:
+        """Of a step; NaN if a gradient was not finite."""
+        try:
+            # What overflows ends as a loss or a gradient that is not finite, and is told once.
+            with np.errstate(over="ignore", invalid="ignore"):
+                return self.step(x, y)
+        except NonFiniteGradient as error:
+            self.history.went_first = error.parameter
+            return math.nan
 
     def _done(self) -> float:
         """Share of the training that is done."""
@@ -183,14 +202,23 @@ class TrainingStep:
         self.states: Any = None
 
     def __call__(self, x: Ids, y: Ids) -> float:
-        """Bits per character on inputs and targets (steps, batch_size), before the update."""
+        """Bits per character on inputs and targets (steps, batch_size), before the update.
+
+        There is none if they are not finite.
+
+        Raises
+        ------
+        NonFiniteGradient
+            Before the update.
+        """
         network: Model = self.model.network
         network.zero_grad()
         logits, self.states = network.forward(self.model.inputs(x), self.states)
         nats, dlogits = softmax_cross_entropy(logits, y)
         network.backward(dlogits)
-        clip_grad_norm(network.grads, self.clip)
-        self.optimizer.step(network.grads)
+        clip_grad_norm(network.grads, self.clip, error_if_nonfinite=True)
+        if math.isfinite(nats):
+            self.optimizer.step(network.grads)
         return nats * BITS_PER_NAT
 
 
@@ -201,8 +229,10 @@ def _lr_factor(done: float) -> float:
 
 
 def seconds_per_step(model: LanguageModel, corpus: Corpus, schedule: Schedule, backend: str, repeats: int = 5) -> float:
-    """Median time of a training step on `backend`; trains `model`."""
+    """Median time of a training step on `backend`; the weights of `model` stay as they are."""
     step = TrainingStep(model, schedule)
+    # The same work at a rate that cannot diverge.
+    step.optimizer.lr = 0.0
     x, y = next(iter(Batches(corpus.train, schedule.batch_size, schedule.steps)))
     with use_backend(backend):
         # What the first step compiles or reads from a cache is not a step's time.

@@ -1,0 +1,91 @@
+"""The arrays of a layer or a model, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import array_like
+
+Array = NDArray[Any]
+
+
+class Arrays(MutableMapping[str, Array]):
+    """Arrays by name, which stay the same arrays: an optimizer that holds them sees what is assigned.
+
+    ``arrays[name] = value``, `update` and ``|=`` copy into the own array; everything is checked before anything is
+    copied. No name can be added or deleted.
+
+    Parameters
+    ----------
+    called : str
+        What error messages call it.
+    own : dict of str to array
+        The arrays themselves.
+
+    Raises
+    ------
+    KeyError
+        If a name that is assigned to is not one of these.
+    TypeError
+        If a value is not an array of the own array's dtype, or a name is deleted.
+    ValueError
+        If a value has another shape.
+    """
+
+    def __init__(self, called: str, own: dict[str, Array]) -> None:
+        self._called = called
+        # Public as compiled code takes a dict only.
+        self.own = own
+
+    def __getitem__(self, name: str) -> Array:
+        return self.own[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.own)
+
+    def __len__(self) -> int:
+        return len(self.own)
+
+    def __setitem__(self, name: str, value: Array) -> None:
+        array = self._checked(name, value)
+        # As it is after `arrays[name] += 1`.
+        if array is not self.own[name]:
+            self.own[name][...] = array
+
+    def __delitem__(self, name: str) -> NoReturn:
+        raise TypeError(f"{self._called}: expected to keep all of {', '.join(self.own)}, got a deletion")
+
+    def update(self, new: Any = (), /, **more: Array) -> None:
+        """Copy from a mapping or pairs of names and arrays."""
+        # Of each a copy first: it may be another of the own arrays.
+        checked = {name: np.array(self._checked(name, value)) for name, value in dict(new, **more).items()}
+        for name, array in checked.items():
+            self.own[name][...] = array
+
+    def assign(self, new: Mapping[str, Array]) -> None:
+        """Copy from a mapping that has every name."""
+        if new is self:
+            return
+        if not isinstance(new, Mapping):
+            raise TypeError(f"{self._called}: expected a mapping of arrays, got {type(new).__name__}")
+        missing = [name for name in self.own if name not in new]
+        if missing:
+            raise ValueError(f"{self._called}: expected {', '.join(self.own)}; missing {', '.join(missing)}")
+        self.update(new)
+
+    def __ior__(self, new: Any) -> Arrays:
+        self.update(new)
+        return self
+
+    def __repr__(self) -> str:
+        return repr(self.own)
+
+    def _checked(self, name: str, value: Any) -> Array:
+        if name not in self.own:
+            raise KeyError(f"{self._called}: expected one of {', '.join(self.own)}, got {name!r}")
+        own = self.own[name]
+        return array_like(f"{self._called}[{name!r}]", value, own.shape, own.dtype, "the layer")
