@@ -147,4 +147,6 @@ def extensions() -> list[Extension]:
         return []
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": build})
+# The tests of the kernels read the tables.
+if __name__ == "__main__":
+    setup(ext_modules=extensions(), cmdclass={"build_ext": build})
