@@ -67,6 +67,8 @@ class build(build_ext):
             names = " ".join(f"X({name})" for name in built)
             ext.define_macros.append(("FASTRNN_VARIANTS(X)", names))
             ext.extra_objects = [obj for objects in built.values() for obj in objects]
+            # To link them as well: by the sources of the binding alone, which have not changed, nothing would be done.
+            self.force = True
             super().build_extension(ext)
         except Exception as error:
             if REQUIRED:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from numba import njit
+from setuptools import Distribution, Extension
+from setuptools.command.build_ext import build_ext
 
 import fastrnn
 from conftest import PROMISED_BACKENDS
@@ -21,7 +23,7 @@ from fastrnn.backends.numba.short import ShortStack
 from fastrnn.backends.numba.simd import loader, store
 from fastrnn.backends.registry import load_backend
 from fastrnn.engine.call import Backend, Stack
-from kernel_library import ROOT
+from kernel_library import ROOT, SETUP
 from processes import python
 from ulp import EXACT, assert_four_ulp, points
 
@@ -56,6 +58,16 @@ def test_nothing_is_built_where_it_is_not_wanted(tmp_path: Path) -> None:
     code = f"import sys; sys.path.insert(0, {str(package.parent)!r})\nimport fastrnn\n"
     done = run(tmp_path, code + "print(fastrnn.__file__, *fastrnn.available_backends())")
     assert done.stdout.split() == [str(package / "__init__.py"), "numba", "numpy"], done.stderr
+
+
+def test_what_a_build_compiles_it_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where only a header changed: the sources of the binding are then older than the extension that there is."""
+    command, linked = SETUP["build"](Distribution()), []
+    monkeypatch.setattr(SETUP["build"], "_use_vector_compiler", lambda self: None)
+    monkeypatch.setattr(SETUP["build"], "_build_variants", lambda self: {"sse2": ["variant.o"]})
+    monkeypatch.setattr(build_ext, "build_extension", lambda self, ext: linked.append((self.force, ext.extra_objects)))
+    command.build_extension(Extension("_cpp", ["_cpp.cpp"]))
+    assert linked == [(True, ["variant.o"])]
 
 
 def test_importing_does_not_import_numba() -> None:
