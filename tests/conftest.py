@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import Context
+from typing import Any
 
 # Set before fastrnn is imported. A folder given from outside is kept: a second session is quick.
 _fresh_cache = None
@@ -21,8 +23,9 @@ from hypothesis import HealthCheck, settings  # noqa: E402
 import fastrnn  # noqa: E402
 
 # A backend that is missing fails its tests; it never skips them. The extension is optional, and promised where it
-# was built or FASTRNN_REQUIRE_EXT=1 says that it must be.
-_EXTENSION = "cpp" in fastrnn.available_backends() or os.environ.get("FASTRNN_REQUIRE_EXT") == "1"
+# was built or FASTRNN_REQUIRE_EXT=1 says that it must be, with the compiler that it takes.
+REQUIRED = os.environ.get("FASTRNN_REQUIRE_EXT") == "1"
+_EXTENSION = "cpp" in fastrnn.available_backends() or REQUIRED
 PROMISED_BACKENDS = (*(("cpp",) if _EXTENSION else ()), "numba", "numpy")
 
 settings.register_profile(
@@ -58,6 +61,12 @@ def in_use(name: str) -> Iterator[None]:
         fastrnn.set_backend(before)
 
 
+@pytest.fixture(scope="session")
+def torch() -> Any:
+    """PyTorch, which the extra `test` promises: its absence fails what it is compared with."""
+    return importlib.import_module("torch")
+
+
 @pytest.fixture(params=PROMISED_BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Name of a backend, in use for the test."""
@@ -74,7 +83,13 @@ def variants() -> tuple[str, ...]:
     return _cpp.variants()
 
 
-@pytest.fixture(params=variants())
+def _variants_or_reason() -> tuple[Any, ...]:
+    """What the tests of variants run on; without the extension one that fails, or is skipped where none is promised."""
+    missing = pytest.mark.skipif(not _EXTENSION, reason="the extension was not built")
+    return variants() or (pytest.param("no extension", marks=missing),)
+
+
+@pytest.fixture(params=_variants_or_reason())
 def variant(request: pytest.FixtureRequest) -> Iterator[str]:
     """Name of an instruction set, in use for the test."""
     from fastrnn.backends import _cpp

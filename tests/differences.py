@@ -26,9 +26,9 @@ def differences(loss: Callable[[], float], array: np.ndarray) -> np.ndarray:
     return gradient
 
 
-def assert_gradient(got: np.ndarray, loss: Callable[[], float], array: np.ndarray) -> None:
+def assert_gradient(got: np.ndarray, loss: Callable[[], float], array: np.ndarray, name: str = "") -> None:
     """`got` is the gradient of `loss` with respect to `array`, to a relative error of 1e-7."""
-    assert got.shape == array.shape
+    assert got.shape == array.shape, name
     expected = differences(loss, array)
-    assert np.linalg.norm(expected) > 0, "a gradient of zeros proves nothing"
-    assert np.linalg.norm(got - expected) <= 1e-7 * np.linalg.norm(expected)
+    assert np.linalg.norm(expected) > 0, f"{name}: a gradient of zeros proves nothing"
+    assert np.linalg.norm(got - expected) <= 1e-7 * np.linalg.norm(expected), name

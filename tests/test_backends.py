@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numba import njit
+from setuptools import Distribution, Extension
+from setuptools.command.build_ext import build_ext
 
 import fastrnn
 from conftest import PROMISED_BACKENDS
 from fastrnn.backends.numba import store as cache
 from fastrnn.backends.numba import vecmath
+from fastrnn.backends.numba.short import ShortStack
 from fastrnn.backends.numba.simd import loader, store
+from fastrnn.backends.registry import load_backend
+from fastrnn.engine.call import Backend, Stack
+from kernel_library import ROOT, SETUP
 from processes import python
 from ulp import EXACT, assert_four_ulp, points
 
@@ -38,14 +48,68 @@ def test_use_backend() -> None:
         fastrnn.use_backend("cuda")
 
 
+def test_nothing_is_built_where_it_is_not_wanted(tmp_path: Path) -> None:
+    """With FASTRNN_NO_EXT=1 the package that is built has no extension, whatever else is asked for."""
+    command = ["egg_info", "--egg-base", str(tmp_path), "build", "--build-base", str(tmp_path / "build")]
+    env = {**os.environ, "FASTRNN_NO_EXT": "1", "FASTRNN_REQUIRE_EXT": "1"}
+    subprocess.run([sys.executable, "setup.py", "-q", *command], cwd=ROOT, env=env, check=True, capture_output=True)
+    (package,) = tmp_path.glob("build/lib*/fastrnn")
+    assert not [file for file in tmp_path.rglob("*") if file.suffix in {".so", ".pyd", ".o", ".obj", ".cpp"}]
+    code = f"import sys; sys.path.insert(0, {str(package.parent)!r})\nimport fastrnn\n"
+    done = run(tmp_path, code + "print(fastrnn.__file__, *fastrnn.available_backends())")
+    assert done.stdout.split() == [str(package / "__init__.py"), "numba", "numpy"], done.stderr
+
+
+def test_what_a_build_compiles_it_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where only a header changed: the sources of the binding are then older than the extension that there is."""
+    command, linked = SETUP["build"](Distribution()), []
+    monkeypatch.setattr(SETUP["build"], "_use_vector_compiler", lambda self: None)
+    monkeypatch.setattr(SETUP["build"], "_build_variants", lambda self: {"sse2": ["variant.o"]})
+    monkeypatch.setattr(build_ext, "build_extension", lambda self, ext: linked.append((self.force, ext.extra_objects)))
+    command.build_extension(Extension("_cpp", ["_cpp.cpp"]))
+    assert linked == [(True, ["variant.o"])]
+
+
 def test_importing_does_not_import_numba() -> None:
     done = run("unused", "import fastrnn, sys; print('numba' in sys.modules)")
     assert done.stdout.strip() == "False", done.stderr
 
 
-def test_environment_chooses_and_names_itself() -> None:
+@pytest.mark.parametrize("name", PROMISED_BACKENDS)
+def test_the_environment_chooses_a_backend(name: str) -> None:
+    code = """
+import fastrnn
+from fastrnn.backends.registry import load_backend
+print(fastrnn.get_backend(), load_backend().name)
+"""
+    assert run("unused", code, FASTRNN_BACKEND=name).stdout.split() == [name, name]
+
+
+def test_the_environment_is_named_where_it_is_wrong() -> None:
     done = run("unused", RUN, FASTRNN_BACKEND="nonsense")
     assert "FASTRNN_BACKEND: expected one of" in done.stderr
+
+
+def signature(function: Any) -> list[tuple[str, Any, Any]]:
+    return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
+
+
+def own_methods(protocol: type) -> dict[str, Any]:
+    names = [name for name in vars(protocol) if not name.startswith("_") or name == "__call__"]
+    return {name: getattr(protocol, name) for name in names if inspect.isfunction(getattr(protocol, name))}
+
+
+@pytest.mark.parametrize("name", PROMISED_BACKENDS)
+def test_backends_have_the_methods_of_the_contract(name: str) -> None:
+    backend = type(load_backend(name))
+    methods = own_methods(Backend)
+    assert {"supports", "forward", "backward", "stack"} <= methods.keys()
+    for method, promised in methods.items():
+        assert signature(getattr(backend, method)) == signature(promised), method
+
+
+def test_a_stack_of_users_cells_has_the_methods_of_the_contract() -> None:
+    assert signature(ShortStack.__call__) == signature(Stack.__call__)
 
 
 def test_the_second_process_compiles_nothing(tmp_path: Path) -> None:

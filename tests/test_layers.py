@@ -51,8 +51,7 @@ def test_gradients(kind: str, leading: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("kind", MAKE)
-def test_same_as_pytorch(kind: str, dtype: str) -> None:
-    torch = pytest.importorskip("torch")
+def test_same_as_pytorch(torch: Any, kind: str, dtype: str) -> None:
     layer = MAKE[kind](dtype=dtype, seed=0)
     theirs = torch.nn.Embedding(4, 3) if kind == "embedding" else torch.nn.Linear(3, 2, bias=kind == "linear")
     theirs = theirs.to(getattr(torch, dtype))
@@ -147,9 +146,8 @@ def test_state_dict_is_a_copy_that_loads(kind: str) -> None:
         np.testing.assert_array_equal(value, layer.params[name])
 
 
-def test_parameters_that_require_gradients_load() -> None:
+def test_parameters_that_require_gradients_load(torch: Any) -> None:
     """np.asarray refuses them as they are."""
-    torch = pytest.importorskip("torch")
     theirs, layer = torch.nn.Linear(3, 2), Linear(3, 2)
     layer.load_state_dict(dict(theirs.named_parameters()))
     np.testing.assert_array_equal(layer.params["W"].T, theirs.weight.detach().numpy())

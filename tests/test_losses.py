@@ -26,8 +26,7 @@ def classification(dtype: str = "float64") -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("ignore_index", [None, 2, IGNORED])
-def test_cross_entropy_is_pytorchs(reduction: str, ignore_index: int | None, dtype: str) -> None:
-    torch = pytest.importorskip("torch")
+def test_cross_entropy_is_pytorchs(torch: Any, reduction: str, ignore_index: int | None, dtype: str) -> None:
     logits, targets = classification(dtype)
     if ignore_index != IGNORED:
         targets = np.abs(targets) % 5

@@ -9,6 +9,7 @@ import pytest
 
 import naive
 from problems import assert_close, oracle, problem
+from torch_reference import MODULES, torch_result
 
 CALLS = [
     naive.Call(),
@@ -63,17 +64,10 @@ def test_truncation_equals_chunks_run_one_after_another() -> None:
     np.testing.assert_allclose(whole["dWh"], dWh, rtol=1e-12)
 
 
-TORCH = {"rnn_tanh": "RNN", "rnn_relu": "RNN", "lstm": "LSTM", "gru_after": "GRU"}
-
-
-@pytest.mark.parametrize("cell", TORCH)
-def test_against_torch(cell: str) -> None:
-    torch = pytest.importorskip("torch")
-    from torch_reference import torch_result
-
+@pytest.mark.parametrize("cell", MODULES)
+def test_against_torch(torch: Any, cell: str) -> None:
     p = problem(cell)
-    assert torch.__version__
     for reverse in (False, True):
         for lengths in (None, (2, 5, 1, 3)):
             call = naive.Call(lengths, reverse)
-            assert_close(oracle(p, call), torch_result(p, call), rtol=1e-12)
+            assert_close(oracle(p, call), torch_result(torch, p, call), rtol=1e-12)

@@ -28,8 +28,7 @@ CASES = [
 
 @pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-12), ("float32", 2e-6)])
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
-def test_same_as_pytorch(name: str, options: dict[str, Any], dtype: str, rtol: float) -> None:
-    torch = pytest.importorskip("torch")
+def test_same_as_pytorch(torch: Any, name: str, options: dict[str, Any], dtype: str, rtol: float) -> None:
     rng = np.random.default_rng(0)
     params = {"a": rng.standard_normal((3, 2)).astype(dtype), "b": rng.standard_normal(4).astype(dtype)}
     arrays = dict(params)
@@ -59,8 +58,7 @@ def test_the_rate_can_change_between_steps() -> None:
 
 
 @pytest.mark.parametrize("max_norm", [10.0, 5.0, 1.0, 1e-4, np.inf])
-def test_clip_grad_norm_is_pytorchs(max_norm: float) -> None:
-    torch = pytest.importorskip("torch")
+def test_clip_grad_norm_is_pytorchs(torch: Any, max_norm: float) -> None:
     grads = {"a": np.array([3.0, 0.0]), "b": np.array([[4.0]])}
     theirs = [torch.nn.Parameter(torch.zeros(g.shape, dtype=torch.float64)) for g in grads.values()]
     for parameter, g in zip(theirs, grads.values(), strict=True):

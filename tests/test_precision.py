@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import fastrnn
+from bf16 import product, split_reference
 from cases import BUILT_IN, run
-from conftest import PROMISED_BACKENDS
+from conftest import PROMISED_BACKENDS, variants
 from fastrnn.functional import rnn_backward, rnn_forward
 from naive import PLAIN, Call
-from problems import Problem, assert_close, assert_equal, problem
+from problems import ORACLE_RTOL, Problem, Result, assert_close, assert_equal, problem
 
 PRECISIONS = ("highest", "high", "medium")
 
@@ -25,34 +26,23 @@ def settings(number_of_threads: None) -> Iterator[None]:
     fastrnn.set_matmul_precision("highest")
 
 
-def parts_of(variant: str, precision: str) -> int:
-    """Bf16 numbers that a number is split into, in calls that are long and wide enough; 0: none."""
+def parts_of(variant: str, precision: str, N: int = 64) -> int:
+    """Bf16 numbers that a number is split into, in calls that are long enough and of `N` sequences; 0: none."""
     by_variant = {"amx": {"medium": 1, "high": 2, "highest": 3}, "avx512bf16": {"medium": 1}}
-    return by_variant.get(variant, {}).get(precision, 0)
+    parts = by_variant.get(variant, {}).get(precision, 0)
+    # Tiles of few rows are of no use; one part is then that of avx512bf16.
+    return 0 if parts > 1 and N < 4 else parts
 
 
-def nearest_bf16(a: np.ndarray) -> np.ndarray:
-    """The nearest numbers of 8 bits, the even one where two are as near."""
-    bits = a.astype(np.float32).view(np.uint32).astype(np.uint64)
-    bits += 0x7FFF + (bits >> 16 & 1)
-    return (bits & 0xFFFF0000).astype(np.uint32).view(np.float32)
-
-
-def product(a: np.ndarray, b: np.ndarray, parts: int) -> np.ndarray:
-    """a @ b of numbers in `parts` parts, in float64; 0: of the numbers as they are."""
+def split_parts(variant: str, precision: str) -> int:
+    """The same; without split numbers the test would compare a thing with itself and is skipped."""
+    parts = parts_of(variant, precision)
     if not parts:
-        return a.astype(np.float64) @ b.astype(np.float64)
-    split = []
-    for number in (a, b):
-        left, taken = number, []
-        for _ in range(parts):
-            taken.append(nearest_bf16(left).astype(np.float64))
-            left = (left - taken[-1]).astype(np.float32)
-        split.append(taken)
-    return sum(split[0][i] @ split[1][j] for i in range(parts) for j in range(parts - i))
+        pytest.skip(f"{variant} multiplies numbers as they are at precision {precision}")
+    return parts
 
 
-def at(precision: str, p: Problem, call: Call = PLAIN) -> dict[str, np.ndarray]:
+def at(precision: str, p: Problem, call: Call = PLAIN) -> Result:
     fastrnn.set_matmul_precision(precision)
     return dict(run(p, call))
 
@@ -92,17 +82,35 @@ def test_every_product_is_of_the_parts(variant: str, precision: str, N: int, D: 
     assert_close({"hs": hs, "dx": dx, "dh0": dh0, "dWx": dWx, "dWh": dWh, "db": db}, expected, 1e-6)
 
 
+# Bounds, as a share of an array's norm, of the difference between the engine's sums of split numbers and those of the
+# reference, which are added in another order. Of float32 numbers that differ in the last bits about one pair in 2**14
+# is rounded to different bf16 numbers. These are 2**-8 of themselves apart, of an array of 16 numbers or more 2**-10
+# or less; of two parts it is 2**-8 times less. What the tests look for is larger: a factor that is not split where it
+# should be, or that lacks its second part, or one whose second part is left out of a product, costs 2**-9.3, as the
+# rounding to 8 bits does.
+APART = {0: 4 * ORACLE_RTOL["float32"], 1: 2**-10, 2: 2**-16, 3: 4 * ORACLE_RTOL["float32"]}
+
+
+def assert_split(got: Result, p: Problem, call: Call, parts: int) -> None:
+    """`got` is what products of numbers in `parts` parts make of `p`."""
+    expected = split_reference(p, call, parts)
+    assert got.keys() == expected.keys()
+    for name, want in expected.items():
+        error = np.linalg.norm(got[name] - want)
+        assert error <= APART[parts] * np.linalg.norm(want), f"{name}: {error / np.linalg.norm(want):.3g}"
+
+
 # Not of relu: a sum near zero may change its sign, and with it a whole gradient.
 @pytest.mark.parametrize("cell", [name for name in BUILT_IN if name != "rnn_relu"])
 @pytest.mark.parametrize("precision", ["high", "medium"])
-def test_as_close_as_its_parts_are(variant: str, precision: str, cell: str) -> None:
-    rtol = {0: 0.0, 1: 2**-5, 2: 2**-12}[parts_of(variant, precision)]
+def test_whole_calls_are_of_the_parts(variant: str, precision: str, cell: str) -> None:
+    split_parts(variant, precision)
     for T, N, D, H in [(9, 1, 7, 16), (12, 2, 20, 33), (5, 9, 5, 20), (4, 17, 1, 31), (70, 10, 3, 8), (6, 40, 40, 64)]:
         p = problem(cell, T, N, D, H, "float32", scale=0.5)
         ragged = tuple((T - 2 * n) % (T + 1) for n in range(N))
         for call in (PLAIN, Call(reverse=True, truncate=2), Call(ragged), Call(ragged, True, 3)):
-            exact, got = at("highest", p, call), at(precision, p, call)
-            assert_close(got, exact, rtol) if rtol else assert_equal(got, exact)
+            got = at(precision, p, call)
+            assert_split(got, p, call, parts_of(variant, precision, N))
             assert_equal(at(precision, p, call), got)
 
 
@@ -111,15 +119,14 @@ def test_divided_between_threads(variant: str, precision: str) -> None:
     """By sequences and by units; a part's products are the whole's."""
     for cell, N, H in (("lstm", 64, 64), ("gru_after", 2, 160), ("gru_before", 1, 192)):
         p = problem(cell, 20, N, 48, H, "float32", scale=0.5)
-        fastrnn.set_num_threads(1)
-        one = at(precision, p)
         fastrnn.set_num_threads(3)
         three = at(precision, p)
-        assert_close(three, one, 2**-12)
+        assert_split(three, p, PLAIN, parts_of(variant, precision, N))
         assert_equal(at(precision, p), three)
 
 
 def test_layers_and_steps(variant: str) -> None:
+    split_parts(variant, "medium")
     layer = fastrnn.GRU(12, 40, num_layers=2, seed=0)
     x = np.random.default_rng(0).standard_normal((30, 20, 12)).astype("f4")
     exact, _ = layer(x)
@@ -127,13 +134,14 @@ def test_layers_and_steps(variant: str) -> None:
     y, state = layer(x)
     kept, _ = layer.forward(x)
     np.testing.assert_array_equal(kept, y)
-    assert np.array_equal(y, exact) == (parts_of(variant, "medium") == 0)
+    assert not np.array_equal(y, exact)
     np.testing.assert_allclose(y, exact, atol=0.02)
     after, _ = layer.step(x[0], state)
     np.testing.assert_allclose(after, layer(np.concatenate([x, x[:1]]))[0][-1], atol=1e-6)
 
 
 def test_backward_is_as_precise_as_its_forward(variant: str) -> None:
+    split_parts(variant, "medium")
     p = problem("lstm", 10, 8, 16, 32, "float32")
     call = (p.x, p.state[0], p.params["Wx"][:, :32], p.params["Wh"][:, :32], None)
     gradients = []
@@ -240,10 +248,11 @@ def with_number(p: Problem, name: str, value: float) -> Problem:
 @pytest.mark.parametrize("cell", BUILT_IN)
 def test_numbers_too_large_to_be_split(variant: str, cell: str) -> None:
     """A whole pass is then done with the numbers as they are."""
+    split_parts(variant, "highest")
     from fastrnn.backends import _cpp
 
     def as_they_are(p: Problem) -> dict[str, np.ndarray]:
-        assert _cpp.use_variant("avx512" if variant in ("amx", "avx512bf16") else variant)
+        assert _cpp.use_variant("avx512")
         result = at("highest", p, call)
         assert _cpp.use_variant(variant)
         return result
@@ -261,6 +270,8 @@ def test_numbers_too_large_to_be_split(variant: str, cell: str) -> None:
 
 @pytest.mark.parametrize("backend", PROMISED_BACKENDS)
 def test_float64_and_other_backends_stay_as_they_are(backend: str) -> None:
+    if backend == "cpp" and not any(parts_of(variant, "medium") for variant in variants()):
+        pytest.skip("no instruction set that was built and runs here has products of bf16 numbers")
     with fastrnn.use_backend(backend):
         p = problem("lstm", 10, 8, 16, 32, "float64" if backend == "cpp" else "float32")
         exact = at("highest", p)
@@ -271,6 +282,7 @@ def test_float64_and_other_backends_stay_as_they_are(backend: str) -> None:
 @pytest.mark.parametrize("T, N", [(7, 1), (3, 5), (1, 15)])
 def test_short_calls_stay_as_they_are(variant: str, T: int, N: int) -> None:
     """Splitting the weights would cost more than the products."""
+    split_parts(variant, "medium")
     layer = fastrnn.LSTM(8, 32, seed=0)
     x = np.random.default_rng(0).standard_normal((T, N, 8)).astype("f4")
     exact, _ = layer(x)

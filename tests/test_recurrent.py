@@ -64,10 +64,8 @@ def assert_states_equal(got: Any, expected: Any, atol: float = 0.0) -> None:
 # Against PyTorch.
 
 
-def torch_run(module: Any, p: dict[str, Any], lengths: list[int] | None) -> tuple[Any, ...]:
+def torch_run(torch: Any, module: Any, p: dict[str, Any], lengths: list[int] | None) -> tuple[Any, ...]:
     """Output, last state and gradients of input and state of a module; its parameters get theirs."""
-    import torch
-
     x = torch.tensor(p["x"], requires_grad=True)
     first = tuple(torch.tensor(s, requires_grad=True) for s in parts(p["state"]))
     given = first if len(first) > 1 else first[0]
@@ -91,14 +89,15 @@ def torch_run(module: Any, p: dict[str, Any], lengths: list[int] | None) -> tupl
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
-def test_same_as_pytorch(backend: str, kind: str, options: dict[str, Any], lengths: list[int] | None) -> None:
-    torch = pytest.importorskip("torch")
+def test_same_as_pytorch(
+    torch: Any, backend: str, kind: str, options: dict[str, Any], lengths: list[int] | None
+) -> None:
     torch.manual_seed(0)
     theirs = getattr(torch.nn, kind)(D, H, dtype=torch.float64, **options)
     layer = getattr(fastrnn, kind)(D, H, dtype="float64", **options)
     layer.load_state_dict(theirs.state_dict())
     p = inputs(layer, layer.batch_first)
-    y, last, dx, dfirst = torch_run(theirs, p, lengths)
+    y, last, dx, dfirst = torch_run(torch, theirs, p, lengths)
     got_y, got_last = layer.forward(p["x"], p["state"], lengths)
     got_dx, got_dfirst = layer.backward(p["dy"], p["dstate"])
     np.testing.assert_allclose(got_y, y, rtol=0, atol=1e-12)
@@ -111,8 +110,7 @@ def test_same_as_pytorch(backend: str, kind: str, options: dict[str, Any], lengt
         np.testing.assert_allclose(grad.T if transposed else grad, gradients[other], rtol=0, atol=1e-12)
 
 
-def test_state_dict_has_pytorchs_names_order_and_layouts() -> None:
-    torch = pytest.importorskip("torch")
+def test_state_dict_has_pytorchs_names_order_and_layouts(torch: Any) -> None:
     options: dict[str, Any] = {"num_layers": 2, "bidirectional": True}
     theirs = torch.nn.LSTM(D, H, **options).state_dict()
     ours = LSTM(D, H, **options).state_dict()

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import fastrnn
-from fastrnn.train import plot
+from fastrnn.train import loop, plot
 from fastrnn.train.data import (
     Batches,
     Corpus,
@@ -329,10 +330,28 @@ def test_seconds_per_step_trains_nothing(corpus: Corpus) -> None:
     model = new_model(corpus)
     before = {name: w.copy() for name, w in model.network.params.items()}
     # At such a rate a second step would not end.
-    assert seconds_per_step(model, corpus, replace(QUICK, lr=1e30), "numpy", repeats=2) > 0
+    seconds_per_step(model, corpus, replace(QUICK, lr=1e30), "numpy", repeats=2)
     for name, w in model.network.params.items():
         np.testing.assert_array_equal(w, before[name])
     assert fastrnn.get_backend() == "numpy"
+
+
+def test_seconds_per_step_is_the_median_without_the_first(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that steps alone move: the first, which may compile, takes the longest."""
+    clock, backends, left = [0.0], [], iter([100.0, 3.0, 1.0, 20.0, 2.0, 5.0])
+    run_step = loop.TrainingStep.__call__
+
+    def step(self: loop.TrainingStep, *batch: Any) -> float:
+        clock[0] += next(left)
+        backends.append(fastrnn.get_backend())
+        return run_step(self, *batch)
+
+    monkeypatch.setattr(loop.TrainingStep, "__call__", step)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    with fastrnn.use_backend("numba"):
+        assert seconds_per_step(new_model(corpus), corpus, QUICK, "numpy", repeats=5) == 3.0
+        assert fastrnn.get_backend() == "numba"
+    assert backends == ["numpy"] * 6 and next(left, None) is None
 
 
 # --- sampling ---

@@ -1,28 +1,28 @@
-"""The same problems run by PyTorch's own modules. Import only where torch is installed."""
+"""The same problems run by PyTorch's own modules, where the `torch` fixture gives it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import torch
 
 from naive import Call
 from problems import Problem, Result, named
 
-MODULES = {
-    "rnn_tanh": torch.nn.RNN,
-    "rnn_relu": lambda *a, **k: torch.nn.RNN(*a, nonlinearity="relu", **k),
-    "lstm": torch.nn.LSTM,
-    "gru_after": torch.nn.GRU,
+MODULES: dict[str, tuple[str, dict[str, Any]]] = {
+    "rnn_tanh": ("RNN", {}),
+    "rnn_relu": ("RNN", {"nonlinearity": "relu"}),
+    "lstm": ("LSTM", {}),
+    "gru_after": ("GRU", {}),
 }
 NAMES = {"Wx": "weight_ih_l0", "Wh": "weight_hh_l0", "bx": "bias_ih_l0", "bh": "bias_hh_l0"}
 
 
-def torch_result(p: Problem, call: Call) -> Result:
+def torch_result(torch: Any, p: Problem, call: Call) -> Result:
     """Outputs and gradients of one direction of a bidirectional module."""
     hidden = p.dhs.shape[2]
-    module = MODULES[p.cell](p.x.shape[2], hidden, bidirectional=True, dtype=torch.float64)
+    name, options = MODULES[p.cell]
+    module = getattr(torch.nn, name)(p.x.shape[2], hidden, bidirectional=True, dtype=torch.float64, **options)
     suffix = "_reverse" if call.reverse else ""
     own = {name: getattr(module, NAMES[name] + suffix) for name in p.params}
     with torch.no_grad():
@@ -30,7 +30,7 @@ def torch_result(p: Problem, call: Call) -> Result:
             weight.copy_(torch.tensor(p.params[name].T))
     x = torch.tensor(p.x, requires_grad=True)
     state = [torch.tensor(s, requires_grad=True) for s in p.state]
-    y, last = _run(module, x, [torch.stack([s, s]) for s in state], call)
+    y, last = _run(torch, module, x, [torch.stack([s, s]) for s in state], call)
     columns = slice(hidden, None) if call.reverse else slice(hidden)
     hs, last = y[..., columns], [s[int(call.reverse)] for s in last]
     pairs = zip([hs, *last], [p.dhs, *p.dlast], strict=True)
@@ -44,7 +44,7 @@ def torch_result(p: Problem, call: Call) -> Result:
     )
 
 
-def _run(module: Any, x: Any, state: list[Any], call: Call) -> tuple[Any, Any]:
+def _run(torch: Any, module: Any, x: Any, state: list[Any], call: Call) -> tuple[Any, Any]:
     """Output (T, N, 2H) and last states (2, N, H) of the module."""
     first = tuple(state) if len(state) > 1 else state[0]
     if call.lengths is None:
