@@ -605,7 +605,26 @@ def test_rows_are_balanced_over_tiles(plain: Kernels) -> None:
         assert not found or (max(found) <= most and max(found) - min(found) <= 1)
 
 
-# The division of a call between threads (division.h) belongs here: every sequence and every unit in one part.
+@pytest.mark.parametrize("by_units", [False, True])
+def test_every_sequence_and_every_unit_is_in_one_part(plain: Kernels, by_units: bool) -> None:
+    """Divided by sequences, a part has all units of its own rows; by units, all rows and a share of the units."""
+    k, columns = plain, 5 * plain.width
+    for N, parts in itertools.product((0, 1, 2, 5, 16, 17), (1, 2, 3, 5)):
+        if not by_units and parts > max(N, 1):
+            continue
+        done = np.zeros((N, columns), int)
+        owners = set()
+        for part in range(parts):
+            out = np.zeros(7, np.int64)
+            k.get("division", k.dtype.itemsize, N, parts, by_units, columns, 2, part, out)
+            begin, end, first, last, most_rows, count, owner = map(int, out)
+            done[begin:end, first:last] += 1
+            assert end - begin <= most_rows and most_rows >= 1
+            owners.add(owner)
+            # Memory of its own for each part, or one for all that share the sequences.
+            assert count == (1 if by_units else parts) and 0 <= owner < count
+        assert (done == 1).all()
+        assert len(owners) == count and most_rows == max(1, N if by_units else -(-N // parts))
 
 
 # --- memory ---

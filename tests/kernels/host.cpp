@@ -76,9 +76,9 @@ EXPORT ptrdiff_t test_together(ptrdiff_t most, ptrdiff_t turns, ptrdiff_t* runs,
         ++all.runs[thread];
         for (ptrdiff_t turn = 0; turn < all.turns; ++turn) {
             all.written[thread] = turn;
-            barrier.wait();
+            barrier.wait(nullptr);
             for (int other = 0; other < barrier.threads; ++other) all.wrong[thread] += all.written[other] != turn;
-            barrier.wait();
+            barrier.wait(nullptr);
         }
     }, &context);
     return context.threads;
@@ -107,7 +107,7 @@ EXPORT ptrdiff_t test_progress(ptrdiff_t steps, ptrdiff_t stride) {
                 continue;
             }
             const ptrdiff_t due = s / all.stride * all.stride + all.stride;
-            if (s % all.stride == 0) all.progress.wait_for(due < all.steps ? due : all.steps);
+            if (s % all.stride == 0) all.progress.wait_for(due < all.steps ? due : all.steps, nullptr);
             all.wrong += all.written[s] != s;
         }
     }, &context);

@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "division.h"
 #include "gemm.h"
 
 using namespace fastrnn;
@@ -200,6 +201,20 @@ EXPORT void test_share(ptrdiff_t bytes, ptrdiff_t columns, ptrdiff_t vectors, pt
         const Range range = share<decltype(zero)>(columns, int(vectors), int(parts), int(part));
         out[0] = range.first;
         out[1] = range.last;
+    });
+}
+
+EXPORT void test_division(ptrdiff_t bytes, ptrdiff_t N, ptrdiff_t parts, ptrdiff_t by_units, ptrdiff_t columns,
+                          ptrdiff_t vectors, ptrdiff_t part, ptrdiff_t* out) {
+    Path path;
+    path.parts = int(parts);
+    path.by_units = by_units;
+    const Division division(N, path);
+    with_type(bytes, [&](auto zero) {
+        const Range units = division.units<decltype(zero)>(columns, int(vectors), int(part));
+        const ptrdiff_t found[] = {division.begin(int(part)), division.end(int(part)), units.first, units.last,
+                                   division.most_rows(), division.owners(), division.owner(int(part))};
+        std::memcpy(out, found, sizeof found);
     });
 }
 
