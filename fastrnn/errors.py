@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,6 +96,25 @@ def positive_int(name: str, value: Any) -> int:
     if number < 1:
         raise ValueError(f"{name}: expected at least 1, got {number}")
     return number
+
+
+def generator(name: str, seed: Any) -> np.random.Generator:
+    """Random numbers from `seed`, if it is one of those that NumPy takes."""
+    try:
+        return np.random.default_rng(seed)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name}: expected an integer of at least 0, got {_shown(seed)}") from error
+
+
+def file_path(name: str, value: Any) -> Path:
+    """`value`, if it can be the path of a file."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name}: expected a path, got {_shown(value)}")
+    path = Path(value)
+    if "\0" in str(path):
+        raise ValueError(f"{name}: expected a path, got {value!r}, which has a null character")
+    return path
 
 
 def sequence_lengths(name: str, value: Any, n: int, longest: int) -> NDArray[np.int64] | None:

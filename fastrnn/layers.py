@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike
 
 from .arrays import Array, Arrays
 from .engine.memory import aligned, writable
-from .errors import FLOATS, array_like, as_array, flag, known_keys, positive_int, rows_array
+from .errors import FLOATS, array_like, as_array, flag, generator, known_keys, positive_int, rows_array
 
 
 def float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
@@ -207,7 +207,7 @@ class Linear(Layer):
         self.input_size = positive_int("input_size", input_size)
         self.output_size = positive_int("output_size", output_size)
         self.bias, self.dtype = flag("bias", bias), float_dtype(dtype)
-        rng = np.random.default_rng(seed)
+        rng = generator("seed", seed)
         shapes = self.param_shapes(self.input_size, self.output_size, self.bias)
         super().__init__({name: uniform(rng, shape, self.input_size, self.dtype) for name, shape in shapes.items()})
 
@@ -279,7 +279,7 @@ class Embedding(Layer):
         self.num_embeddings = positive_int("num_embeddings", num_embeddings)
         self.embedding_size = positive_int("embedding_size", embedding_size)
         self.dtype = float_dtype(dtype)
-        rng = np.random.default_rng(seed)
+        rng = generator("seed", seed)
         shapes = self.param_shapes(self.num_embeddings, self.embedding_size)
         super().__init__({name: rng.standard_normal(shape).astype(self.dtype) for name, shape in shapes.items()})
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from .arrays import Array, Arrays
 from .cells import Cell
 from .configuration import described, planned, require_cells
 from .engine.settings import pinned
+from .errors import file_path
 from .layers import Layer, added_together
 from .model_file import KEY, open_model, pack, refusing, write_atomically
 from .recurrent import Recurrent
@@ -31,7 +31,10 @@ class Model:
     """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
-        self.layers = list(layers)
+        try:
+            self.layers = list(layers)
+        except TypeError as error:
+            raise TypeError(f"layers: expected a sequence of layers, got {type(layers).__name__}") from error
         for i, layer in enumerate(self.layers):
             if not isinstance(layer, Layer):
                 raise TypeError(f"layers[{i}]: expected a fastrnn layer, got {type(layer).__name__}")
@@ -159,10 +162,12 @@ class Model:
         ValueError, TypeError
             If `metadata` or a layer cannot be kept in a file.
         """
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise TypeError(f"metadata: expected a mapping of strings to strings, got {type(metadata).__name__}")
         extra = dict(metadata or {})
-        if KEY in extra or not all(isinstance(s, str) for pair in extra.items() for s in pair):
+        if KEY in extra or not all(_is_text(s) for pair in extra.items() for s in pair):
             raise ValueError(f"metadata: expected strings to strings, none called {KEY!r}, got {extra!r}")
-        write_atomically(Path(path), pack(self.params, [described(layer) for layer in self.layers], extra))
+        write_atomically(file_path("path", path), pack(self.params, [described(layer) for layer in self.layers], extra))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], cells: Mapping[str, Cell] | None = None) -> Model:
@@ -190,14 +195,21 @@ class Model:
         return read_model(path, cells, cls)[0]
 
 
+def _is_text(value: Any) -> bool:
+    # A lone surrogate has no bytes.
+    return isinstance(value, str) and value.encode("utf-8", "replace").decode() == value
+
+
 def read_model(
     path: str | os.PathLike[str], cells: Mapping[str, Cell] | None = None, kind: type[Model] = Model
 ) -> tuple[Model, dict[str, str]]:
     """What :meth:`Model.load` and :func:`read_metadata` give, of one and the same file."""
+    if cells is not None and not isinstance(cells, Mapping):
+        raise TypeError(f"cells: expected a mapping of names to cells, got {type(cells).__name__}")
     for name, cell in (cells or {}).items():
         if not isinstance(cell, Cell):
             raise TypeError(f"cells[{name!r}]: expected a Cell, got {type(cell).__name__}")
-    with open_model(Path(path)) as file:
+    with open_model(file_path("path", path)) as file:
         require_cells(file.layers, cells or {}, str(path))
         with refusing(file.path):
             model = kind([layer(**arguments) for layer, arguments in planned(file.layers, file.kinds, cells or {})])
@@ -209,6 +221,6 @@ def read_model(
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """What :meth:`Model.save` was given as metadata; errors as :meth:`Model.load` has them."""
-    with open_model(Path(path)) as file:
+    with open_model(file_path("path", path)) as file:
         file.check()
     return file.metadata

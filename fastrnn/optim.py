@@ -66,7 +66,7 @@ class Optimizer:
         if not isinstance(grads, Mapping):
             raise TypeError(f"grads: expected a mapping of arrays, got {type(grads).__name__}")
         if grads.keys() != self.params.keys():
-            odd = sorted(set(grads) ^ set(self.params))
+            odd = sorted(map(str, set(grads) ^ set(self.params)))
             raise ValueError(f"grads: expected the keys of params, got a difference in {', '.join(odd)}")
         given = {
             key: array_like(f"grads[{key!r}]", grads[key], p.shape, p.dtype, "the parameter")
@@ -110,6 +110,10 @@ class Adam(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
+        if not isinstance(betas, tuple | list):
+            raise TypeError(f"betas: expected a pair of numbers, got {betas!r}")
+        if len(betas) != 2:
+            raise ValueError(f"betas: expected a pair of numbers, got {betas!r}")
         self.betas = (_fraction("betas[0]", betas[0]), _fraction("betas[1]", betas[1]))
         self.eps = _at_least("eps", eps, 0.0)
         super().__init__(params, lr, weight_decay, 2)

@@ -19,7 +19,7 @@ from .engine.plan import make_plan
 from .engine.precision import PARTS
 from .engine.settings import current, pinned
 from .engine.threads import apart, run_together, threads_up_to, work_of
-from .errors import array_like, flag, positive_int, rows_array
+from .errors import array_like, flag, generator, positive_int, rows_array
 from .layers import Layer, float_dtype, uniform
 
 Answer = TypeVar("Answer")
@@ -99,7 +99,7 @@ class Recurrent(Layer):
                 # Whoever called the constructor, of this class or of one that calls this one.
                 stacklevel=2 if type(self) is Recurrent else 3,
             )
-        self._rng = np.random.default_rng(seed)
+        self._rng = generator("seed", seed)
         self._stacks: dict[str, Stack | None] = {}
         super().__init__(self._initial())
 

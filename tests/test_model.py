@@ -142,6 +142,7 @@ TWICE = Linear(2, 2)
     [
         (lambda m: Model([]), ValueError, "layers: expected at least one"),
         (lambda m: Model([np.tanh]), TypeError, r"layers\[0\]"),
+        (lambda m: Model(3), TypeError, "layers: expected a sequence of layers, got int"),
         (lambda m: Model([TWICE, RNN(2, 2), TWICE]), ValueError, r"layers\[2\]"),
         (lambda m: m(X, [None]), ValueError, r"state: expected a list of 2 .* got 1"),
         (lambda m: m(X, np.zeros((1, 2, 3))), TypeError, "state: expected a list of 2"),
@@ -305,11 +306,33 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
 
 
-@pytest.mark.parametrize("metadata", [{"steps": 3}, {3: "steps"}, {"fastrnn": "mine"}])
+@pytest.mark.parametrize("metadata", [{"steps": 3}, {3: "steps"}, {"fastrnn": "mine"}, {"a": "\ud800"}])
 def test_metadata_is_strings(path: Path, metadata: Any) -> None:
     with pytest.raises(ValueError, match=r"^metadata: expected strings"):
         small_model().save(path, metadata)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("metadata", ["steps", 3, ["steps"], np.arange(2)])
+def test_metadata_is_a_mapping(path: Path, metadata: Any) -> None:
+    with pytest.raises(TypeError, match=r"^metadata: expected a mapping of strings to strings, got "):
+        small_model().save(path, metadata)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"), [(None, TypeError), (3, TypeError), (b"m", TypeError), (["m"], TypeError), ("a\0b", ValueError)]
+)
+@pytest.mark.parametrize("use", [small_model().save, Model.load, read_metadata])
+def test_what_is_no_path_is_named(use: Callable[[Any], Any], wrong: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"^path: expected a path, got "):
+        use(wrong)
+
+
+def test_cells_come_in_a_mapping(path: Path) -> None:
+    small_model().save(path)
+    with pytest.raises(TypeError, match=r"^cells: expected a mapping of names to cells, got list"):
+        Model.load(path, [CELLS["mgu"]])
 
 
 def test_a_layer_of_another_kind_is_not_saved(path: Path) -> None:

@@ -52,6 +52,8 @@ def f4(*shape: int) -> np.ndarray:
         (lambda m: LSTM(D, H, dropout=1.0), ValueError, "dropout"),
         (lambda m: LSTM(D, H, dropout=-0.1), ValueError, "dropout"),
         (lambda m: LSTM(D, H, dtype="float16"), TypeError, "dtype"),
+        (lambda m: LSTM(D, H, seed="2"), TypeError, "seed"),
+        (lambda m: LSTM(D, H, seed=-1), ValueError, "seed"),
         (lambda m: RNN(D, H, nonlinearity="sin"), ValueError, "nonlinearity"),
         (lambda m: RNN(D, H, nonlinearity=np.array(["tanh", "relu"])), ValueError, "nonlinearity"),
         (lambda m: LSTM(D, H, bias=np.array([True, False])), TypeError, "bias"),
