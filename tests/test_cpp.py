@@ -151,12 +151,14 @@ print("numba" in sys.modules)
 def test_infinite_inputs_saturate(variant: str, cell: str, N: int, H: int) -> None:
     """Zero columns of the gates that share a vector meet infinity as well."""
     p = problem(cell, T=9, N=N, D=4, H=H, dtype="float32")
+    # Six units of each gate fill no fewer vectors of eight together than apart.
+    shared = N >= 4 and (variant, H) != ("avx2", 70)
     outputs = []
     for value in (np.inf, 1e30):
         x = p.x.copy()
         x[4, 0, 1] = value
         outputs.append(cell_forward(CELLS[cell], x, p.state, p.params)[0])
-        assert last_call()[0][0][0][5] == (N >= 4)
+        assert last_call()[0][0][0][5] == shared
     np.testing.assert_array_equal(*outputs)
     assert np.isfinite(outputs[0]).all()
 
