@@ -12,6 +12,7 @@ import pytest
 import fastrnn
 from cases import BUILT_IN, reference, run
 from conftest import PROMISED_BACKENDS
+from fastrnn import thresholds
 from naive import PLAIN, Call
 from paths import Forced, watched
 from problems import ORACLE_RTOL, Problem, assert_close, oracle, problem
@@ -146,23 +147,28 @@ def test_weights_with_columns_along_memory_are_packed() -> None:
 CHOSEN = [
     ((47, 1, 6, 64), 1, {"packed": False, "input": "chunk", "chunk": 47}, {}),
     ((48, 1, 4, 64), 1, {"packed": True, "input": "step"}, {}),
-    ((48, 1, 4, 63), 1, {"packed": True, "input": "step"}, {}),
+    ((47, 1, 4, 63), 1, {"packed": True, "input": "step"}, {}),
     ((7, 1, 4, 63), 1, {"packed": False, "input": "step"}, {}),
     ((8, 8, 4, 64), 1, {"packed": True, "input": "step"}, {}),
     ((7, 8, 4, 64), 1, {"packed": False, "input": "step"}, {}),
     ((6, 10, 4, 64), 1, {"packed": False, "input": "step"}, {}),
+    ((4, 16, 4, 64), 1, {"packed": False, "input": "step"}, {}),
     ((5, 13, 4, 64), 1, {"packed": True, "input": "step"}, {}),
     ((20, 7, 5, 64), 1, {"input": "chunk", "chunk": 20}, {"chunk": 20}),
     ((600, 7, 5, 8), 1, {"input": "chunk", "chunk": 74}, {"chunk": 73}),
     ((20, 8, 5, 64), 1, {"input": "step"}, {"chunk": 20}),
     ((20, 7, 4, 64), 1, {"input": "step"}, {"chunk": 20}),
+    ((2, 7, 5, 64), 1, {"packed": False, "input": "chunk", "chunk": 2}, {}),
     ((1, 7, 5, 64), 1, {"packed": False, "input": "step"}, {}),
     ((20, 4, 4, 33), 1, {"input": "step", "merged": True}, {}),
     ((20, 3, 4, 33), 1, {"input": "step", "merged": False}, {}),
     ((4, 1, 4, 64), 1, {}, {"packed": False}),
     ((5, 1, 4, 64), 1, {}, {"packed": True}),
+    ((9, 1, 4, 128), 1, {}, {"packed": True}),
+    ((16, 1, 4, 240), 1, {}, {"packed": True}),
     ((16, 1, 4, 256), 1, {}, {"packed": False}),
     ((17, 1, 4, 256), 1, {}, {"packed": True}),
+    ((17, 1, 4, 300), 1, {}, {"packed": True}),
     ((20, 16, 4, 64), 2, {"parts": 2, "by_units": False}, {"parts": 2, "by_units": False}),
     ((20, 1, 4, 64), 2, {"parts": 1, "by_units": False}, {"parts": 1, "by_units": False}),
     ((20, 1, 4, 90), 2, {"parts": 2, "by_units": True}, {"parts": 2, "by_units": True}),
@@ -190,6 +196,8 @@ def test_the_input_is_projected_ahead_where_vectors_are_wide(variant: str) -> No
 
     path = load_backend("cpp").forward_path(engine_call("lstm", 48, 1, 5, 64, 1))
     assert (path.input, path.chunk) == (("ahead", 10) if variant in WIDE else ("chunk", 48))
+    narrow = load_backend("cpp").forward_path(engine_call("lstm", 48, 1, 5, 63, 1))
+    assert (narrow.input, narrow.chunk) == ("chunk", 48)
 
 
 def engine_call(cell: str, T: int, N: int, D: int, H: int, threads: int) -> Any:
@@ -216,3 +224,17 @@ def test_the_path_of_a_layers_call_is_noted() -> None:
         ("step", True, 70),
         ("chunk", False, 70),
     ]
+
+
+@pytest.mark.parametrize("T, chunk", [(63, 63), (64, 32)])
+def test_a_layer_follows_another_closely_where_both_run_at_once(
+    monkeypatch: pytest.MonkeyPatch, T: int, chunk: int
+) -> None:
+    from fastrnn.backends import _cpp
+
+    monkeypatch.setattr(thresholds, "WORTH_A_THREAD", 1)
+    fastrnn.set_num_threads(2)
+    with fastrnn.use_backend("cpp"):
+        fastrnn.LSTM(9, 9, 2, seed=0)(np.zeros((T, 1, 9), "f4"))
+    layers, _ = _cpp.last_call()
+    assert [(path[4], path[6]) for path, _ in layers] == [("chunk", T), ("chunk", chunk)]
