@@ -89,3 +89,26 @@ class Arrays(MutableMapping[str, Array]):
             raise KeyError(f"{self._called}: expected one of {', '.join(self.own)}, got {name!r}")
         own = self.own[name]
         return array_like(f"{self._called}[{name!r}]", value, own.shape, own.dtype, "the layer")
+
+
+class Trainable:
+    """What has parameters and their gradients: assignment to either, as a whole, copies into the own arrays."""
+
+    _params: Arrays
+    _grads: Arrays
+
+    @property
+    def params(self) -> Arrays:
+        return self._params
+
+    @params.setter
+    def params(self, new: Mapping[str, Array]) -> None:
+        self._params.assign(new)
+
+    @property
+    def grads(self) -> Arrays:
+        return self._grads
+
+    @grads.setter
+    def grads(self, new: Mapping[str, Array]) -> None:
+        self._grads.assign(new)

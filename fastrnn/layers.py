@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .arrays import Array, Arrays
+from .arrays import Array, Arrays, Trainable
 from .engine.memory import aligned, writable
 from .errors import FLOATS, array_like, as_array, flag, generator, known_keys, positive_int, rows_array
 
@@ -35,7 +35,7 @@ def uniform(rng: np.random.Generator, shape: tuple[int, ...], size: int, dtype: 
     return values
 
 
-class Layer:
+class Layer(Trainable):
     """Parameters, their gradients, and their exchange with PyTorch.
 
     A pickle or copy of a layer has its parameters, gradients and random state, not what a forward pass kept.
@@ -55,22 +55,6 @@ class Layer:
         self._grads = Arrays("grads", {name: np.zeros_like(value) for name, value in params.items()})
         self._cache: Any = None
         self._later: list[Callable[[], None]] | None = None
-
-    @property
-    def params(self) -> Arrays:
-        return self._params
-
-    @params.setter
-    def params(self, new: Mapping[str, Array]) -> None:
-        self._params.assign(new)
-
-    @property
-    def grads(self) -> Arrays:
-        return self._grads
-
-    @grads.setter
-    def grads(self, new: Mapping[str, Array]) -> None:
-        self._grads.assign(new)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": None}

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .arrays import Array, Arrays
+from .arrays import Array, Arrays, Trainable
 from .cells import Cell
 from .configuration import described, planned, require_cells
 from .engine.settings import pinned
@@ -16,7 +16,7 @@ from .model_file import KEY, open_model, pack, refusing, write_atomically
 from .recurrent import Recurrent
 
 
-class Model:
+class Model(Trainable):
     """A chain of layers.
 
     Parameters
@@ -48,22 +48,6 @@ class Model:
         numbered = list(enumerate(self.layers))
         self._params = Arrays("params", {f"{i}.{k}": v for i, layer in numbered for k, v in layer.params.items()})
         self._grads = Arrays("grads", {f"{i}.{k}": v for i, layer in numbered for k, v in layer.grads.items()})
-
-    @property
-    def params(self) -> Arrays:
-        return self._params
-
-    @params.setter
-    def params(self, new: Mapping[str, Array]) -> None:
-        self._params.assign(new)
-
-    @property
-    def grads(self) -> Arrays:
-        return self._grads
-
-    @grads.setter
-    def grads(self, new: Mapping[str, Array]) -> None:
-        self._grads.assign(new)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in ("_params", "_grads")}
