@@ -85,7 +85,9 @@ CHANGES_NO_RESULT = {
 }
 
 # Changes of signs that no result shows: a file, a part of the changed line with the change in «», and why.
-EQUIVALENT: list[tuple[str, str, str]] = []
+EQUIVALENT: list[tuple[str, str, str]] = [
+    (ENGINE_THRESHOLDS, "N <= «9»", "of nine sequences, eight steps are the first that are worth it either way"),
+]
 
 
 class Mutation(NamedTuple):
@@ -114,9 +116,10 @@ class Mutation(NamedTuple):
         """The instruction sets that have what is changed."""
         if self.file == PYTHON_THRESHOLDS or self.file == NUMBA_LOOPS:
             return ""
-        # The function around it says it, or the line itself.
-        begin = max((m.start() for m in re.finditer(r"(?m)^ {0,4}\S[^\n]*\{$", self.text[: self.start])), default=0)
-        around = self.text[begin : self.text.find("\n", begin)] + self.line()
+        around = self.line()
+        if self.file != ENGINE_THRESHOLDS:  # the function around it says it, or the line itself
+            begin = max((m.start() for m in re.finditer(r"(?m)^ {0,4}\S[^\n]*\{$", self.text[: self.start])), default=0)
+            around += self.text[begin : self.text.find("\n", begin)]
         if "splitting" in around:
             return "avx512bf16 avx512"
         if re.search("ahead|beside", around):
@@ -408,12 +411,12 @@ def run_all(chosen: list[Mutation], jobs: int) -> list[tuple[Mutation, Outcome]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--list", action="store_true", help="print the changes, and run none")
-    parser.add_argument("--only", default="", metavar="TEXT", help="those whose file and line contain it")
+    parser.add_argument("--only", default="", metavar="REGEX", help="those in whose file and line it is found")
     parser.add_argument("--sample", type=int, metavar="N", help="so many of them")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--jobs", type=int, default=1, help="so many at a time")
     arguments = parser.parse_args()
-    chosen = [m for m in mutations() if arguments.only in str(m) and (arguments.list or not reason(m))]
+    chosen = [m for m in mutations() if re.search(arguments.only, str(m)) and (arguments.list or not reason(m))]
     if arguments.sample is not None and arguments.sample < len(chosen):
         picked = random.Random(arguments.seed).sample(range(len(chosen)), arguments.sample)
         chosen = [chosen[i] for i in sorted(picked)]

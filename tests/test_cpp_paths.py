@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -198,6 +199,36 @@ def test_the_input_is_projected_ahead_where_vectors_are_wide(variant: str) -> No
     assert (path.input, path.chunk) == (("ahead", 10) if variant in WIDE else ("chunk", 48))
     narrow = load_backend("cpp").forward_path(engine_call("lstm", 48, 1, 5, 63, 1))
     assert (narrow.input, narrow.chunk) == ("chunk", 48)
+
+
+# An instruction set that can split numbers, a precision, T, N and H, and the parts that it splits them into.
+SPLIT = [
+    ("avx512bf16", "medium", (8, 1, 64), 1),
+    ("avx512bf16", "medium", (7, 1, 64), 0),
+    ("avx512bf16", "medium", (4, 4, 64), 1),
+    ("avx512bf16", "medium", (5, 3, 64), 0),
+    ("amx", "medium", (8, 4, 64), 1),
+    ("amx", "medium", (20, 3, 64), 0),
+    ("amx", "highest", (4, 16, 64), 3),
+    ("amx", "highest", (4, 16, 63), 0),
+    ("amx", "highest", (5, 15, 64), 0),
+    ("amx", "highest", (3, 21, 64), 0),
+]
+
+
+@pytest.mark.parametrize("named, precision, shape, parts", SPLIT)
+def test_numbers_are_split_where_weights_are_read_often(
+    variant: str, named: str, precision: str, shape: tuple[int, int, int], parts: int
+) -> None:
+    from fastrnn.backends.registry import load_backend
+
+    if variant != named:
+        pytest.skip(f"of {named}")
+    T, N, H = shape
+    call = replace(engine_call("lstm", T, N, 4, H, 1), bf16_parts={"medium": 1, "highest": 3}[precision])
+    backend = load_backend("cpp")
+    assert backend.forward_path(call).bf16_parts == parts
+    assert backend.backward_path(call).bf16_parts == parts
 
 
 def engine_call(cell: str, T: int, N: int, D: int, H: int, threads: int) -> Any:

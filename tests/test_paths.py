@@ -19,6 +19,7 @@ from fastrnn.backends.numba.path import NumbaPath, choose, in_parts
 from fastrnn.backends.numba.short import ShortStack, takes
 from fastrnn.backends.numpy_backend import NumpyPath
 from fastrnn.backends.registry import load_backend
+from fastrnn.cells import tanh
 from fastrnn.codegen.numba_modules import forward_module
 from fastrnn.engine.call import Call as EngineCall
 from fastrnn.engine.plan import make_plan
@@ -270,13 +271,19 @@ def test_a_stack_keeps_the_buffers_of_few_rows(rows: int, kept: int) -> None:
 def test_the_tiles_of_the_compiled_loops() -> None:
     """The four sums of LSTM in a row of vectors, the one of RNN in up to four; the depth of small tiles in parts."""
 
-    def tiles(cell: str) -> list[tuple[int, ...]]:
+    @fastrnn.cell(gates="a b c d e")
+    def five(x: Any, U: Any, h: Any) -> Any:
+        return tanh(x.a + U.a @ h) * tanh(x.b + U.b @ h) * tanh(x.c + U.c @ h) * tanh(x.d + U.d @ h) + x.e + U.e @ h
+
+    def tiles(cell: fastrnn.Cell) -> list[tuple[int, ...]]:
         """Rows, columns, parts of the depth."""
-        text = forward_module(make_plan(CELLS[cell]), "float32", 16)
+        text = forward_module(make_plan(cell), "float32", 16)
         return [tuple(map(int, found)) for found in re.findall(r"= tile\((\d+), (\d+), 16, (\d+)\)", text)]
 
     one = [(1, 1, 8), (2, 1, 4), (4, 1, 2), (8, 1, 1)]
     two = [(1, 2, 4), (2, 2, 2), (4, 2, 1), (8, 2, 1)]
     four = [(1, 4, 2), (2, 4, 1), (4, 4, 1), (6, 4, 1)]
-    assert tiles("lstm") == four
-    assert tiles("rnn_tanh") == sorted(one + two + four)
+    assert tiles(CELLS["lstm"]) == four
+    assert tiles(CELLS["gru_after"]) == [(1, 3, 2), (2, 3, 1), (4, 3, 1), (8, 3, 1)]
+    assert tiles(CELLS["rnn_tanh"]) == sorted(one + two + four)
+    assert tiles(five) == sorted([*four, *((rows, 1, 8 // rows) for rows, _, _ in four if rows < 6), (6, 1, 1)])
