@@ -179,7 +179,7 @@ def test_second_interrupt_leaves_the_saved_model(
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for a single process")
 def test_a_real_ctrl_c(text_file: str) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "fastrnn", "train", text_file, *QUICK, "--epochs", "100000"],
+        [sys.executable, "-P", "-m", "fastrnn", "train", text_file, *QUICK, "--epochs", "100000"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -488,7 +488,7 @@ def test_as_a_module() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="no pipes that break")
 def test_reader_that_leaves(model_file: str) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "fastrnn", "sample", model_file, "--backend", "numpy", "--length", "100000"],
+        [sys.executable, "-P", "-m", "fastrnn", "sample", model_file, "--backend", "numpy", "--length", "100000"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=_environment(),
@@ -512,7 +512,7 @@ def _press_after(steps: int):  # type: ignore[no-untyped-def]
 
 def _run(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "fastrnn", *arguments],
+        [sys.executable, "-P", "-m", "fastrnn", *arguments],
         capture_output=True,
         text=True,
         env={**_environment(), **environment},
