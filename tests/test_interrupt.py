@@ -63,7 +63,7 @@ CALLS = {
     "by sequences": (2, 1, 120_000, 16, 64),
     "by units": (2, 1, 80_000, 1, 256),
     "layers at the same time": (2, 2, 2_000_000, 1, 20),
-    "layers one after the other": (1, 2, 3_000_000, 1, 20),
+    "layers one after the other": (1, 2, 6_000_000, 1, 20),
 }
 
 
