@@ -85,8 +85,18 @@ CHANGES_NO_RESULT = {
 }
 
 # Changes of signs that no result shows: a file, a part of the changed line with the change in «», and why.
+EQUAL = "the smaller or larger of two numbers that are equal"
 EQUIVALENT: list[tuple[str, str, str]] = [
     (ENGINE_THRESHOLDS, "N <= «9»", "of nine sequences, eight steps are the first that are worth it either way"),
+    ("csrc/forward.h", "input «>=» stage", EQUAL),
+    ("csrc/forward.h", "needed «<=» run.T_", EQUAL),
+    ("csrc/forward.h", "first + chunk «<=» run.T_", EQUAL),
+    ("csrc/forward.h", "rest «<=» chunk", EQUAL),
+    ("csrc/forward.h", "steps «>=» ran.chunk", EQUAL),
+    ("csrc/forward.h", "division.by_units ? «1 : division.parts»", "size of a block"),
+    ("csrc/backward.h", "chunk * rows «<=» gemm_depth", EQUAL),
+    ("csrc/backward.h", "source_of(i) + 1 «>=» count", EQUAL),
+    ("csrc/backward.h", "done.steps «>=» ran.chunk", EQUAL),
 ]
 
 
@@ -120,7 +130,7 @@ class Mutation(NamedTuple):
         if self.file != ENGINE_THRESHOLDS:  # the function around it says it, or the line itself
             begin = max((m.start() for m in re.finditer(r"(?m)^ {0,4}\S[^\n]*\{$", self.text[: self.start])), default=0)
             around += self.text[begin : self.text.find("\n", begin)]
-        if "splitting" in around:
+        if re.search("splitting|left_size|per_item", around):
             return "avx512bf16 avx512"
         if re.search("ahead|beside", around):
             return "avx512"
@@ -254,10 +264,10 @@ _ENGINE_TESTS = (
 )
 # Quickest first: files, and which of their tests.
 ENGINE_STAGES = [
-    ("test_cpp_paths.py", f"(chosen or oracle or ahead_where) and {_ENGINE_TESTS}"),
-    ("test_cpp_paths.py", f"not (chosen or oracle or ahead_where) and {_ENGINE_TESTS}"),
+    ("test_cpp_paths.py", f"(chosen or oracle or ahead_where or follows or refused) and {_ENGINE_TESTS}"),
+    ("test_cpp_paths.py", f"not (chosen or oracle or ahead_where or follows or refused) and {_ENGINE_TESTS}"),
     ("test_cpp.py test_threads.py test_stack.py test_properties.py test_gradients.py test_precision.py", _ENGINE_TESTS),
-    ("test_functional.py", f"cpp and {_ENGINE_TESTS}"),
+    ("test_functional.py test_interrupt.py", f"cpp and {_ENGINE_TESTS}"),
 ]
 NUMBA_STAGES = [
     ("test_threads.py test_paths.py", "worth or chooses or short or buffers_of_few or tiles_of or (numba and told)"),

@@ -134,6 +134,23 @@ def test_impossible_paths_are_refused(path: dict[str, Any], word: str) -> None:
         check(p, PLAIN, {}, 0.0, forward=path)
 
 
+IMPOSSIBLE_BACK = [
+    ({"parts": 0}, "parts"),
+    ({"parts": 6}, "parts"),
+    ({"chunk": 0}, "chunk"),
+    ({"chunk": 13}, "chunk"),
+    ({"bf16_parts": 7}, "bf16_parts"),
+    ({"input": "step"}, "input, merged"),
+    ({"merged": True}, "input, merged"),
+]
+
+
+@pytest.mark.parametrize("path, word", IMPOSSIBLE_BACK)
+def test_impossible_paths_back_are_refused(path: dict[str, Any], word: str) -> None:
+    with pytest.raises(ValueError, match=f"path: .*{word}"):
+        check(problem("lstm", 12, 5, 7, 33), PLAIN, {}, 0.0, backward=path)
+
+
 def test_weights_with_columns_along_memory_are_packed() -> None:
     from fastrnn.backends.cpp_backend import CppPath
 
