@@ -185,10 +185,7 @@ template <class Cell, class F> class Backward {
     }
 
     Ran run_steps(Worker worker) {
-        Ran ran;
-        ran.parts = worker.own_parts();
-        ran.by_units = worker.by_units;
-        ran.bf16_parts = F::bf16_parts;
+        Ran ran = worker.note(F::bf16_parts);
         const ptrdiff_t begin = division.begin(worker.first), end = division.end(worker.first);
         const int owner = division.owner(worker.first);
         if (worker.leads()) clear_sums(owner);

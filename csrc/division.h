@@ -60,7 +60,14 @@ struct Worker {
     // Workers that share this one's sequences, and its number among them.
     int threads() const { return barrier ? barrier->threads : 1; }
     int number() const { return barrier ? first : 0; }
-    int own_parts() const { return (parts - first + stride - 1) / stride; }
+    // The note of what it does, with what it knows of that itself.
+    Ran note(int bf16_parts) const {
+        Ran ran;
+        ran.parts = (parts - first + stride - 1) / stride;
+        ran.by_units = by_units;
+        ran.bf16_parts = bf16_parts;
+        return ran;
+    }
     bool leads() const { return !barrier || first == 0; }
 };
 

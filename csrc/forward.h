@@ -200,10 +200,7 @@ template <class Cell, class F> class Forward {
     };
 
     template <bool KEEP> Ran run_steps(Worker worker) {
-        Ran ran;
-        ran.parts = worker.own_parts();
-        ran.by_units = worker.by_units;
-        ran.bf16_parts = F::bf16_parts;
+        Ran ran = worker.note(F::bf16_parts);
         const ptrdiff_t begin = division.begin(worker.first), end = division.end(worker.first);
         const TileSession session;
         Tally<T> tally{};

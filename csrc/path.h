@@ -28,11 +28,18 @@ template <class Cell, class T> bool can_merge(ptrdiff_t H) {
     return can;
 }
 
-template <class Cell, class F> Path forward_path(const Call& call) {
+// What both directions choose alike; `packs`: whether weights that could be read where they are are packed.
+template <class Cell, class F> Path shared_path(const Call& call, bool packs) {
     Path path = share_work(call, Cell::matrices);
-    const ptrdiff_t T = call.T, H = call.H, rows = Division(call.N, path).most_rows();
-    if (F::gains(T, rows, H)) path.bf16_parts = F::bf16_parts;
-    path.packed = F::per_item > 1 || !call.rows_lie_along_memory() || worth_packing(T, call.N, H);
+    if (F::gains(call.T, Division(call.N, path).most_rows(), call.H)) path.bf16_parts = F::bf16_parts;
+    path.packed = F::per_item > 1 || !call.rows_lie_along_memory() || packs;
+    return path;
+}
+
+template <class Cell, class F> Path forward_path(const Call& call) {
+    const ptrdiff_t T = call.T, H = call.H;
+    Path path = shared_path<Cell, F>(call, worth_packing(T, call.N, H));
+    const ptrdiff_t rows = Division(call.N, path).most_rows();
     path.input = Input::step;
     if (worth_hoisting(T, rows, call.D)) {
         const bool ahead = can_project_ahead<F> && path.packed && worth_projecting_ahead(rows, H);
@@ -45,11 +52,8 @@ template <class Cell, class F> Path forward_path(const Call& call) {
 }
 
 template <class Cell, class F> Path backward_path(const Call& call) {
-    Path path = share_work(call, Cell::matrices);
-    const ptrdiff_t T = call.T, H = call.H, rows = Division(call.N, path).most_rows();
-    if (F::gains(T, rows, H)) path.bf16_parts = F::bf16_parts;
-    path.packed = F::per_item > 1 || !call.rows_lie_along_memory() || worth_packing_transposed(T, call.N, H);
-    path.chunk = std::max<ptrdiff_t>(1, std::min(T, gemm_depth / rows));
+    Path path = shared_path<Cell, F>(call, worth_packing_transposed(call.T, call.N, call.H));
+    path.chunk = std::max<ptrdiff_t>(1, std::min(call.T, gemm_depth / Division(call.N, path).most_rows()));
     return path;
 }
 

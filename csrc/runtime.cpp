@@ -176,8 +176,7 @@ void choose_wave_path(const Kernels& kernels, ForwardCall& call, bool follows) {
     if (follows && call.path.input == Input::chunk) call.path.chunk = std::min(call.path.chunk, wave_steps);
 }
 
-}  // namespace
-
+// Threads that layers over each other take, each following the one below; 1: one layer after the other.
 int wave_threads(const std::vector<ForwardCall>& calls, int threads) {
     // The steps of a layer that is itself divided are not done one after the other: nobody could follow it.
     const bool divided = std::any_of(calls.begin(), calls.end(), [](const Call& call) { return call.path.parts > 1; });
@@ -186,19 +185,22 @@ int wave_threads(const std::vector<ForwardCall>& calls, int threads) {
     return threads < layers ? threads : layers;
 }
 
+}  // namespace
+
 bool forward_layers(const Kernels& kernels, std::vector<ForwardCall>& calls, int threads) {
     for (ForwardCall& call : calls) call.path = kernels.forward_path(call);
     LastCall done, &last = last_call();
     std::swap(done.layers, last.layers);  // for its memory
     done.layers.assign(calls.size(), {});
     bool finished = true;
-    if (wave_threads(calls, threads) == 1) {
+    const int at_once = wave_threads(calls, threads);
+    if (at_once == 1) {
         for (size_t layer = 0; finished && layer < calls.size(); ++layer)
             finished = kernels.forward(calls[layer], done.layers[layer]);
     } else {
         for (size_t layer = 0; layer < calls.size(); ++layer) choose_wave_path(kernels, calls[layer], layer > 0);
         Wave wave{kernels, calls, done.layers};
-        together(wave_threads(calls, threads), Wave::run, &wave);
+        together(at_once, Wave::run, &wave);
         if (wave.failed) throw std::bad_alloc();
         done.at_once = wave.threads;
         finished = !wave.stopped;

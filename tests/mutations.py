@@ -94,6 +94,7 @@ EQUIVALENT: list[tuple[str, str, str]] = [
     ("csrc/forward.h", "rest «<=» chunk", EQUAL),
     ("csrc/forward.h", "steps «>=» ran.chunk", EQUAL),
     ("csrc/forward.h", "division.by_units ? «1 : division.parts»", "size of a block"),
+    ("csrc/forward.h", "r «<=» rows && !tail.all", "one more row of scratch, which nobody reads"),
     ("csrc/backward.h", "chunk * rows «<=» gemm_depth", EQUAL),
     ("csrc/backward.h", "source_of(i) + 1 «>=» count", EQUAL),
     ("csrc/backward.h", "done.steps «>=» ran.chunk", EQUAL),
