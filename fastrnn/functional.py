@@ -17,17 +17,17 @@ Arguments that all functions of sequences share:
 lengths : (N,) integers, optional
     Number of steps of each sequence, from 0 to T, in any order. Steps past a sequence's end are inactive.
 mask : (T, N) or (N, T) booleans, optional
-    Which steps are active, in any form: padding in front, gaps. An inactive step gives zeros, holds the state and passes
-    the state's gradient by; what `x` holds there is never used. `lengths` is the right-padded case; with both, a step is
-    active where both say so.
+    Which steps are active, in any form: padding in front, gaps. An inactive step gives zeros, holds the state and
+    passes the state's gradient by; what `x` holds there is never used. `lengths` is the right-padded case; with both,
+    a step is active where both say so.
 resets : (T, N) or (N, T) booleans, optional
-    Where True, the state that enters the step, in the direction's own order, is `reset_state`, and no gradient passes to
-    the step before. An initial state still enters the first step unless that is reset. A step that is inactive and reset
-    holds the reset state.
+    Where True, the state that enters the step, in the direction's own order, is `reset_state`, and no gradient passes
+    to the step before. An initial state still enters the first step unless that is reset. A step that is inactive and
+    reset holds the reset state.
 reset_state : sequence of (H,) or (N, H) arrays, optional
-    For each state, one row for all sequences or a row for each; zeros by default, also for an entry None. It has a
-    gradient, of the same shapes: the backward functions give it under the name ``"reset_state"`` or, where they return a
-    tuple of gradients, as a tuple at its end.
+    For each state, one row for all sequences or a row for each; zeros by default, also for an entry None. Its
+    gradient, of the same shapes, comes under the name ``"reset_state"`` or, where a function returns a tuple of
+    gradients, as a tuple at its end.
 batch_first : bool
     Whether `x`, the outputs and their gradients are (N, T, ...).
 reverse : bool
@@ -175,7 +175,8 @@ def cell_backward(
     dstate : tuple of (N, H) arrays
         Gradient with respect to the initial states.
     dparams : dict
-        Gradient of each parameter that was given, by name; and as ``"reset_state"`` a tuple of arrays, if that was given.
+        Gradient of each parameter that was given, by name; if there was a `reset_state`, its gradient is
+        ``dparams["reset_state"]``, a tuple of arrays.
     """
     if not isinstance(cache, Cache):
         raise TypeError(f"cache: expected what a forward function returned, got {type(cache).__name__}")

@@ -90,7 +90,7 @@ class NumpyBackend:
         state = [np.array(s) for s in call.state]
         saved = []
         units = list(call.units)
-        for s, t in _times(call):
+        for _, t in _times(call):
             active, reset = _active(call.flags, t), _rows(call.flags, t, RESET)
             if reset is not None:
                 state = _reset(state, reset, call.reset_state)
