@@ -354,9 +354,7 @@ class Recurrent(Layer):
         kept.masks.append(mask)
         return x
 
-    def _split_state(
-        self, argument: str, state: State, N: int, or_row: bool = False
-    ) -> list[tuple[Array, ...] | None]:
+    def _split_state(self, argument: str, state: State, N: int, or_row: bool = False) -> list[tuple[Array, ...] | None]:
         """The states of each layer and direction; `or_row`: each may have one row for all sequences."""
         count = self.num_layers * self.directions
         if state is None:

@@ -155,9 +155,7 @@ class NumpyBackend:
                     dreset = [sums + np.where(reset, d, 0) for sums, d in zip(dreset, before, strict=True)]
                 before = _without(before, reset)
             dstate = before if cut is None else _without(before, cut)
-        return Gradients(
-            dx, tuple(dstate), dWx, dWh, dslots, None if dreset is None else tuple(dreset), NumpyPath()
-        )
+        return Gradients(dx, tuple(dstate), dWx, dWh, dslots, None if dreset is None else tuple(dreset), NumpyPath())
 
 
 def _check(path: Any) -> None:
