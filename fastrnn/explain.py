@@ -87,7 +87,7 @@ def _explain_call(
     params |= {name: layer.params[key] for name, key in names.items() if key in layer.params}
     work = work_of(plan, shape, H)
     threads, bf16_parts = threads_up_to(now.num_threads)(work), PARTS[now.matmul_precision]
-    call = Call(plan, x, (state,) * len(layer.cell.states), params, None, False, threads, bf16_parts)
+    call = Call(plan, x, (state,) * len(layer.cell.states), params, False, threads, bf16_parts)
     lines = [
         f"  layer {number}: T={T} steps, N={N} sequences, D={D} features, H={H} hidden units, {layer.dtype}: "
         f"{work:,} multiply-adds forward; may take {call.threads} of {now.num_threads} threads, "

@@ -142,7 +142,16 @@ class Recurrent(Layer):
                     if bias or name not in ("bx", "bh"):
                         yield f"{name}_l{layer}{end}", shape
 
-    def __call__(self, x: Array, state: State = None, lengths: Any = None) -> tuple[Array, State]:
+    def __call__(
+        self,
+        x: Array,
+        state: State = None,
+        lengths: Any = None,
+        *,
+        mask: Array | None = None,
+        resets: Array | None = None,
+        reset_state: State = None,
+    ) -> tuple[Array, State]:
         """Run the stack, keeping nothing.
 
         Parameters
@@ -152,19 +161,35 @@ class Recurrent(Layer):
             Initial states, (num_layers*directions, N, H) each; zeros by default.
         lengths : (N,) integers, optional
             Steps of each sequence; see :mod:`fastrnn.functional`.
+        mask : (T, N) booleans, or (N, T) if `batch_first`, optional
+            Which steps are active: the others give zeros, hold the state, and pass its gradient by.
+        resets : (T, N) booleans, or (N, T) if `batch_first`, optional
+            Where True, the state that enters the step, in the direction's own order, is `reset_state`.
+        reset_state : array or tuple of arrays, optional
+            Like `state`, or one row for all sequences, (num_layers*directions, H); zeros by default.
 
         Returns
         -------
         y : (T, N, directions*H) array, or (N, T, directions*H)
         state : like the argument, after each sequence's last step
         """
-        done = self._quick(x, state, 3) if lengths is None else None
+        flags = {"lengths": lengths, "mask": mask, "resets": resets}
+        done = self._quick(x, state, 3) if lengths is None and mask is None and resets is None else None
         if done:
             return done
         with pinned():
-            return self._run(x, state, lengths, None)
+            return self._run(x, state, flags, reset_state, None)
 
-    def forward(self, x: Array, state: State = None, lengths: Any = None) -> tuple[Array, State]:
+    def forward(
+        self,
+        x: Array,
+        state: State = None,
+        lengths: Any = None,
+        *,
+        mask: Array | None = None,
+        resets: Array | None = None,
+        reset_state: State = None,
+    ) -> tuple[Array, State]:
         """The same with dropout, keeping what :meth:`backward` needs.
 
         Of `x`, `state` and ``params`` it keeps the arrays themselves: leave them unchanged until then. ``y`` is
@@ -174,7 +199,8 @@ class Recurrent(Layer):
         self._cache = None
         with pinned():
             kept = _Kept([], [], current().num_threads)
-            y, last = self._run(x, state, lengths, kept)
+            flags = {"lengths": lengths, "mask": mask, "resets": resets}
+            y, last = self._run(x, state, flags, reset_state, kept)
         y.flags.writeable = False
         self._cache = kept
         return y, last
@@ -192,14 +218,20 @@ class Recurrent(Layer):
         threads_for, bf16_parts = threads_up_to(now.num_threads), PARTS[now.matmul_precision]
         return stack(self._params.own, x, state, ndim, threads_for, bf16_parts)
 
-    def _run(self, x: Array, state: State, lengths: Any, kept: _Kept | None) -> tuple[Array, State]:
+    def _run(
+        self, x: Array, state: State, flags: dict[str, Any], reset_state: State, kept: _Kept | None
+    ) -> tuple[Array, State]:
         x = rows_array("x", x, "N, T" if self.batch_first else "T, N", self.input_size, self.dtype)
-        initial = self._split_state("state", state, x.shape[0 if self.batch_first else 1])
+        N = x.shape[0 if self.batch_first else 1]
+        initial = self._split_state("state", state, N)
+        fresh = self._split_state("reset_state", reset_state, N, or_row=True)
         last: list[tuple[Array, ...]] = []
         for layer in range(self.num_layers):
             if layer:
                 x = self._drop(x, kept)
-            outputs, ends, caches = zip(*self._directions_of(layer, x, initial, lengths, kept is not None), strict=True)
+            outputs, ends, caches = zip(
+                *self._directions_of(layer, x, initial, flags, fresh, kept is not None), strict=True
+            )
             last += ends
             if kept is not None:
                 kept.caches.extend(caches)
@@ -207,7 +239,7 @@ class Recurrent(Layer):
         return x, self._join_state(last)
 
     def _directions_of(
-        self, layer: int, x: Array, initial: list[Any], lengths: Any, keep: bool
+        self, layer: int, x: Array, initial: list[Any], flags: dict[str, Any], fresh: list[Any], keep: bool
     ) -> list[tuple[Array, tuple[Array, ...], functional.Cache | None]]:
         """Outputs, last states and cache of each direction of `layer`."""
 
@@ -215,7 +247,15 @@ class Recurrent(Layer):
             params = {name: self._params.own.get(key) for name, key in self._names[i].items()}
             reverse = i % self.directions == 1
             return functional.cell_forward(
-                self.cell, x, initial[i], params, lengths, self.batch_first, reverse, keep=keep
+                self.cell,
+                x,
+                initial[i],
+                params,
+                batch_first=self.batch_first,
+                reverse=reverse,
+                keep=keep,
+                reset_state=fresh[i],
+                **flags,
             )
 
         T, N = x.shape[:2]
@@ -232,7 +272,7 @@ class Recurrent(Layer):
             return run_together(work, both)
         return [work(i) for i in both]
 
-    def backward(self, dy: Array | None, dstate: State = None, truncate: int | None = None) -> tuple[Array, State]:
+    def backward(self, dy: Array | None, dstate: State = None, truncate: int | None = None) -> tuple[Any, ...]:
         """BPTT through the last :meth:`forward`; when all is done, adds the parameters' gradients to ``grads``.
 
         Parameters
@@ -249,6 +289,8 @@ class Recurrent(Layer):
         dx : array like ``x``
         dstate : like the state
             Gradient with respect to the initial states.
+        dreset : like the `reset_state`
+            The third, if :meth:`forward` had one.
         """
         kept: _Kept = self._kept()
         T, N, _, H = kept.caches[0].call.sizes
@@ -257,10 +299,11 @@ class Recurrent(Layer):
             dy = array_like("dy", dy, (*outer, self.directions * H), self.dtype, "the layer")
         dlast = self._split_state("dstate", dstate, N)
         first: list[Any] = [None] * len(dlast)
+        fresh: list[Any] = [None] * len(dlast)
         new: dict[str, Array] = {}
         for layer in reversed(range(self.num_layers)):
 
-            def backward(i: int, dy: Array | None = dy) -> tuple[Array, tuple[Array, ...], dict[str, Array]]:
+            def backward(i: int, dy: Array | None = dy) -> tuple[Array, tuple[Array, ...], dict[str, Any]]:
                 d = i % self.directions
                 dhs = None if dy is None else dy[..., d * H : (d + 1) * H]
                 return functional.cell_backward(dhs, kept.caches[i], dlast[i], truncate)
@@ -268,11 +311,14 @@ class Recurrent(Layer):
             results = self._each_direction(backward, layer, (T, N), kept.threads)
             for i, (_, dstate_i, grads) in enumerate(results, layer * self.directions):
                 first[i] = dstate_i
+                fresh[i] = grads.pop("reset_state", None)
                 new |= {self._names[i][name]: grad for name, grad in grads.items()}
             dx = results[0][0] + results[1][0] if self.bidirectional else results[0][0]
             mask = kept.masks[layer - 1] if layer else None
             dy = dx if mask is None else dx * mask
-        result = dx, self._join_state(first)
+        result: tuple[Any, ...] = dx, self._join_state(first)
+        if fresh[0] is not None:
+            result += (self._join_state(fresh),)
         self._add(new)
         return result
 
@@ -308,8 +354,10 @@ class Recurrent(Layer):
         kept.masks.append(mask)
         return x
 
-    def _split_state(self, argument: str, state: State, N: int) -> list[tuple[Array, ...] | None]:
-        """The states of each layer and direction."""
+    def _split_state(
+        self, argument: str, state: State, N: int, or_row: bool = False
+    ) -> list[tuple[Array, ...] | None]:
+        """The states of each layer and direction; `or_row`: each may have one row for all sequences."""
         count = self.num_layers * self.directions
         if state is None:
             return [None] * count
@@ -321,9 +369,15 @@ class Recurrent(Layer):
             raise TypeError(f"{expected}, got {type(state).__name__}")
         if len(parts) != len(names):
             raise ValueError(f"{expected}, got {len(parts)}")
-        shape = (count, N, self.hidden_size)
+        shape, row = (count, N, self.hidden_size), (count, self.hidden_size)
         arrays = [
-            array_like(f"{argument}[{k}]" if several else argument, part, shape, self.dtype, "the layer")
+            array_like(
+                f"{argument}[{k}]" if several else argument,
+                part,
+                row if or_row and isinstance(part, np.ndarray) and part.ndim == 2 else shape,
+                self.dtype,
+                "the layer",
+            )
             for k, part in enumerate(parts)
         ]
         return [tuple(a[i] for a in arrays) for i in range(count)]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cells import Cell
+from .flags import Flags
 from .plan import Plan
 
 Array = NDArray[Any]
@@ -20,26 +21,28 @@ class Call:
     """One layer and direction over one batch; every floating array has the dtype `dtype`.
 
     plan : the cell
-    x : (T, N, D), any strides; zeros past each sequence's end
+    x : (T, N, D), any strides
     state : for each state (N, H), before the first step
     params : ``Wx`` (D, G*H) and ``Wh`` (H, P*H), of any strides, P may be 0; the biases and per-unit parameters
         that were given
-    lengths : (N,) int64, or None when every sequence has T steps
-    reverse : whether time runs from each sequence's last step to its first
+    reverse : whether the loop runs from the last time to the first
     threads : how many threads may be used, forward and backward alike
     bf16_parts : bf16 numbers that each float32 number of a product may be split into; 0: none
+    flags : (T, N) uint8, see :mod:`fastrnn.engine.flags`; None if every step is plain
+    reset_state : for each state (N, H), with which a step that is reset begins; None for zeros
 
-    A step past a sequence's end holds the state and passes the state's gradient through.
+    What `x` and the gradient of the outputs hold at an inactive step is never used; outputs and ``dx`` are 0 there.
     """
 
     plan: Plan
     x: Array
     state: tuple[Array, ...]
     params: Mapping[str, Array]
-    lengths: Array | None
     reverse: bool
     threads: int
     bf16_parts: int = 0
+    flags: Flags | None = None
+    reset_state: tuple[Array, ...] | None = None
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -74,13 +77,6 @@ class Call:
         """T, N, D, H."""
         return (*self.x.shape, self.Wh.shape[0])
 
-    def own_step(self, s: int) -> Array | int:
-        """Index of the `s`-th step of the loop in each sequence's own count; below 0 or past its length if idle."""
-        if self.reverse and self.lengths is not None:
-            own: Array = s - (self.x.shape[0] - self.lengths)
-            return own
-        return s
-
 
 class Path(Protocol):
     """The way that a backend takes through one call: a small value, chosen by sizes, to be shown, compared, forced.
@@ -114,6 +110,7 @@ class Gradients(NamedTuple):
     dstate : for each state (N, H)
     dWx, dWh : like the weights
     dslots : (plan.n_da, H), every slot of ``da`` summed over steps and sequences
+    dreset : like the call's `reset_state`; None if that is None
     path : as of a :class:`Result`
     """
 
@@ -122,6 +119,7 @@ class Gradients(NamedTuple):
     dWx: Array
     dWh: Array
     dslots: Array
+    dreset: tuple[Array, ...] | None
     path: Path
 
 
@@ -185,12 +183,12 @@ class Backend(Protocol):
         saved: Any,
         dy: Array | None,
         dlast: tuple[Array, ...],
-        truncate: int | None,
+        flags: Flags | None,
         path: Any = None,
     ) -> Gradients:
         """Gradients of a loss with ``dL/dy = dy`` (T, N, H) and ``dL/dlast = dlast``.
 
-        With `truncate` no gradient passes from a sequence's step number ``k*truncate`` to the step before.
+        flags : those of the call, with the cuts of truncated BPTT
         """
 
     def stack(self, layout: StackLayout) -> Stack | None:

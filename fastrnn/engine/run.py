@@ -14,6 +14,7 @@ import numpy as np
 from ..backends.registry import backend_for
 from ..cells.cell import Cell
 from .call import Array, Backend, Call
+from .flags import Flags, with_cuts
 from .plan import make_plan
 from .precision import PARTS
 from .settings import current
@@ -31,6 +32,7 @@ class Cache:
     params: Mapping[str, tuple[int, ...]]
     blocks: list[int] | None
     batch_first: bool
+    reset_rows: tuple[bool, ...] = ()
 
     @property
     def cell(self) -> Cell:
@@ -42,7 +44,8 @@ def forward(
     x: Array,
     state: tuple[Array, ...],
     params: Mapping[str, Array],
-    lengths: Array | None,
+    flags: Flags | None,
+    reset_state: tuple[Array, ...] | None,
     reverse: bool,
     keep: bool,
 ) -> tuple[Array, tuple[Array, ...], Call, Backend, Any]:
@@ -51,14 +54,11 @@ def forward(
     if "Wh" not in params:
         H = params["Wx"].shape[1] // plan.n_gates
         params = {**params, "Wh": np.empty((H, 0), x.dtype)}
-    # Whatever stands in the padding, NaN included, must not reach a sum over the batch.
-    x = _without_padding(x, lengths)
     now = current()
     threads = threads_up_to(now.num_threads)(work_of(plan, x.shape, params["Wh"].shape[0]))
-    call = Call(plan, x, state, params, lengths, reverse, threads, PARTS[now.matmul_precision])
+    call = Call(plan, x, state, params, reverse, threads, PARTS[now.matmul_precision], flags, reset_state)
     backend = backend_for(plan, now.backend)
     y, last, saved, _ = backend.forward(call, keep)
-    y = _without_padding(y, lengths)
     if keep:
         y.flags.writeable = False
     return y, last, call, backend, saved
@@ -66,13 +66,12 @@ def forward(
 
 def backward(
     cache: Cache, dy: Array | None, dlast: tuple[Array, ...], truncate: int | None
-) -> tuple[Array, tuple[Array, ...], dict[str, Array]]:
-    """Gradients of the input, of the initial states, and of the parameters that were given."""
-    plan = cache.call.plan
-    H = cache.call.Wh.shape[0]
-    if dy is not None:
-        dy = _without_padding(dy, cache.call.lengths)
-    dx, dstate, dWx, dWh, dslots, _ = cache.backend.backward(cache.call, cache.saved, dy, dlast, truncate)
+) -> tuple[Array, tuple[Array, ...], dict[str, Array], tuple[Array, ...] | None]:
+    """Gradients of the input, of the initial states, of the parameters that were given, and of the reset states."""
+    call, plan = cache.call, cache.call.plan
+    T, N, _, H = call.sizes
+    flags = with_cuts(call.flags, T, N, call.reverse, truncate)
+    dx, dstate, dWx, dWh, dslots, dreset, _ = cache.backend.backward(call, cache.saved, dy, dlast, flags)
     grads = {"Wx": dWx, "Wh": dWh}
     if "bx" in cache.params:
         grads["bx"] = dslots[: plan.n_gates].flatten()
@@ -83,12 +82,4 @@ def backward(
         grads["bh"] = dbh.reshape(-1)
     # Two parameters can share a slot; their gradients are two arrays all the same.
     grads |= {unit: dslots[slot].copy() for unit, slot in zip(plan.cell.units, plan.unit_slots, strict=True)}
-    return dx, dstate, {name: grads[name].reshape(shape) for name, shape in cache.params.items()}
-
-
-def _without_padding(array: Array, lengths: Array | None) -> Array:
-    """`array` (T, N, ...) with zeros past each sequence's end; itself if every sequence has T steps."""
-    if lengths is None:
-        return array
-    padding = np.arange(len(array))[:, None] >= lengths
-    return np.where(padding[..., None], array.dtype.type(0), array)
+    return dx, dstate, {name: grads[name].reshape(shape) for name, shape in cache.params.items()}, dreset
