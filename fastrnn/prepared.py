@@ -281,7 +281,8 @@ class Prepared:
 
     def quick(self, x: Any, state: Any, ndim: int, now: Settings, keep: bool) -> tuple[Array, Any, Any] | None:
         """What the backend's quick way gives, if it has one and takes these arguments; see :class:`Stack`."""
-        return self.stack(now).quick(x, state, ndim, now, keep)
+        stack = self._stacks.get(now.backend) or self.stack(now)
+        return stack.quick(x, state, ndim, now, keep)
 
     def step(self, x: Array, state: State = None) -> tuple[Array, State]:
         """One step of a stream: `x` (N, D) and the states give ``y`` (N, H) and the new states.
