@@ -9,7 +9,7 @@
 
 namespace fastrnn {
 
-constexpr int max_states = 2;
+constexpr int max_states = 4, max_unit_params = 4;
 constexpr int max_threads = 64;
 // Bf16 numbers of 8 bits that are all 24 bits of a float32 number.
 constexpr int whole_parts = 3;
@@ -87,6 +87,7 @@ struct Call {
     ptrdiff_t Wh_row, Wh_col;
     const void* bx;  // (G, H) contiguous, or null
     const void* bh;  // (P, H) contiguous, or null
+    const void* unit[max_unit_params] = {};  // (H) contiguous, the cell's per-unit parameters; null for zeros
     const uint8_t* flags = nullptr;       // (T, N) contiguous, by time; null where all are 0
     const void* reset[max_states] = {};   // (N, H) contiguous, the states after a reset; null for zeros
     int reverse;

@@ -2,7 +2,8 @@
 // then the elementwise code while they are in the first-level cache.
 #pragma once
 
-#include "panel.h"
+#include "call_state.h"
+#include "packed.h"
 
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
@@ -36,28 +37,21 @@ template <class Stage> int block_vectors(ptrdiff_t rows, ptrdiff_t vectors, int 
     return v;
 }
 
-// Vectors that hold the units of all sums of a stage that do not fill a vector of their own, side by side; 0 where that
-// would not be fewer vectors.
-template <class Stage, class T> int merged_vectors(ptrdiff_t H) {
-    const ptrdiff_t units = H % width<T>, numbers = Stage::sums * units, vectors = numbers <= width<T> ? 1 : 2;
-    return units && vectors < Stage::sums && numbers <= vectors * width<T> ? int(vectors) : 0;
-}
-
-// The sums of one tile of sequences and where they stand, and what is due beside their products.
-template <class T> struct Tally {
+// Where the sums of a stage stand, for the sequences of a tile: in memory that they began in, or in `scratch` once a
+// product has been added.
+template <class T> struct StepTile {
     static constexpr int block = 8 * width<T>;
-    T* scratch;
-    Ahead<T>* ahead;
-    const T* at[4];
-    ptrdiff_t row[4];
+    T* scratch;  // [sum][row][vector]
+    const T* at[max_stage_sums];
+    ptrdiff_t row[max_stage_sums];
 
-    static ptrdiff_t size() { return 4 * most_rows * block; }
+    static ptrdiff_t size() { return max_stage_sums * most_rows * block; }
 
-    // Adds a product to the sums `sums[0..]`.
-    template <class F>
-    void add(const Panel<F>& panel, const int* sums, ptrdiff_t u, int vectors, int rows, Side<typename F::Item> a) {
+    // Adds a product to the sums `sums[0..]`; `run` as of `multiply`.
+    template <class F, class G>
+    void add(const Panel<F>& panel, const int* sums, ptrdiff_t u, int vectors, int rows, Side<typename F::Item> a, G run) {
         const ptrdiff_t out_row = vectors * width<T>;
-        Ends<T> ends[2];
+        Ends<T> ends[(max_stage_sums + max_sums - 1) / max_sums];
         for (int i = 0; i < panel.sums; ++i) {
             Ends<T>& group = ends[i / max_sums];
             const int s = sums[i], j = i % max_sums;
@@ -68,9 +62,33 @@ template <class T> struct Tally {
             at[s] = group.out[j];
             row[s] = out_row;
         }
-        multiply(panel, u, vectors, rows, a, ends, ahead);
+        multiply(panel, u, vectors, rows, a, ends, run);
     }
 };
+
+// Calls f(row, n, u, flags) for each sequence n from `first` on and each of v vectors of units from u on, with the
+// addresses of what the elementwise code of stage S loads and stores in either pass.
+template <class Cell, class S, class T, class G>
+FASTRNN_INLINE void each_row(const CallState<Cell, T>& run, const At<T>& at, const StepTile<T>& tile, ptrdiff_t u, int v, ptrdiff_t first, int rows, G f) {
+    const ptrdiff_t Hp = run.Hp;
+    for (int r = 0; r < rows; ++r) {
+        const ptrdiff_t n = first + r;
+        const int flags = run.flag(at.t, n);
+        for (ptrdiff_t j = 0; j < v * width<T>; j += width<T>) {
+            Row<T> row;
+            for (int a = 0; a < S::sums; ++a) row.acc[a] = tile.at[a] + r * tile.row[a] + j;
+            for (int k = 0; k < Cell::states; ++k) {
+                row.prev[k] = at.prev[k].at + n * at.prev[k].row + u + j;
+                row.next[k] = at.next[k] + n * at.next_row[k] + u + j;
+            }
+            row.keep = at.keep + n * Cell::keeps * Hp + u + j;
+            row.unit = run.units + u + j;
+            row.Hp = Hp;
+            row.head = head_mask<T>(run.H - u - j);
+            f(row, n, u + j, flags);
+        }
+    }
+}
 
 }  // namespace FASTRNN_VARIANT
 }  // namespace fastrnn
