@@ -163,8 +163,9 @@ cdef class Stack:
         cdef double work, total = 0
         cdef bint split = False
         cdef cnp.ndarray y = None, saved
-        # Every list costs a tenth of a short call.
-        cdef list outputs = [], copies = None, inputs = [] if keep else None, memory = [] if keep else None
+        # Lists are made where there is something to keep: they are a tenth of a short call.
+        cdef list outputs = [] if keep or n > 1 else None, inputs = [] if keep else None
+        cdef list memory = [] if keep else None, copies = None
         cdef tuple last
         cdef Kept kept = None
         self.read_settings(now)
@@ -183,7 +184,8 @@ cdef class Stack:
                         x = self.rows_out(T, N, F, 3)
                         set_drop(&drops[i // self.directions], draw, i // self.directions, y, x)
                 y = self.rows_out(T, N, F, ndim)
-                outputs.append(y)
+                if outputs is not None:
+                    outputs.append(y)
                 if keep:
                     inputs.append(x)
             set_input(<Call*> call, x, ndim - 3, ndim - 2)

@@ -155,14 +155,15 @@ class Prepared:
     params : mapping of str to array
         The arrays themselves.
     dropout : float
+    stacks : dict
+        The layers on each backend that has run them, by the name that was asked for.
     """
 
     def __init__(self, layout: Layout, params: Mapping[str, Array], dropout: float = 0.0, seed: Any = None) -> None:
         self.layout, self.params, self.dropout = layout, params, dropout
         self._seed = int(generator("seed", seed).integers(1 << 63))
         self._draws = 0
-        # By the backend that was asked for: it may hand a cell on to another.
-        self._stacks: dict[str, Stack] = {}
+        self.stacks: dict[str, Stack] = {}
 
     def on(self, params: Mapping[str, Array]) -> Prepared:
         """The same on other arrays; dropout goes on where it is."""
@@ -172,7 +173,7 @@ class Prepared:
 
     def __getstate__(self) -> dict[str, Any]:
         # What a backend holds it makes again where it is needed.
-        return {**self.__dict__, "_stacks": {}}
+        return {**self.__dict__, "stacks": {}}
 
     def __call__(
         self,
@@ -273,15 +274,15 @@ class Prepared:
     def stack(self, now: Settings) -> Stack:
         """The layers on the backend of the settings `now`."""
         try:
-            return self._stacks[now.backend]
+            return self.stacks[now.backend]
         except KeyError:
             backend = backend_for(make_plan(self.layout.cell), now.backend)
-            stack = self._stacks[now.backend] = backend.prepare(self.layout, self.params)
+            stack = self.stacks[now.backend] = backend.prepare(self.layout, self.params)
             return stack
 
     def quick(self, x: Any, state: Any, ndim: int, now: Settings, keep: bool) -> tuple[Array, Any, Any] | None:
         """What the backend's quick way gives, if it has one and takes these arguments; see :class:`Stack`."""
-        stack = self._stacks.get(now.backend) or self.stack(now)
+        stack = self.stacks.get(now.backend) or self.stack(now)
         return stack.quick(x, state, ndim, now, keep)
 
     def step(self, x: Array, state: State = None) -> tuple[Array, State]:
