@@ -128,10 +128,10 @@ struct BackwardCall : Call {
     const void* dy;  // (T, N, H), or null for zeros
     ptrdiff_t dy_time, dy_row;
     const void* dlast[max_states];  // (N, H), contiguous; null for zeros
-    void* dx;                       // (T, N, D), contiguous, as all that follow
+    void* dx;                       // (T, N, D), contiguous, as all that follow; null if it is not needed
     void* dstate[max_states];       // (N, H)
     void* dreset[max_states] = {};  // (N, H), or null where nobody asks
-    void* dWx;                      // (D, G*H)
+    void* dWx;                      // (D, G*H); this and the next two are null if they are not needed
     void* dWh;                      // (H, P*H)
     void* dslots;                   // (slots, H)
 };

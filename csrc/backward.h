@@ -11,6 +11,8 @@
 //     dstate  out    (N, H) each      e of the first step
 //     dreset  out    (N, H) each      e of all steps that are reset, or null where nobody asks
 //     dWx, dWh, dslots  out  (D, gates*H), (H, matrices*H), (slots, H): see weight_gradients.h
+//
+// dx, or the last three together, are null if they are not needed.
 #pragma once
 
 #include "loop.h"

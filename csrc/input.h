@@ -7,7 +7,7 @@
 //     Wx         in     (D, gates*H)             any strides
 //     projected  out    [s in chunk][n][row]     row: (gates, Hp) and a vector; one sequence: [s][row]
 //     da         in     [t in chunk][n][slots][Hp]
-//     dx         out    (T, N, D)                contiguous; zeros where a state is held
+//     dx         out    (T, N, D)                contiguous; zeros where a state is held; null if it is not needed
 #pragma once
 
 #include "gemm.h"
@@ -143,7 +143,7 @@ template <class Cell, class F> class InputGradient {
 
   public:
     InputGradient(const BackwardCall& call, const CallState<Cell, T>& run, const ThreadSplit& split, Workspace& memory)
-        : call(call), run(run), split(split), packed(call.path.packed) {
+        : call(call), run(run), split(split), packed(call.path.packed && call.dx) {
         if (packed) panel = place<F>(memory, Cell::gates, 1, run.H, run.Hp, padded<T>(run.D));
     }
 
@@ -159,6 +159,7 @@ template <class Cell, class F> class InputGradient {
 
     // dx of a chunk's steps; where units are divided, a part does some of the steps.
     void add(const Done<T>& done, int part, Item* room) const {
+        if (!call.dx) return;
         const int parts = split.by_units ? split.parts : 1, number = split.by_units ? part : 0;
         const ptrdiff_t first = done.steps * number / parts, last = done.steps * (number + 1) / parts;
         const ptrdiff_t n = done.n, row = Cell::slots * run.Hp, D = run.D;

@@ -6,7 +6,7 @@
 //
 // Where the state is held da is 0, and all vectors count as zeros, whatever they hold. dWx (D, gates, H),
 // dWh (H, matrices, H) and dslots (slots, H) are written once, at the end: until then each thread's sums are its own,
-// in rows of Hp; if Hp is H, the first one's stand where they go.
+// in rows of Hp; if Hp is H, the first one's stand where they go. All three are null if they are not needed.
 #pragma once
 
 #include "gemm.h"
@@ -22,7 +22,8 @@ template <class Cell, class F> class WeightGradients {
   public:
     WeightGradients(const BackwardCall& call, const CallState<Cell, T>& run, const ThreadSplit& split, Workspace& memory)
         : call(call), run(run), split(split), depth(std::min(call.path.chunk * split.most_rows(), gemm_depth)),
-          in_blocks(sizeof(T) == sizeof(float) && run.T_ * split.most_rows() > sum_rows) {
+          in_blocks(call.dWx && sizeof(T) == sizeof(float) && run.T_ * split.most_rows() > sum_rows) {
+        if (!call.dWx) return;
         const bool direct = run.Hp == run.H;
         const auto own_sums = [&] { return Sums{memory.take<T>(dWx_size()), memory.take<T>(dWh_size()), memory.take<T>(dslots_size())}; };
         for (int part = 0; part < split.owners(); ++part) {
@@ -40,6 +41,7 @@ template <class Cell, class F> class WeightGradients {
 
     // By the worker that leads its sequences.
     void start(int owner) {
+        if (!call.dWx) return;
         const bool untouched = run.T_ * run.N == 0;
         if (untouched || in_blocks) clear(sums[owner].dWx, dWx_size());
         if (untouched || in_blocks) clear(sums[owner].dWh, dWh_size());
@@ -49,6 +51,7 @@ template <class Cell, class F> class WeightGradients {
 
     // A part's share of a chunk; `fresh`: nothing has been added to the block of rows yet.
     void add(const Done<T>& done, bool fresh, int part, Item* room) const {
+        if (!call.dWx) return;
         const Range units = split.units<T>(run.Hp, gemm_vectors, part);
         for (ptrdiff_t k = 0; k < done.steps * done.n; k += depth) {
             const ptrdiff_t count = std::min(done.steps * done.n - k, depth);
@@ -73,6 +76,7 @@ template <class Cell, class F> class WeightGradients {
 
     // The parts' sums in the order of the parts, without padding.
     void reduce() const {
+        if (!call.dWx) return;
         add_parts(static_cast<T*>(call.dWx), &Sums::dWx, run.D * Cell::gates);
         add_parts(static_cast<T*>(call.dWh), &Sums::dWh, run.H * Cell::matrices);
         add_parts(static_cast<T*>(call.dslots), &Sums::dslots, Cell::slots);

@@ -98,6 +98,13 @@ def positive_int(name: str, value: Any) -> int:
     return number
 
 
+def share(name: str, value: Any) -> float:
+    """`value`, if it is a number from 0 up to but not including 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"{name}: expected a number from 0 up to but not including 1, got {_shown(value)}")
+    return float(value)
+
+
 def generator(name: str, seed: Any) -> np.random.Generator:
     """Random numbers from `seed`, if it is one of those that NumPy takes."""
     try:

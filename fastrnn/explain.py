@@ -9,6 +9,7 @@ from .engine.call import Array, Backend, Call
 from .engine.plan import make_plan
 from .engine.precision import PARTS
 from .engine.settings import Settings, current
+from .engine.stack import names_of
 from .engine.threads import threads_up_to, work_of
 from .model import Model
 from .recurrent import Recurrent
@@ -82,7 +83,7 @@ def _explain_call(
     H, plan = layer.hidden_size, make_plan(layer.cell)
     # Of input and states only sizes count.
     x, state = np.broadcast_to(np.zeros((), layer.dtype), shape), np.broadcast_to(np.zeros((), layer.dtype), (N, H))
-    names = layer._names[number * layer.directions]
+    names = names_of(layer._layout(), number * layer.directions)
     params = {"Wh": np.empty((H, 0), layer.dtype)}
     params |= {name: layer.params[key] for name, key in names.items() if key in layer.params}
     work = work_of(plan, shape, H)

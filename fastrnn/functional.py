@@ -40,16 +40,18 @@ truncate : int, optional
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from .backends.registry import backend_for
 from .cells import Cell, gru, lstm, rnn
-from .engine import run
-from .engine.call import Array
-from .engine.flags import Flags, flags_of
-from .engine.run import Cache
-from .errors import array_like, booleans, flag, float_array, known_keys, positive_int, sequence_lengths
+from .engine.call import Array, Given, Layout, Need, Stack
+from .engine.plan import make_plan
+from .engine.settings import current
+from .errors import array_like, flag, float_array, known_keys, positive_int
+from .prepared import check_flags
 
 __all__ = [
     "Cache",
@@ -74,6 +76,25 @@ __all__ = [
 State = tuple[Array, ...]
 OptionalState = Sequence[Array | None] | None
 _BIASES = ("bx", "bh")
+
+
+@dataclass(frozen=True, eq=False)
+class Cache:
+    """What a forward function keeps for the backward function of the same name. It refers to the arrays of the call:
+    leave them unchanged until the last backward pass is done."""
+
+    layout: Layout
+    outer: tuple[int, int]
+    stack: Stack
+    kept: Any
+    params: Mapping[str, tuple[int, ...]]
+    blocks: list[int] | None
+    reset_rows: tuple[bool, ...]
+
+    @property
+    def cell(self) -> Cell:
+        """The cell that ran."""
+        return self.layout.cell
 
 
 def cell_forward(
@@ -142,9 +163,21 @@ def cell_forward(
     initial = _check_states("state", state_names, len(cell.states), state, (N, H), x.dtype)
     flags = check_flags(T, N, batch_first, lengths, mask, resets)
     fresh, rows = _check_reset_state(resets, reset_state, len(cell.states), (N, H), x.dtype)
-    y, last, call, backend, saved = run.forward(cell, x, initial, given, flags, fresh, reverse, keep)
-    cache = Cache(call, backend, saved, shapes, blocks, batch_first, rows) if keep else None
-    return _batch_first(y, batch_first), last, cache
+    names = (("Wx", "Wh", "bx", "bh", *cell.units),)
+    layout = Layout(cell, D, H, names, 1, reverse, x.dtype, batch_first)
+    now = current()
+    rank_one = {name: value.reshape(-1) if name in _BIASES else value for name, value in given.items()}
+    stack = backend_for(make_plan(cell), now.backend).prepare(layout, rank_one)
+    arguments = Given(x, _of_layer(initial), flags, None if fresh is None else _of_layer(fresh))
+    y, last, kept = stack.forward(arguments, now, keep)
+    y.flags.writeable = not keep
+    cache = Cache(layout, (T, N), stack, kept, shapes, blocks, rows) if keep else None
+    return _batch_first(y, batch_first), tuple(state[0] for state in last), cache
+
+
+def _of_layer(states: State) -> State:
+    """States (N, H) as those of one layer and direction, (1, N, H)."""
+    return tuple(state[None] for state in states)
 
 
 def cell_backward(
@@ -180,22 +213,23 @@ def cell_backward(
     """
     if not isinstance(cache, Cache):
         raise TypeError(f"cache: expected what a forward function returned, got {type(cache).__name__}")
-    T, N, _, H = cache.call.sizes
-    dtype = cache.call.dtype
+    (T, N), H, dtype = cache.outer, cache.layout.hidden_size, cache.layout.dtype
+    batch_first = cache.layout.batch_first
     if dhs is not None:
-        shape = (N, T, H) if cache.batch_first else (T, N, H)
-        dhs = _batch_first(array_like("dhs", dhs, shape, dtype, "the forward call"), cache.batch_first)
+        shape = (N, T, H) if batch_first else (T, N, H)
+        dhs = _batch_first(array_like("dhs", dhs, shape, dtype, "the forward call"), batch_first)
     gradients = _check_states("dlast", names, len(cache.cell.states), dlast, (N, H), dtype)
     if truncate is not None:
         # More than all steps cuts nothing, however much more.
         truncate = min(positive_int("truncate", truncate), T)
-    dx, dstate, dparams, dreset = run.backward(cache, dhs, gradients, truncate)
+    dx, dstate, grads, dreset = cache.stack.backward(cache.kept, dhs, _of_layer(gradients), truncate, Need())
+    assert dx is not None and dstate is not None and grads is not None
     inverse = None if cache.blocks is None else [int(i) for i in np.argsort(cache.blocks)]
-    found: dict[str, Any] = _reorder(dparams, inverse)
+    found: dict[str, Any] = _reorder({n: grads[n].reshape(shape) for n, shape in cache.params.items()}, inverse)
     if dreset is not None:
         each = zip(dreset, cache.reset_rows, strict=True)
-        found["reset_state"] = tuple(d.sum(axis=0) if one_row else d for d, one_row in each)
-    return _batch_first(dx, cache.batch_first), dstate, found
+        found["reset_state"] = tuple(d[0].sum(axis=0) if row else d[0] for d, row in each)
+    return _batch_first(dx, batch_first), tuple(d[0] for d in dstate), found
 
 
 def cell_step_forward(
@@ -558,18 +592,6 @@ def _check_family(family: str, cache: Any) -> None:
 
 def _of_reset_state(found: Mapping[str, Any]) -> tuple[Any, ...]:
     return (found["reset_state"],) if "reset_state" in found else ()
-
-
-def check_flags(T: int, N: int, batch_first: bool, lengths: Any, mask: Any, resets: Any) -> Flags | None:
-    """The table of flags of a call of T steps and N sequences, given as :mod:`fastrnn.functional` says."""
-    if lengths is None and mask is None and resets is None:
-        return None
-    outer = (N, T) if batch_first else (T, N)
-    given = [
-        None if value is None else booleans(name, value, outer) for name, value in (("mask", mask), ("resets", resets))
-    ]
-    by_time = [value.T if value is not None and batch_first else value for value in given]
-    return flags_of(T, N, sequence_lengths("lengths", lengths, N, T), *by_time)
 
 
 def _check_reset_state(

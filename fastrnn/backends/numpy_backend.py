@@ -6,16 +6,17 @@ each step adds its part to the weights' gradients (eq. 10.22-10.28). It is also 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..codegen.python import Code, stage_code
-from ..engine.call import Array, Call, Gradients, Result, StackLayout
+from ..engine.call import Array, Call, Gradients, Layout, Result
 from ..engine.flags import CUT, HOLD, RESET, Flags
 from ..engine.plan import Plan, Ref, Stage
+from ..engine.stack import LayerByLayer
 
 Slots = dict[str, list[Any]]
 
@@ -73,8 +74,8 @@ class NumpyBackend:
     def supports(self, plan: Plan) -> bool:
         return True
 
-    def stack(self, layout: StackLayout) -> None:
-        return None
+    def prepare(self, layout: Layout, params: Mapping[str, Array]) -> LayerByLayer:
+        return LayerByLayer(self, layout, params)
 
     def forward_path(self, call: Call) -> NumpyPath:
         return NumpyPath()
@@ -155,9 +156,7 @@ class NumpyBackend:
                     dreset = [sums + np.where(reset, d, 0) for sums, d in zip(dreset, before, strict=True)]
                 before = _without(before, reset)
             dstate = before if cut is None else _without(before, cut)
-        return Gradients(
-            dx, tuple(dstate), dWx, dWh, dslots, None if dreset is None else tuple(dreset), NumpyPath()
-        )
+        return Gradients(dx, tuple(dstate), dWx, dWh, dslots, None if dreset is None else tuple(dreset), NumpyPath())
 
 
 def _check(path: Any) -> None:
