@@ -110,13 +110,13 @@ template <class Cell, class F> class Backward : Pass<Cell, F> {
 
         void begin_chunk(Span next) { span = next; }
         void begin_step(ptrdiff_t s) {
-            at = of.run.at(s, begin, end, entering);
+            of.run.locate(at, s, begin, end, entering);
             here = all + (at.t - span.low) * step_size;
         }
         void end_step(ptrdiff_t) { after = here; }
 
         // The chunk's part of dx and of the parameters' gradients.
-        void end_chunk(Span) {
+        __attribute__((noinline)) void end_chunk(Span) {
             const Done<T> done{all, span.low, span.count, begin, end - begin};
             worker.each([&](int part) {
                 of.input.add(done, part, room);
@@ -135,24 +135,29 @@ template <class Cell, class F> class Backward : Pass<Cell, F> {
 
         // The gradient of the states before the first step.
         void finish() {
-            if (of.run.T_ == 0) at = of.run.at(0, begin, end, entering);
+            if (of.run.T_ == 0) of.run.locate(at, 0, begin, end, entering);
             worker.each([&](int part) { through_products(typename Stages::first{}, part); });
         }
 
         template <class S> __attribute__((noinline)) void step(S stage, int i, int part) {
+
+            const ptrdiff_t H = of.run.H, dy_row = of.call.dy_row;
             const T* dy = of.call.dy ? static_cast<const T*>(of.call.dy) + at.t * of.call.dy_time : nullptr;
-            const ptrdiff_t next = at.s + 1 < of.run.T_ ? of.run.time_of(at.s + 1) : -1;
+            const uint8_t* later = of.run.flags && at.s + 1 < of.run.T_ ? of.run.flags + of.run.time_of(at.s + 1) * of.run.N : nullptr;
+            T* const da = here - begin * Cell::slots * of.run.Hp;
+            T* carry[Cell::states];
+            for (int k = 0; k < Cell::states; ++k) carry[k] = of.carry[k];
             each_sums(stage, i, part, i == 0 ? after : here, [&](const StepTile<T>& tile, ptrdiff_t u, int v, ptrdiff_t n, int rows) {
                 each_row<Cell, S>(of.run, at, tile, u, v, begin + n, rows, [&](Row<T>& row, ptrdiff_t m, ptrdiff_t u, int flags) {
                     Vec<T> grad[max_states] = {};
-                    for (int k = 0; k < Cell::states; ++k) row.carry[k] = of.carry[k] + m * row.Hp + u;
-                    row.da = here + (m - begin) * Cell::slots * row.Hp + u;
-                    if (i == 0) arriving(row, next < 0 ? 0 : of.run.flag(next, m), m, u, grad);
+                    for (int k = 0; k < Cell::states; ++k) row.carry[k] = carry[k] + m * row.Hp + u;
+                    row.da = da + m * Cell::slots * row.Hp + u;
+                    if (i == 0) arriving(row, later ? later[m] : 0, m, u, grad);
                     if (flags & Flag::hold) {
                         if (i == 0) pass_through(row, grad);
                         return;
                     }
-                    if (i == 0 && dy) grad[0] += load_head(dy + m * of.call.dy_row + u, of.run.H - u);
+                    if (i == 0 && dy) grad[0] += load_head(dy + m * dy_row + u, H - u);
                     S::template run<true, T>(row, grad);
                 });
             });

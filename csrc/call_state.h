@@ -90,9 +90,8 @@ template <class Cell, class T> struct CallState {
 
     // Addresses of step `s` for sequences [begin, end). If one of them is reset, the entering states are copied to
     // `room`, where they are beside each other: products read them at one stride.
-    At<T> at(ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end, T* room) const {
+    void locate(At<T>& at, ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end, T* room) const {
         const ptrdiff_t t = time_of(s);
-        At<T> at;
         at.s = s;
         at.t = t;
         at.x = {x.at + t * x_time, x.row};
@@ -103,7 +102,6 @@ template <class Cell, class T> struct CallState {
             at.next_row[k] = state[k].row;
         }
         if (seen & Flag::reset) enter_reset(at, begin, end, room);
-        return at;
     }
 
     // Elements that the backward pass needs besides y: [first states][states][keep].

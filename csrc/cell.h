@@ -76,6 +76,15 @@ template <class... S> struct Stages {
     }
 };
 
+template <class F, int... I> FASTRNN_INLINE void each_constant(std::integer_sequence<int, I...>, F f) {
+    (f(std::integral_constant<int, I>{}), ...);
+}
+
+// Calls f(p) for every product of a stage; p is a constant.
+template <class S, class F> FASTRNN_INLINE void each_product(F f) {
+    each_constant(std::make_integer_sequence<int, S::products>{}, f);
+}
+
 // Calls f(stage number, sum) for every gate.
 template <class Stages, class F> FASTRNN_INLINE void each_gate(F f) {
     Stages::each([&](auto stage, int i) {

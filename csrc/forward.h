@@ -114,7 +114,7 @@ template <class Cell, class F> class Forward : Pass<Cell, F> {
             }
             if (!of.at_each_step) worker.each([&](int part) { of.projection.project(span, begin, end, part, room, ran); });
         }
-        void begin_step(ptrdiff_t s) { at = of.run.at(s, begin, end, entering); }
+        void begin_step(ptrdiff_t s) { of.run.locate(at, s, begin, end, entering); }
         template <class S> void step(S stage, int i, int part) {
             if (of.keep)
                 run_stage<true>(stage, i, part);

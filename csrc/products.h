@@ -84,12 +84,13 @@ template <class Cell, class F, class Stages> class Products {
     template <class S> void take_left(S, StageSums<F>& sums, const At<T>& at, const T* da, ptrdiff_t begin, ptrdiff_t count, Item* room) const {
         sums.first = gates_of<S>() && !at_each_step ? 1 : 0;
         sums.last = S::products;
-        for (int p = sums.first; p < S::products; ++p) {
-            const Product& product = S::product[p];
+        each_product<S>([&](auto p) {
+            if (p < sums.first) return;
+            constexpr const Product& product = S::product[p];
             const Side<T> rows = left(product, at, da, begin);
             sums.left[p] = F::rows(rows.at, rows.row, count, numbers(product), room);
             room += F::left_size(count, numbers(product));
-        }
+        });
     }
 
     // Brings a stage's sums into their form: with the weights where they are, all products are added here, in `room`.
@@ -102,20 +103,21 @@ template <class Cell, class F, class Stages> class Products {
                 copy_row(first + n * to.row + units.first, sums.begin[a].from(n).at + units.first, units.last - units.first);
             sums.begin[a] = {first, to.row};
         }
-        for (int p = sums.first; p < sums.last; ++p) {
-            const Product& product = S::product[p];
-            if (product.kind == Kind::da)
+        each_product<S>([&](auto p) {
+            constexpr const Product& product = S::product[p];
+            if (p < sums.first || p >= sums.last) return;
+            if constexpr (product.kind == Kind::da)
                 dots(to.at + product.sum[0] * to.sum, to.row, sums.left[p], count, units, in_columns[i][p]);
             else
                 sweep(in_rows[i][p], product.sum, sums.left[p], count, units, run.H, backwards, to);
-        }
-        sums.first = sums.last = 0;
+        });
+        sums.last = 0;
     }
 
     // Calls f(tile, u, v, n, rows) with the finished sums of v vectors of units from u on, for `rows` sequences from
     // number n on; block by block, in turns from both ends.
     template <class S, class G>
-    void each_tile(S stage, int i, const StageSums<F>& sums, Range units, ptrdiff_t count, bool backwards, T* scratch, G f) const {
+    __attribute__((always_inline)) void each_tile(S stage, int i, const StageSums<F>& sums, Range units, ptrdiff_t count, bool backwards, T* scratch, G f) const {
         StepTile<T> tile;
         tile.scratch = scratch;
         each_block<T>(units, vectors[i], backwards, [&](ptrdiff_t u, int v) {
@@ -200,20 +202,19 @@ template <class Cell, class F, class Stages> class Products {
 
     // The sums of one tile: where they begin, and the products that are still to be added.
     template <class S>
-    void fill(S, int i, const StageSums<F>& sums, ptrdiff_t u, int v, ptrdiff_t n, int rows, StepTile<T>& tile) const {
+    __attribute__((always_inline)) void fill(S, int i, const StageSums<F>& sums, ptrdiff_t u, int v, ptrdiff_t n, int rows, StepTile<T>& tile) const {
         for (int a = 0; a < S::sums; ++a) {
             tile.at[a] = sums.begin[a].from(n).at + u;
             tile.row[a] = sums.begin[a].row;
         }
-        for (int p = sums.first; p < sums.last; ++p) {
-            const int* to = S::product[p].sum;
+        each_product<S>([&](auto p) {
+            constexpr const Product& product = S::product[p];
+            if (p < sums.first || p >= sums.last) return;
+            const Side<Item> left = sums.left[p].from(n);
             if constexpr (can_project_ahead<F> && gates_of<typename Stages::first>() > 0)
-                if (sums.ahead) {
-                    tile.add(panel[i][p], to, u, v, rows, sums.left[p].from(n), Beside<T>{sums.ahead});
-                    continue;
-                }
-            tile.add(panel[i][p], to, u, v, rows, sums.left[p].from(n), run_tile<F, Layout::rows>);
-        }
+                if (sums.ahead) return tile.add(panel[i][p], product, u, v, rows, left, Beside<T>{sums.ahead});
+            tile.add(panel[i][p], product, u, v, rows, left, Alone<F>{});
+        });
     }
 };
 

@@ -47,14 +47,14 @@ template <class T> struct StepTile {
 
     static ptrdiff_t size() { return max_stage_sums * most_rows * block; }
 
-    // Adds a product to the sums `sums[0..]`; `run` as of `multiply`.
+    // Adds a product to its sums; `run` as of `multiply`.
     template <class F, class G>
-    void add(const Panel<F>& panel, const int* sums, ptrdiff_t u, int vectors, int rows, Side<typename F::Item> a, G run) {
+    __attribute__((always_inline)) void add(const Panel<F>& panel, const Product& product, ptrdiff_t u, int vectors, int rows, Side<typename F::Item> a, G run) {
         const ptrdiff_t out_row = vectors * width<T>;
         Ends<T> ends[(max_stage_sums + max_sums - 1) / max_sums];
-        for (int i = 0; i < panel.sums; ++i) {
+        for (int i = 0; i < product.sums; ++i) {
             Ends<T>& group = ends[i / max_sums];
-            const int s = sums[i], j = i % max_sums;
+            const int s = product.sum[i], j = i % max_sums;
             group.begin[j] = at[s];
             group.begin_row[j] = row[s];
             group.out[j] = scratch + s * most_rows * block;
@@ -62,7 +62,7 @@ template <class T> struct StepTile {
             at[s] = group.out[j];
             row[s] = out_row;
         }
-        multiply(panel, u, vectors, rows, a, ends, run);
+        multiply(panel, product.sums, u, vectors, rows, a, ends, run);
     }
 };
 
@@ -70,10 +70,13 @@ template <class T> struct StepTile {
 // addresses of what the elementwise code of stage S loads and stores in either pass.
 template <class Cell, class S, class T, class G>
 FASTRNN_INLINE void each_row(const CallState<Cell, T>& run, const At<T>& at, const StepTile<T>& tile, ptrdiff_t u, int v, ptrdiff_t first, int rows, G f) {
-    const ptrdiff_t Hp = run.Hp;
+    // Copies stay in registers: a vector that is stored could be anything else.
+    const ptrdiff_t Hp = run.Hp, H = run.H;
+    const T* const units = run.units;
+    const uint8_t* const table = run.flags ? run.flags + at.t * run.N : nullptr;
     for (int r = 0; r < rows; ++r) {
         const ptrdiff_t n = first + r;
-        const int flags = run.flag(at.t, n);
+        const int flags = table ? table[n] : 0;
         for (ptrdiff_t j = 0; j < v * width<T>; j += width<T>) {
             Row<T> row;
             for (int a = 0; a < S::sums; ++a) row.acc[a] = tile.at[a] + r * tile.row[a] + j;
@@ -82,9 +85,9 @@ FASTRNN_INLINE void each_row(const CallState<Cell, T>& run, const At<T>& at, con
                 row.next[k] = at.next[k] + n * at.next_row[k] + u + j;
             }
             row.keep = at.keep + n * Cell::keeps * Hp + u + j;
-            row.unit = run.units + u + j;
+            row.unit = units + u + j;
             row.Hp = Hp;
-            row.head = head_mask<T>(run.H - u - j);
+            row.head = head_mask<T>(H - u - j);
             f(row, n, u + j, flags);
         }
     }

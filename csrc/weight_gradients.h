@@ -136,7 +136,7 @@ template <class Cell, class F> class WeightGradients {
         const ptrdiff_t Hp = run.Hp, row = Cell::slots * Hp;
         const Left<F> left_x{right + right_size(), run.D, count};
         Left<F> left[sources() ? sources() : 1];
-        left_x.fill(in_turn(done, k0, [&](ptrdiff_t t, ptrdiff_t n) { return run.x.from(n).at + t * run.x_time; }));
+        left_x.fill(in_turn(done, k0, [x = run.x, time = run.x_time](ptrdiff_t t, ptrdiff_t n) { return x.from(n).at + t * time; }));
         for (int i = 0; i < Cell::uses; ++i) {
             if (!is_first(i)) continue;
             const int source = source_of(i);
@@ -155,10 +155,11 @@ template <class Cell, class F> class WeightGradients {
 
     // Gives at(time, sequence) for one row of a chunk after the other, from row k on; zeros where the state is held.
     template <class G> auto in_turn(const Done<T>& done, ptrdiff_t k, G at) const {
-        return [=, t = done.low + k / done.n, m = k % done.n]() mutable {
-            const ptrdiff_t n = done.begin + m;
-            const T* row = run.flag(t, n) & Flag::hold ? zeros : at(t, n);
-            if (++m == done.n) {
+        const bool any = run.seen & Flag::hold;
+        return [=, t = done.low + k / done.n, m = k % done.n, begin = done.begin, count = done.n]() mutable {
+            const ptrdiff_t n = begin + m;
+            const T* row = any && run.flag(t, n) & Flag::hold ? zeros : at(t, n);
+            if (++m == count) {
                 m = 0;
                 ++t;
             }
