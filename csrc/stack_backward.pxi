@@ -65,7 +65,7 @@ cdef tuple back(Stack stack, Kept kept, dy, tuple dlast, flags, need, into, bint
         if done:
             finish(finished, stack.item, add)
     raise_pending(stop)
-    return dxs[0] if need_x else None, first if need[1] else None, grads if need_params else None, fresh
+    return dxs[0] if need_x else None, first if need[1] else None, grads, fresh
 
 
 cdef int set_gradients_of_states(Stack stack, BackwardCall* call, int i, tuple dlast, tuple first, tuple fresh) except -1:

@@ -101,14 +101,17 @@ def prepare(
         raise TypeError(f"params: expected a mapping, got {type(params).__name__}")
     given = {name: value for name, value in params.items() if value is not None}
     first = float_array("params['Wx_l0']", given.get("Wx_l0"), 2)
-    H = first.shape[1] // len(cell.gates)
+    H, left = divmod(first.shape[1], len(cell.gates))
+    if left or not H:
+        raise ValueError(
+            f"params['Wx_l0']: expected a positive multiple of {len(cell.gates)} columns "
+            f"(gates {' '.join(cell.gates)}), got shape {first.shape}"
+        )
     shapes = param_shapes(cell, first.shape[0], H, num_layers, True, bidirectional)
     checked = check_params(dict(shapes), given, first.dtype)
     names = parameter_names(cell, num_layers, bidirectional)
     directions = 2 if bidirectional else 1
-    layout = Layout(
-        cell, first.shape[0], H, names, directions, reverse, first.dtype, flag("batch_first", batch_first)
-    )
+    layout = Layout(cell, first.shape[0], H, names, directions, reverse, first.dtype, flag("batch_first", batch_first))
     return Prepared(layout, checked, share("dropout", dropout), seed)
 
 
@@ -220,7 +223,7 @@ class Prepared:
         """
         now = current()
         plain = lengths is None and mask is None and resets is None and reset_state is None
-        if plain and not training and out is None:
+        if plain and training is False and out is None:
             done = self.quick(x, state, 3, now, False)
             if done is not None:
                 return done[0], done[1]
@@ -259,7 +262,7 @@ class Prepared:
         now = current()
         needed = _ALL if need == ("x", "state", "params") else needs(need)
         plain = lengths is None and mask is None and resets is None and reset_state is None
-        if plain and not (training and self.dropout):
+        if plain and (training is False or (training is True and not self.dropout)):
             done = self.quick(x, state, 3, now, True)
             if done is not None:
                 y, last, kept = done
@@ -448,7 +451,7 @@ class Pullback:
         dx = found.dx
         if dx is not None and layout.batch_first:
             dx = dx.transpose(1, 0, 2)
-        grads: dict[str, Any] = found.grads or {}
+        grads: dict[str, Any] = found.grads
         for name, array in given.items():
             if add:
                 array += grads[name]
