@@ -72,7 +72,7 @@ template <class T> class Ahead {
     }
 
   private:
-    Gate gate[4];
+    Gate gate[max_gates];
     Piece<T> now;
     int gates = 0, number = 0;
     ptrdiff_t total = 0, vector = 0, taken = 0, wanted = 0;
@@ -126,7 +126,8 @@ template <class T> void run_beside(int sums, int vectors, const T* a, const T* B
 template <class T> struct Beside {
     Ahead<T>* ahead;
 
-    __attribute__((always_inline)) void operator()(int rows, int sums, int vectors, Side<T> a, const T* B, ptrdiff_t depth, const Ends<T>& ends) const {
+    FASTRNN_INLINED void operator()(int rows, int sums, int vectors, Side<T> a, const T* B, ptrdiff_t depth,
+                                    const Ends<T>& ends) const {
         if (ahead->due())
             run_beside(sums, vectors, a.at, B, depth, ends, ahead->take());
         else
@@ -140,9 +141,10 @@ template <class Cell, class F> class InputAhead {
 
   public:
     // `units(i, part)`: the units of stage i that a part does.
-    template <class G> void place(Workspace& memory, const CallState<Cell, T>& run, int parts, G units) {
+    template <class G> void prepare(Workspace& memory, const CallState<Cell, T>& run, G units) {
         if constexpr (can_project_ahead<F>) {
-            for (Panel<F>& panel : columns) panel = fastrnn::FASTRNN_VARIANT::place<F>(memory, 1, 1, run.D, run.D, run.Hp);
+            const int parts = run.split.parts;
+            for (Panel<F>& panel : columns) panel = place<F>(memory, 1, 1, run.D, run.D, run.Hp);
             rows = memory.take<T>(parts * ahead_rows * row_size(run));
             ahead = memory.take<Ahead<T>>(parts);
             for (int part = 0; part < parts; ++part) {
@@ -163,7 +165,8 @@ template <class Cell, class F> class InputAhead {
 
     // At the first step of a chunk: the next one's projection begins, of sequence n; the first one's is done at once.
     // `out(s)` is where that of step s goes, `out_row` further on that of the next one.
-    template <class G> void start_chunk(const CallState<Cell, T>& run, ptrdiff_t s, ptrdiff_t n, int part, G out, ptrdiff_t out_row) const {
+    template <class G>
+    void start_chunk(const CallState<Cell, T>& run, ptrdiff_t s, ptrdiff_t n, int part, G out, ptrdiff_t out_row) const {
         if constexpr (can_project_ahead<F>) {
             if (s == 0) {
                 start(run, 0, n, part, out(0), out_row);

@@ -31,7 +31,22 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 
-ENGINE = ("csrc/forward.h", "csrc/backward.h", "csrc/run.h", "csrc/division.h", "csrc/path.h")
+ENGINE = tuple(
+    f"csrc/{name}.h"
+    for name in (
+        "forward",
+        "backward",
+        "loop",
+        "products",
+        "input",
+        "weight_gradients",
+        "merged",
+        "project_ahead",
+        "call_state",
+        "thread_split",
+        "path",
+    )
+)
 NUMBA_LOOPS = "fastrnn/codegen/numba_kernels.py"
 ENGINE_THRESHOLDS, PYTHON_THRESHOLDS = "csrc/thresholds.h", "fastrnn/thresholds.py"
 
@@ -88,16 +103,9 @@ CHANGES_NO_RESULT = {
 EQUAL = "the smaller or larger of two numbers that are equal"
 EQUIVALENT: list[tuple[str, str, str]] = [
     (ENGINE_THRESHOLDS, "N <= «9»", "of nine sequences, eight steps are the first that are worth it either way"),
-    ("csrc/forward.h", "input «>=» stage", EQUAL),
-    ("csrc/forward.h", "needed «<=» run.T_", EQUAL),
-    ("csrc/forward.h", "first + chunk «<=» run.T_", EQUAL),
-    ("csrc/forward.h", "rest «<=» chunk", EQUAL),
-    ("csrc/forward.h", "steps «>=» ran.chunk", EQUAL),
-    ("csrc/forward.h", "division.by_units ? «1 : division.parts»", "size of a block"),
-    ("csrc/forward.h", "r «<=» rows && !tail.all", "one more row of scratch, which nobody reads"),
-    ("csrc/backward.h", "chunk * rows «<=» gemm_depth", EQUAL),
-    ("csrc/backward.h", "source_of(i) + 1 «>=» count", EQUAL),
-    ("csrc/backward.h", "done.steps «>=» ran.chunk", EQUAL),
+    ("csrc/products.h", "split.by_units ? «1 : split.parts»", "size of a block"),
+    ("csrc/merged.h", "r «<=» rows && !columns.all", "one more row of scratch, which nobody reads"),
+    ("csrc/project_ahead.h", "depth «<=» piece.depth", EQUAL),
 ]
 
 
@@ -133,7 +141,7 @@ class Mutation(NamedTuple):
             around += self.text[begin : self.text.find("\n", begin)]
         if re.search("splitting|left_size|per_item", around):
             return "avx512bf16 avx512"
-        if re.search("ahead|beside", around):
+        if re.search("ahead|beside", around) or self.file.endswith("project_ahead.h"):
             return "avx512"
         return os.environ.get("FASTRNN_VARIANTS", "avx2")
 
