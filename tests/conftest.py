@@ -40,6 +40,16 @@ settings.register_profile(
 settings.load_profile("deterministic")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With ``-n 2 --dist loadgroup``, what compiles the same cell runs in the same process; else files stay whole."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        cell = getattr(item, "callspec", None) and item.callspec.params.get("cell")
+        item.add_marker(pytest.mark.xdist_group(cell if isinstance(cell, str) else item.path.stem))
+
+
 @pytest.fixture(autouse=True)
 def number_of_threads() -> Iterator[None]:
     """Every test leaves it as it was."""

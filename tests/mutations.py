@@ -353,8 +353,7 @@ class Report:
         items.sort(key=lambda item: self.history.rank(item.nodeid))
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        used = int(time.process_time())
-        resource.setrlimit(resource.RLIMIT_CPU, (used + TEST_SECONDS, resource.RLIM_INFINITY))
+        _limit_processor_time()
         self.tell(("begins", nodeid, 0))
 
     def pytest_runtest_logreport(self, report: Any) -> None:
@@ -468,6 +467,7 @@ class Copy:
         os.chdir(self.folder)
         os.environ.clear()
         os.environ.update(self.environment)
+        _limit_processor_time()
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -490,6 +490,11 @@ class Copy:
             return self.test(history) if self.build(mutation.file) else Outcome("does not compile")
         finally:
             self.write(mutation.file, mutation.text)
+
+
+def _limit_processor_time() -> None:
+    until = int(time.process_time()) + TEST_SECONDS
+    resource.setrlimit(resource.RLIMIT_CPU, (until, resource.RLIM_INFINITY))
 
 
 def _end(child: Any) -> None:

@@ -120,9 +120,10 @@ def naive_step(seed: int) -> naive.Step:
     return step
 
 
-# Compiling takes seconds, so numba gets a few; numpy tries what the plan does to many.
+# Compiling takes seconds, so numba gets two, with all operations between them and the sums but two kinds; numpy tries
+# what the plan does to many.
 # 387: products of two vectors in one sum share their adjoint; the backward pass mixed them up.
-CASES = [("numpy", seed) for seed in (*range(60), 387)] + [("numba", seed) for seed in (4, 13, 387)]
+CASES = [("numpy", seed) for seed in (*range(60), 387)] + [("numba", seed) for seed in (23, 387)]
 
 
 @pytest.mark.parametrize(("name", "seed"), CASES)
