@@ -476,8 +476,9 @@ class Copy:
         ours = (ROOT, ROOT / "tests")
         sys.path[:] = [str(self.folder), *(path for path in sys.path if Path(path).resolve() not in ours)]
         files = [f"tests/{name}.py" for name in history.suite.files.split()]
-        options = "-x -p no:cacheprovider -p no:benchmark -W ignore::pytest.PytestAssertRewriteWarning -k".split()
-        arguments = [*options, history.suite.which, *files]
+        ignored = "ignore::pytest.PytestAssertRewriteWarning"
+        options = ["-x", "-p", "no:cacheprovider", "-p", "no:benchmark", "-W", ignored]
+        arguments = [*options, "-k", history.suite.which, *files]
         sys.exit(int(sys.modules["pytest"].main(arguments, [Report(history, send.send)])))
 
     def log(self) -> str:
