@@ -120,8 +120,7 @@ def naive_step(seed: int) -> naive.Step:
     return step
 
 
-# Compiling takes seconds, so numba gets two, with all operations between them and the sums but two kinds; numpy tries
-# what the plan does to many.
+# Compiling takes seconds, so numba gets two; numpy tries what the plan does to many.
 # 387: products of two vectors in one sum share their adjoint; the backward pass mixed them up. 73, 764: products of one
 # vector with matrices that are neighbours in Wh, and with others.
 CASES = [("numpy", seed) for seed in (*range(60), 73, 387, 764)] + [("numba", seed) for seed in (23, 387)]
