@@ -40,14 +40,20 @@ settings.register_profile(
 settings.load_profile("deterministic")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With ``-n 2 --dist loadgroup``, what compiles the same cell runs in the same process; else files stay whole."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        cell = getattr(item, "callspec", None) and item.callspec.params.get("cell")
-        item.add_marker(pytest.mark.xdist_group(cell if isinstance(cell, str) else item.path.stem))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests of a cell go to one process, as they compile the same; those of no cell by their files."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    from cases import CELLS
+
+    class ByCell(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, test = nodeid.partition("::")
+            values = test.partition("[")[2].rstrip("]").split("-")
+            return next((value for value in values if value in CELLS), file)
+
+    return ByCell(config, log)
 
 
 @pytest.fixture(autouse=True)
