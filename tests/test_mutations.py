@@ -44,7 +44,7 @@ def test_comments_and_texts_are_left_alone() -> None:
         "=",
         ";",
     ]
-    text = '"""a - 1"""\nfrom b import c\n# d - 1\nlines = ["e - 1"]\n'
+    text = '"""a - 1"""\nfrom b import c\n# d - 1\nlines = ["e - 1"]  # f - 1\n'
     assert mutations.code_of("fastrnn/x.py", text).split() == ["lines", "=", "[", "]"]
     # Where code is generated, texts are code.
     assert mutations.code_of("fastrnn/codegen/x.py", text).split() == ["lines", "=", '["e', "-", '1"]']

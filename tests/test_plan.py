@@ -1,4 +1,4 @@
-"""What a plan keeps for the backward pass, against all that it could keep."""
+"""What a plan keeps for the backward pass, against all that it could keep; that nothing is stored twice."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pytest
 
 from fastrnn.cells.expr import TRANSCENDENTAL, Expr, children, leaf, make
 from fastrnn.engine.keep import minimum_kept
+from fastrnn.engine.plan import make_plan
+from test_random_cells import described
 
 NEVER_AGAIN = {"x", *TRANSCENDENTAL}
 
@@ -52,3 +54,11 @@ def test_the_fewest_are_kept_and_of_these_what_leaves_least_to_compute(seed: int
     for size in range(len(kept) + 1):
         enough = [computed_again(needed, {*some, *free}) for some in combinations(nodes, size)]
         assert min((len(a) for a in enough if a is not None), default=99) >= (len(again) if size == len(kept) else 99)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_no_value_has_two_slots(seed: int) -> None:
+    plan = make_plan(described(seed))
+    for stages, kind in ((plan.forward, "keep"), (plan.backward, "da")):
+        stored = [node for stage in stages for ref, node in stage.stores if ref.kind == kind]
+        assert len(stored) == len(set(stored))
