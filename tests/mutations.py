@@ -65,8 +65,8 @@ NUMBA = Suite(
     ("test_numba_chooses|worth|short|buffers|tiles|apart", "path_is_right.*gru_before", "path_is_right", "test_paths"),
 )
 PLAN = Suite(
-    "test_plan test_paths test_random_cells test_functional test_recurrent test_stack test_settings test_threads test_backends"
-    " test_explain test_precision test_cpp test_bad_descriptions test_layers",
+    "test_plan test_paths test_random_cells test_functional test_recurrent test_stack test_settings test_threads"
+    " test_backends test_explain test_precision test_cpp test_bad_descriptions test_layers",
     "not (cpp or numba or forked) or headers",
     ("headers|keep|settings", "numpy-random|test_random_cell", "path_is_right"),
 )
@@ -137,6 +137,7 @@ CHANGES_NO_RESULT = {
 EQUAL = "the smaller or larger of two numbers that are equal"
 EQUIVALENT: list[tuple[str, str, str]] = [
     ("fastrnn/backends/numpy_backend.py", "np.where(a «>» 0, 1, e)", "at zero both ways give a half"),
+    ("fastrnn/engine/threads.py", "ThreadPoolExecutor(os.cpu_count() «and» 1", "time only"),
     ("fastrnn/engine/plan.py", "not in base «or» n.op", "a place for what is found elsewhere first"),
     (ENGINE_THRESHOLDS, "N <= «9»", "of nine sequences, eight steps are the first that are worth it either way"),
     ("csrc/forward.h", "input «>=» stage", EQUAL),
