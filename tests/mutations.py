@@ -9,7 +9,7 @@ Run by hand; each change is made in a copy of the tree, built if it is one of C+
 A change is settled by the first test that fails, and the tests that fail most often run first, so that most take a few
 seconds. Tests run in a fork of a process that has imported what is slow to import. C++ is built without optimization,
 for one instruction set (``FASTRNN_VARIANTS``, avx2 by default; changes of paths that only others have are built for
-those) and for some of the cells; Numba compiles with little of it.
+those); Numba compiles with little of it.
 
 What the changes are stands in `changes.py`.
 """
@@ -112,12 +112,8 @@ class Copy:
                 shutil.copy(built, folder / "fastrnn" / "backends" / built.name)
 
     def _build_once(self) -> None:
-        for name, part, other in (
-            ("setup.py", '"-O3"', '"-O0"'),
-            ("csrc/generated/cells.h", r" X\((rnn_relu|rnn_sigmoid|rnn_identity)\)", ""),
-        ):
-            path = self.folder / name
-            path.write_text(re.sub(part, other, path.read_text(encoding="utf-8")), encoding="utf-8")
+        setup = self.folder / "setup.py"
+        setup.write_text(setup.read_text(encoding="utf-8").replace('"-O3"', '"-O0"'), encoding="utf-8")
         self.environment["FASTRNN_VARIANTS"] = self.variants
         code, text = self._run([sys.executable, "setup.py", "build_ext", "--build-lib", "."])
         if code:
