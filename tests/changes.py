@@ -54,6 +54,7 @@ SIGNS: list[tuple[str, Suite | None]] = [
     ("csrc/*.h", ENGINE),
     ("fastrnn/backends/numpy_backend.py", PLAN),
     ("fastrnn/engine/*.py", PLAN),
+    ("fastrnn/codegen/fused.py", PLAN),
     ("fastrnn/codegen/cpp.py", None),
     ("fastrnn/codegen/*.py", NUMBA),
     *((f"fastrnn/backends/numba/{name}.py", None) for name in ("simd", "tile", "vecmath", "subnormals", "store")),
