@@ -14,10 +14,6 @@ from typing import NamedTuple
 from ..cells.expr import BINARY, UNARY, Expr, const, make, topological
 from ..engine.plan import Plan, Ref, Stage, Term
 
-# Kinds of vectors that stand beside each other in one buffer; each state has a buffer of its own.
-_SLOTS = ("keep", "da")
-
-
 class Sum(NamedTuple):
     """What a sum holds besides its products: row `row` of the units, projection of gate `gate`."""
 
@@ -122,7 +118,8 @@ def _chains(terms: Sequence[Term]) -> list[tuple[tuple[Ref, ...], tuple[int, ...
     chains: list[tuple[tuple[Ref, ...], tuple[int, ...]]] = []
     for source, matrix in sorted(terms):
         sources, matrices = chains[-1] if chains else ((), ())
-        if source.kind in _SLOTS and sources and source == Ref(source.kind, sources[-1].index + 1):
+        # Only of these is the padding between one vector and the next known to be zero.
+        if source.kind == "da" and sources and source == Ref("da", sources[-1].index + 1):
             chains[-1] = (*sources, source), (*matrices, matrix)
         else:
             chains.append(((source,), (matrix,)))
