@@ -3,7 +3,7 @@
 
 cimport cython
 cimport numpy as cnp
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport uint8_t, uintptr_t
 from libc.stddef cimport ptrdiff_t
 from libcpp cimport bool as cbool
 from libcpp.vector cimport vector
@@ -46,7 +46,8 @@ cdef extern from "runtime.h" namespace "fastrnn" nogil:
         ptrdiff_t Wh_row, Wh_col
         const void* bx
         const void* bh
-        const int64_t* lengths
+        const uint8_t* flags
+        const void* reset[2]
         int reverse, threads, bf16_parts
         Path path
         const Stop* stop
@@ -63,9 +64,9 @@ cdef extern from "runtime.h" namespace "fastrnn" nogil:
         const void* dy
         ptrdiff_t dy_time, dy_row
         const void* dlast[2]
-        ptrdiff_t truncate
         void* dx
         void* dstate[2]
+        void* dreset[2]
         void* dWx
         void* dWh
         void* dslots
@@ -295,14 +296,27 @@ cdef ptrdiff_t columns(cnp.ndarray matrix):
     return cnp.PyArray_DIM(matrix, 1)
 
 
-cdef int fill(Call* call, cnp.ndarray x, tuple params, lengths, bint reverse, int threads, int bf16_parts) except -1:
+cdef int fill(Call* call, cnp.ndarray x, tuple params, int threads, int bf16_parts) except -1:
     set_input(call, x, 0, 1)
     set_params(call, params[0], params[1], params[2], params[3])
-    call.lengths = NULL
-    if lengths is not None:
-        call.lengths = <const int64_t*> cnp.PyArray_DATA(<cnp.ndarray> lengths)
-    call.reverse, call.threads, call.bf16_parts = reverse, threads, bf16_parts
+    call.threads, call.bf16_parts = threads, bf16_parts
     return 0
+
+
+cdef list set_flags(Call* call, flags, reset_state, bint reverse):
+    """The arrays that the call refers to."""
+    cdef list alive = []
+    cdef cnp.ndarray array
+    call.reverse = reverse
+    if flags is not None:
+        array = contiguous(flags)
+        alive.append(array)
+        call.flags = <const uint8_t*> cnp.PyArray_DATA(array)
+    for i in range(0 if reset_state is None else len(reset_state)):
+        array = contiguous(reset_state[i])
+        alive.append(array)
+        call.reset[i] = cnp.PyArray_DATA(array)
+    return alive
 
 
 cdef double work_of(const Call& call, ptrdiff_t gates, ptrdiff_t matrices):
@@ -310,16 +324,16 @@ cdef double work_of(const Call& call, ptrdiff_t gates, ptrdiff_t matrices):
     return <double> call.T * call.N * (call.D * gates + call.H * matrices)
 
 
-def path(int kernel, cnp.ndarray x, dict params, lengths, bint reverse, int threads, int bf16_parts, bint backward):
+def path(int kernel, cnp.ndarray x, dict params, int threads, int bf16_parts, bint backward):
     """Fields of the path that a call would take."""
     cdef Call call
     cdef tuple given = usable(params)
-    fill(&call, x, given, lengths, reverse, threads, bf16_parts)
+    fill(&call, x, given, threads, bf16_parts)
     return shown(kernels[kernel].backward_path(call) if backward else kernels[kernel].forward_path(call))
 
 
-def forward(int kernel, cnp.ndarray x, tuple state, dict params, lengths, bint reverse, bint keep, int threads,
-            int bf16_parts, path):
+def forward(int kernel, cnp.ndarray x, tuple state, dict params, flags, reset_state, bint reverse, bint keep,
+            int threads, int bf16_parts, path):
     """Returns y (T, N, H), the last states, what `backward` needs, and the fields of the path that was taken.
 
     `path` are the fields of one, or None for the one that is chosen.
@@ -331,9 +345,10 @@ def forward(int kernel, cnp.ndarray x, tuple state, dict params, lengths, bint r
     cdef cnp.ndarray array, y, saved = None
     cdef cnp.npy_intp shape[3]
     cdef tuple given = usable(params)
-    cdef list last = [], alive = []
+    cdef list last = [], alive
     x = contiguous_rows(x)
-    fill(&call, x, given, lengths, reverse, threads, bf16_parts)
+    fill(&call, x, given, threads, bf16_parts)
+    alive = set_flags(&call, flags, reset_state, reverse)
     if path is None:
         call.path = kernels[kernel].forward_path(call)
     else:
@@ -361,9 +376,10 @@ def forward(int kernel, cnp.ndarray x, tuple state, dict params, lengths, bint r
     return y, tuple(last), saved, shown(ran)
 
 
-def backward(int kernel, cnp.ndarray x, dict params, lengths, bint reverse, int threads, int bf16_parts,
-             cnp.ndarray y, cnp.ndarray saved, dy, tuple dlast, ptrdiff_t truncate, int slots, path):
-    """Returns dx, the gradients of the first states, dWx, dWh, the sums over `da`, and the path as `forward` does."""
+def backward(int kernel, cnp.ndarray x, dict params, flags, reset_state, bint reverse, int threads, int bf16_parts,
+             cnp.ndarray y, cnp.ndarray saved, dy, tuple dlast, int slots, path):
+    """Returns dx, the gradients of the first states, dWx, dWh, the sums over `da`, the gradients of the reset states
+    (None where there are none), and the path as `forward` does."""
     cdef BackwardCall call
     cdef Interruptible interruptible
     cdef Ran ran
@@ -371,9 +387,10 @@ def backward(int kernel, cnp.ndarray x, dict params, lengths, bint reverse, int 
     cdef cnp.ndarray array, dx, dWx, dWh, dslots
     cdef cnp.npy_intp shape[3]
     cdef tuple given = usable(params)
-    cdef list dstate = [], alive = []
+    cdef list dstate = [], dreset = [], alive
     x = contiguous_rows(x)
-    fill(&call, x, given, lengths, reverse, threads, bf16_parts)
+    fill(&call, x, given, threads, bf16_parts)
+    alive = set_flags(&call, flags, reset_state, reverse)
     if path is None:
         call.path = kernels[kernel].backward_path(call)
     else:
@@ -394,7 +411,10 @@ def backward(int kernel, cnp.ndarray x, dict params, lengths, bint reverse, int 
         array = empty(typenum, call.N, call.H)
         dstate.append(array)
         call.dstate[i] = cnp.PyArray_DATA(array)
-    call.truncate = truncate
+        if reset_state is not None:
+            array = empty(typenum, call.N, call.H)
+            dreset.append(array)
+            call.dreset[i] = cnp.PyArray_DATA(array)
     shape[0], shape[1], shape[2] = call.T, call.N, call.D
     dx = aligned(typenum, item, 3, shape)
     dWx = empty(typenum, call.D, cnp.PyArray_DIM(<cnp.ndarray> params["Wx"], 1))
@@ -407,7 +427,7 @@ def backward(int kernel, cnp.ndarray x, dict params, lengths, bint reverse, int 
         kernels[kernel].backward(call, ran)
     note_call(ran)
     raise_pending(call.stop)
-    return dx, tuple(dstate), dWx, dWh, dslots, shown(ran)
+    return dx, tuple(dstate), dWx, dWh, dslots, None if reset_state is None else tuple(dreset), shown(ran)
 
 
 cdef bint is_array(object value, int typenum, int ndim, ptrdiff_t a, ptrdiff_t b, ptrdiff_t c):
@@ -486,7 +506,7 @@ cdef class Stack:
             set_params(call, weights[0], weights[1], weights[2], weights[3])
             if layer:
                 set_input(call, y, -1 if ndim == 2 else 0, 0 if ndim == 2 else 1)
-            call.keep, call.saved, call.lengths, call.reverse = False, NULL, <const int64_t*> NULL, False
+            call.keep, call.saved, call.reverse = False, NULL, False
             for k in range(self.states):
                 call.state[k] = NULL
                 if state is not None:

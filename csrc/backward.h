@@ -22,7 +22,14 @@ template <class Cell, class F> class Backward {
         run.place(static_cast<T*>(const_cast<void*>(call.saved)), static_cast<T*>(const_cast<void*>(call.y)), call.y_time,
                   call.y_row, true);
         run.units = bias_rows<Cell, T>(memory, call);
+        run.place_resets(memory, call);
         const ptrdiff_t N = run.N, H = run.H, Hp = run.Hp, rows = division.most_rows();
+        if (run.seen & Flag::hold) {
+            zeros = memory.take<T>(std::max(run.D, Hp));
+            clear(zeros, std::max(run.D, Hp));
+        }
+        for (void* gradient : call.dreset)
+            if (gradient) clear(static_cast<T*>(gradient), N * H);
         for (int k = 0; k < Cell::states; ++k) {
             carry[k] = memory.take<T>(N * Hp);
             pad_rows(carry[k], static_cast<const T*>(call.dlast[k]), N, H, Hp);
@@ -63,6 +70,7 @@ template <class Cell, class F> class Backward {
     int vectors[Cell::backward::count];
     ptrdiff_t da_size, depth, own_size;
     T *carry[max_states], *own, *da;
+    T* zeros;  // stands for every vector of a held step in the weight gradients
     Panel<F> input, panel[Cell::backward::count][max_products] = {};
     Sums sums[max_threads], block[max_threads];
     bool in_blocks;
@@ -325,29 +333,31 @@ template <class Cell, class F> class Backward {
                 const ptrdiff_t first = begin + n;
                 add_products(stage, i, u, v, tile_rows, n, first, da, given, tally);
                 for (int r = 0; r < tile_rows; ++r) {
-                    const ptrdiff_t m = first + r, own = run.own(s, m);
-                    const bool idle = run.idle(s, m);
-                    const ptrdiff_t length = run.lengths ? run.lengths[m] : run.T_;
-                    const bool cut = call.truncate > 0 && own + 1 < length && (own + 1) % call.truncate == 0;
+                    const ptrdiff_t m = first + r;
+                    const int now = run.flag(t, m), later = s + 1 < run.T_ ? run.flag(run.time_of(s + 1), m) : 0;
+                    const T* entering[max_states];
+                    for (int k = 0; k < Cell::states; ++k)
+                        entering[k] = now & Flag::reset ? run.reset[k] + m * Hp : prev[k] + m * prev_row[k];
                     for (ptrdiff_t j = 0; j < v * width<T>; j += width<T>) {
                         Row<T> row;
                         for (int a = 0; a < S::sums; ++a) row.acc[a] = tally.at[a] + r * tally.row[a] + j;
                         for (int k = 0; k < Cell::states; ++k) {
-                            row.prev[k] = prev[k] + m * prev_row[k] + u + j;
+                            row.prev[k] = entering[k] + u + j;
                             row.next[k] = const_cast<T*>(next[k]) + m * run.state[k].row + u + j;
                             row.carry[k] = carry[k] + m * Hp + u + j;
                         }
                         row.da = here + (n + r) * Cell::slots * Hp + u + j;
-                        if (idle) {
-                            if (i == 0) pass_through(row);
+                        Vec<T> grad[max_states] = {};
+                        if (i == 0) arriving(row, later, m, u + j, grad);
+                        if (now & Flag::hold) {
+                            if (i == 0) pass_through(row, grad);
                             continue;
                         }
+                        if (i == 0 && dy) grad[0] += load_head(dy + m * call.dy_row + u + j, run.H - u - j);
                         row.keep = const_cast<T*>(kept) + m * Cell::keeps * Hp + u + j;
                         row.unit = run.units + u + j;
                         row.Hp = Hp;
                         row.head = head_mask<T>(run.H - u - j);
-                        Vec<T> grad[max_states] = {};
-                        if (i == 0) gradients(row, cut, dy ? dy + m * call.dy_row + u + j : nullptr, run.H - u - j, grad);
                         S::template run<true, T>(row, grad);
                     }
                 }
@@ -355,19 +365,24 @@ template <class Cell, class F> class Backward {
         });
     }
 
-    // Gradient of every state after the step: from the steps after it, unless cut, and from the output.
-    FASTRNN_INLINE void gradients(const Row<T>& row, bool cut, const T* dy, ptrdiff_t inside, Vec<T>* grad) {
+    // Gradient of every state after a step, from the steps after it; `later` are the flags of the next one. That one's
+    // products are of zeros if it held the state, and not looked at: weights may be infinite.
+    __attribute__((always_inline)) void arriving(const Row<T>& row, int later, ptrdiff_t m, ptrdiff_t u, Vec<T>* grad) const {
         for (int k = 0; k < Cell::states; ++k) {
             const int sum = Cell::grad_sum[k];
-            grad[k] = cut ? Vec<T>{} : load(sum >= 0 ? row.acc[sum] : row.carry[k]);
+            grad[k] = load(sum >= 0 && !(later & Flag::hold) ? row.acc[sum] : row.carry[k]);
+            if (!(later & (Flag::reset | Flag::cut))) continue;
+            if (later & Flag::reset && call.dreset[k]) {
+                T* to = static_cast<T*>(call.dreset[k]) + m * run.H + u;
+                store_head(to, load_head(to, run.H - u) + grad[k], run.H - u);
+            }
+            grad[k] = Vec<T>{};
         }
-        if (dy) grad[0] += load_head(dy, inside);
     }
 
-    // A step past a sequence's end passes the states' gradient through.
-    void pass_through(const Row<T>& row) {
-        for (int k = 0; k < Cell::states; ++k)
-            if (Cell::grad_sum[k] >= 0) store(row.carry[k], load(row.acc[Cell::grad_sum[k]]));
+    // A step at which the state is held passes its gradient through.
+    void pass_through(const Row<T>& row, const Vec<T>* grad) const {
+        for (int k = 0; k < Cell::states; ++k) store(row.carry[k], grad[k]);
         for (int m = 0; m < Cell::slots; ++m) store(row.da + m * run.Hp, Vec<T>{});
     }
 
@@ -378,14 +393,17 @@ template <class Cell, class F> class Backward {
         each_block<T>(units, vectors[0], [&](ptrdiff_t u, int v) {
             each_tile(end - begin, max_rows(vectors[0]), [&](ptrdiff_t n, int count) {
                 add_products(S{}, 0, u, v, count, n, begin + n, da, given, tally);
-                for (int k = 0; k < Cell::states; ++k) {
-                    const int sum = Cell::grad_sum[k];
-                    for (int r = 0; r < count; ++r) {
-                        const ptrdiff_t m = begin + n + r;
-                        const T* from = sum >= 0 ? tally.at[sum] + r * tally.row[sum] : carry[k] + m * run.Hp + u;
-                        T* to = static_cast<T*>(call.dstate[k]) + m * run.H + u;
-                        for (ptrdiff_t j = 0; j < v * width<T>; j += width<T>)
-                            store_head(to + j, load(from + j), run.H - u - j);
+                for (int r = 0; r < count; ++r) {
+                    const ptrdiff_t m = begin + n + r;
+                    const int first = run.T_ ? run.flag(run.time_of(0), m) : 0;
+                    for (ptrdiff_t j = 0; j < v * width<T>; j += width<T>) {
+                        Row<T> row;
+                        Vec<T> grad[max_states];
+                        for (int a = 0; a < S::sums; ++a) row.acc[a] = tally.at[a] + r * tally.row[a] + j;
+                        for (int k = 0; k < Cell::states; ++k) row.carry[k] = carry[k] + m * run.Hp + u + j;
+                        arriving(row, first, m, u + j, grad);
+                        for (int k = 0; k < Cell::states; ++k)
+                            store_head(static_cast<T*>(call.dstate[k]) + m * run.H + u + j, grad[k], run.H - u - j);
                     }
                 }
             });
@@ -410,11 +428,21 @@ template <class Cell, class F> class Backward {
         if constexpr (F::per_item == 1)
             if (sweeps) {
                 sweep_input(chunk, first, last, dx);
+                clear_held(chunk, first, last, dx);
                 return add_all_rows(total, chunk, part, room);
             }
         const Rows<const Item> left = factors<F>({chunk.da + first * n * row, n * row, row}, last - first, n, input.numbers, room);
         project<F>(left, input.depth, packed_input, nullptr, {dx, run.N * D, D}, last - first, n, D);
+        clear_held(chunk, first, last, dx);
         add_all_rows(total, chunk, part, room);
+    }
+
+    // No gradient of the input where the state is held; with infinite weights the product gave others than zeros.
+    void clear_held(const Chunk& chunk, ptrdiff_t first, ptrdiff_t last, T* dx) const {
+        if (!(run.seen & Flag::hold)) return;
+        for (ptrdiff_t t = first; t < last; ++t, dx += run.N * run.D)
+            for (ptrdiff_t n = 0; n < chunk.n; ++n)
+                if (run.flag(chunk.low + t, chunk.begin + n) & Flag::hold) clear(dx + n * run.D, run.D);
     }
 
     // The gradient of the input with Wx as it is.
@@ -448,7 +476,7 @@ template <class Cell, class F> class Backward {
         const Left<F> left_x{right + right_size(), run.D, count};
         Left<F> left[sources() ? sources() : 1];
         left_x.fill(in_turn(chunk, k0, [&](ptrdiff_t t, ptrdiff_t m) {
-            return static_cast<const T*>(call.x) + t * call.x_time + m * call.x_row;
+            return run.flag(t, m) & Flag::hold ? zeros : static_cast<const T*>(call.x) + t * call.x_time + m * call.x_row;
         }));
         for (int i = 0; i < Cell::uses; ++i) {
             const int source = source_of(i);
@@ -487,9 +515,9 @@ template <class Cell, class F> class Backward {
     }
 
     const T* vector(const Use& use, ptrdiff_t t, ptrdiff_t m) const {
+        if (run.flag(t, m) & Flag::hold) return zeros;
         if (use.kind == Kind::keep) return run.keep + t * run.keep_time + (m * Cell::keeps + use.index) * run.Hp;
-        const ptrdiff_t s = run.time_of(t);
-        return run.prev(use.index, s) + m * run.prev_row(use.index, s);
+        return run.entering(use.index, run.time_of(t), m);
     }
 
     // The parts' sums in the order of the parts, without padding.

@@ -21,6 +21,7 @@ template <class Cell, class F> class Forward {
         T* saved = keep ? static_cast<T*>(call.saved) : memory.take<T>(run.working_size());
         run.place(saved, static_cast<T*>(call.y), call.y_time, call.y_row, keep);
         run.units = bias_rows<Cell, T>(memory, call);
+        run.place_resets(memory, call);
         for (int k = 0; k < Cell::states; ++k)
             pad_rows(run.state[k].first, static_cast<const T*>(call.state[k]), run.N, run.H, run.Hp);
         const ptrdiff_t rows = division.most_rows();
@@ -30,6 +31,8 @@ template <class Cell, class F> class Forward {
         own_size = padded<T>(Tally<T>::size() + packed_size + (sweeps ? rows * sweep_row() : left_size(rows)));
         projected_size = hoisted ? (beside ? 2 : 1) * chunk * rows * projected_row() : 0;
         own = memory.take<T>(own_size * division.parts);
+        entering_size = run.seen & Flag::reset ? Cell::states * rows * run.Hp : 0;
+        entering = memory.take<T>(entering_size * division.parts);
         projected = memory.take<T>(projected_size * division.owners());
         if constexpr (can_project_ahead<F>)
             if (beside) place_ahead();
@@ -63,8 +66,8 @@ template <class Cell, class F> class Forward {
     const bool beside;   // and that of the next chunk beside the products of this one's steps
     const ptrdiff_t chunk;
     int vectors[Cell::forward::count];
-    ptrdiff_t packed_size, own_size, projected_size;
-    T *own, *projected;
+    ptrdiff_t packed_size, own_size, entering_size, projected_size;
+    T *own, *entering, *projected;
     std::atomic<bool> finite{true}, stopped{false};
     Panel<F> chunk_input[Cell::gates];  // if `beside`: of each gate its columns,
     Ahead<T>* ahead;                    // and what each part is to project
@@ -221,7 +224,8 @@ template <class Cell, class F> class Forward {
                 call.below->wait_for(needed < run.T_ ? needed : run.T_, call.stop);
             }
             if (hoisted && s % chunk == 0) worker.each([&](int part) { project_steps(s, begin, end, part, room, inputs, ran); });
-            const At at = addresses(s, hoisted ? inputs + projected_at(s, end - begin) : nullptr);
+            At at = addresses(s, hoisted ? inputs + projected_at(s, end - begin) : nullptr);
+            if (run.any_reset(run.time_of(s), begin, end)) enter_reset(at, begin, end, entering + worker.first * entering_size);
             Cell::forward::each([&](auto stage, int i) {
                 worker.each([&](int part) {
                     if (beside) tally.ahead = &grant(part, s % chunk * Cell::forward::count + i);
@@ -385,6 +389,16 @@ template <class Cell, class F> class Forward {
         return at;
     }
 
+    // The entering states of a step, copied to where those that are reset stand beside the others: the products take
+    // them at one stride.
+    void enter_reset(At& at, ptrdiff_t begin, ptrdiff_t end, T* to) const {
+        for (int k = 0; k < Cell::states; ++k) {
+            at.prev[k] = to - begin * run.Hp;
+            at.prev_row[k] = run.Hp;
+            for (ptrdiff_t n = begin; n < end; ++n, to += run.Hp) copy_row(to, run.entering(k, at.s, n), run.Hp);
+        }
+    }
+
     // Not inlined: the loop's own values would take the registers that a step of few units needs (a tenth of its time).
     template <bool KEEP, class S>
     __attribute__((noinline)) void step(S stage, int i, const At& at, Range units, ptrdiff_t begin, ptrdiff_t end, Tally<T>& tally, Item* memory) {
@@ -501,10 +515,11 @@ template <class Cell, class F> class Forward {
     // The elementwise code on the sums.
     template <bool KEEP, class S>
     void apply(S, int i, const At& at, ptrdiff_t u, int v, ptrdiff_t first, int rows, const Tally<T>& tally) {
+        const ptrdiff_t t = run.time_of(at.s);
         for (int r = 0; r < rows; ++r) {
             const ptrdiff_t m = first + r;
             T* kept = at.kept + m * Cell::keeps * run.Hp + u;
-            const bool idle = run.idle(at.s, m);
+            const bool held = run.flag(t, m) & Flag::hold;
             for (ptrdiff_t j = 0; j < v * width<T>; j += width<T>) {
                 Row<T> row;
                 for (int a = 0; a < S::sums; ++a) row.acc[a] = tally.at[a] + r * tally.row[a] + j;
@@ -515,7 +530,7 @@ template <class Cell, class F> class Forward {
                 row.keep = kept + j;
                 row.unit = run.units + u + j;
                 row.Hp = run.Hp;
-                if (!idle)
+                if (!held)
                     S::template run<KEEP, T>(row, nullptr);
                 else if (i == 0)
                     hold<KEEP>(row);
@@ -523,7 +538,7 @@ template <class Cell, class F> class Forward {
         }
     }
 
-    // A step past a sequence's end. What is kept goes into products with zeros: it must be finite.
+    // A step at which the state is held. What is kept goes into products with zeros: it must be finite.
     template <bool KEEP> void hold(const Row<T>& row) {
         for (int k = 0; k < Cell::states; ++k) store(row.next[k], load(row.prev[k]));
         if (KEEP)
@@ -536,7 +551,7 @@ template <class Cell, class F> class Forward {
         T* y = static_cast<T*>(call.y) + t * call.y_time;
         for (ptrdiff_t n = begin; n < end; ++n)
             for (ptrdiff_t u = units.first; u < units.last; u += width<T>) {
-                const Vec<T> value = run.idle(s, n) ? Vec<T>{} : load(from + n * run.state[0].row + u);
+                const Vec<T> value = run.flag(t, n) & Flag::hold ? Vec<T>{} : load(from + n * run.state[0].row + u);
                 store_head(y + n * call.y_row + u, value, run.H - u);
             }
     }

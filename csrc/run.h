@@ -30,31 +30,52 @@ template <class T> struct Track {
     T* after(ptrdiff_t s, ptrdiff_t t) const { return at + (ring ? s & 1 : t) * time; }
 };
 
+// All flags that the steps of a call have.
+inline int seen_flags(const Call& call) {
+    uint8_t seen = 0;
+    for (ptrdiff_t i = 0; call.flags && i < call.T * call.N; ++i) seen |= call.flags[i];
+    return seen;
+}
+
 // Sizes, times and states of a call.
 template <class Cell, class T> struct Run {
     ptrdiff_t T_, N, D, H, Hp;
-    bool reverse, own_rows;  // own_rows: states are kept apart from y
-    const int64_t* lengths;
+    bool reverse;
+    const uint8_t* flags;  // (T, N), or null
+    int seen;              // the flags that any step has
+    bool own_rows;         // states are kept apart from y
     Track<T> state[max_states];
+    T* reset[max_states];  // (N, Hp) if any step is reset
     T* keep;
     ptrdiff_t keep_time;
     const T* units;
 
     explicit Run(const Call& call)
         : T_(call.T), N(call.N), D(call.D), H(call.H), Hp(padded<T>(call.H)), reverse(call.reverse),
-          own_rows(Hp != H || call.lengths), lengths(call.lengths) {}
+          flags(call.flags), seen(seen_flags(call)), own_rows(Hp != H || seen & Flag::hold) {}
 
     ptrdiff_t time_of(ptrdiff_t s) const { return reverse ? T_ - 1 - s : s; }
     const T* prev(int k, ptrdiff_t s) const {
         return s ? state[k].after(s - 1, time_of(s - 1)) : state[k].first;
     }
     ptrdiff_t prev_row(int k, ptrdiff_t s) const { return s ? state[k].row : Hp; }
-    // Number of step `s` in the sequence's own count; idle unless 0 <= own < its length.
-    ptrdiff_t own(ptrdiff_t s, ptrdiff_t n) const { return reverse && lengths ? s - (T_ - lengths[n]) : s; }
-    bool idle(ptrdiff_t s, ptrdiff_t n) const {
-        if (!lengths) return false;
-        const ptrdiff_t step = own(s, n);
-        return step < 0 || step >= lengths[n];
+    int flag(ptrdiff_t t, ptrdiff_t n) const { return flags ? flags[t * N + n] : 0; }
+    // Whether any of the sequences from `begin` to `end` is reset at time t.
+    bool any_reset(ptrdiff_t t, ptrdiff_t begin, ptrdiff_t end) const {
+        if (!(seen & Flag::reset)) return false;
+        int any = 0;
+        for (ptrdiff_t n = begin; n < end; ++n) any |= flag(t, n);
+        return any & Flag::reset;
+    }
+    void place_resets(Workspace& memory, const Call& call) {
+        for (int k = 0; k < Cell::states && seen & Flag::reset; ++k) {
+            reset[k] = memory.take<T>(N * Hp);
+            pad_rows(reset[k], static_cast<const T*>(call.reset[k]), N, H, Hp);
+        }
+    }
+    // A state of a sequence as it enters step `s`.
+    const T* entering(int k, ptrdiff_t s, ptrdiff_t n) const {
+        return flag(time_of(s), n) & Flag::reset ? reset[k] + n * Hp : prev(k, s) + n * prev_row(k, s);
     }
 
     // Numbers that the backward pass needs besides y: [first states][states][keep].

@@ -77,6 +77,7 @@ def test_truncation_reaches_the_layers() -> None:
     layer = RNN(3, 4, dtype="float64", seed=0)
     layer.forward(x)
     np.testing.assert_array_equal(dx, layer.backward(dy, truncate=1)[0])
+    layer.forward(x)
     assert (dx != layer.backward(dy)[0]).any()
 
 
@@ -113,16 +114,19 @@ def test_a_backward_that_does_not_end_adds_nothing(monkeypatch: pytest.MonkeyPat
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
+    model.forward(X)
     with monkeypatch.context() as patch:
         patch.setattr(fails, "backward", interrupt)
         with pytest.raises(KeyboardInterrupt):
             model.backward(y)
     for name, grad in model.grads.items():
         np.testing.assert_array_equal(grad, before[name])
+    model.forward(X)
     model.backward(y)
     for name, grad in model.grads.items():
         np.testing.assert_allclose(grad, 2 * before[name], rtol=1e-12)
     # And each layer alone adds at once, as ever.
+    model.forward(X)
     model.layers[3].backward(y)
     np.testing.assert_allclose(model.grads["3.W"], 3 * before["3.W"], rtol=1e-12)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..engine.call import Array
+from ..engine.flags import Flags
 
 Fields = tuple[int, bool, int, bool, str, bool, int]
 """Of a :class:`fastrnn.backends.cpp_backend.CppPath`."""
@@ -18,8 +19,6 @@ def path(
     kernel: int,
     x: Array,
     params: Mapping[str, Array],
-    lengths: Array | None,
-    reverse: bool,
     threads: int,
     bf16_parts: int,
     backward: bool,
@@ -29,7 +28,8 @@ def forward(
     x: Array,
     state: tuple[Array, ...],
     params: Mapping[str, Array],
-    lengths: Array | None,
+    flags: Flags | None,
+    reset_state: tuple[Array, ...] | None,
     reverse: bool,
     keep: bool,
     threads: int,
@@ -40,7 +40,8 @@ def backward(
     kernel: int,
     x: Array,
     params: Mapping[str, Array],
-    lengths: Array | None,
+    flags: Flags | None,
+    reset_state: tuple[Array, ...] | None,
     reverse: bool,
     threads: int,
     bf16_parts: int,
@@ -48,10 +49,9 @@ def backward(
     saved: Array,
     dy: Array | None,
     dlast: tuple[Array, ...],
-    truncate: int,
     slots: int,
     path: Fields | None,
-) -> tuple[Array, tuple[Array, ...], Array, Array, Array, Fields]: ...
+) -> tuple[Array, tuple[Array, ...], Array, Array, Array, tuple[Array, ...] | None, Fields]: ...
 
 class Stack:
     def __init__(

@@ -7,13 +7,13 @@ names.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
 from ..cells import Cell
 from ..cells.builtin import built_in
 from ..engine.call import Array, Call, Gradients, Result, Stack, StackLayout
+from ..engine.flags import Flags
 from ..engine.plan import Plan, make_plan
 from . import _cpp
 
@@ -113,7 +113,8 @@ class CppBackend:
             call.x,
             call.state,
             call.params,
-            call.lengths,
+            call.flags,
+            call.reset_state,
             call.reverse,
             keep,
             call.threads,
@@ -128,18 +129,32 @@ class CppBackend:
         saved: Saved,
         dy: Array | None,
         dlast: tuple[Array, ...],
-        truncate: int | None,
+        flags: Flags | None,
         path: CppPath | None = None,
     ) -> Gradients:
         plan = call.plan
         kernel = _kernel(plan, call.dtype.itemsize)
-        gradients = dy, dlast, truncate or 0, plan.n_da
-        results = _cpp.backward(kernel, *_given(call), saved.y, saved.buffer, *gradients, _fields(path))
-        return Gradients(*results[:-1], CppPath(*results[-1]))
+        *gradients, taken = _cpp.backward(
+            kernel,
+            call.x,
+            call.params,
+            flags,
+            call.reset_state,
+            call.reverse,
+            call.threads,
+            call.bf16_parts,
+            saved.y,
+            saved.buffer,
+            dy,
+            dlast,
+            plan.n_da,
+            _fields(path),
+        )
+        return Gradients(*gradients, CppPath(*taken))
 
     def _path(self, call: Call, backward: bool) -> CppPath:
         kernel = _kernel(call.plan, call.dtype.itemsize)
-        return CppPath(*_cpp.path(kernel, *_given(call), backward))
+        return CppPath(*_cpp.path(kernel, call.x, call.params, call.threads, call.bf16_parts, backward))
 
     def stack(self, layout: StackLayout) -> Stack | None:
         plan = make_plan(layout.cell)
@@ -152,10 +167,6 @@ class CppBackend:
 def _fields(path: CppPath | None) -> Any:
     # The extension takes no subclass of a tuple.
     return None if path is None else tuple(path)
-
-
-def _given(call: Call) -> tuple[Array, Mapping[str, Array], Array | None, bool, int, int]:
-    return call.x, call.params, call.lengths, call.reverse, call.threads, call.bf16_parts
 
 
 @cache
