@@ -29,12 +29,11 @@ SHORT_WORK = 16_000_000
 # Not timed since it was chosen.
 KEPT_ROWS = 1024
 
-# Numba: vectors of columns that a register tile has at most, and its rows by its columns, most first: the sums, a row
-# of the right side and one number of the left fit 32 registers. Counted. A tile has all rows of 4, 2, 1 for what is
-# left over.
-# Not timed since it was chosen.
+# Numba: vectors of columns that a register tile has at most, and rows of a tile of so many columns and of one of fewer:
+# the sums, a row of the right side and one number of the left fit 32 registers. Counted. What is left over takes tiles
+# of 4, 2 and 1 rows.
 TILE_COLUMNS = 4
-TILE_ROWS = {1: (8, 4, 2, 1), 2: (8, 4, 2, 1), 3: (8, 4, 2, 1), 4: (6, 4, 2, 1)}
+TILE_ROWS = (6, 8)
 
 # Numba: sums that a tile has under way at least; where its rows times columns are fewer, the depth is split over
 # several. A fused multiply-add takes four cycles, and a processor starts one or two a cycle. Counted.

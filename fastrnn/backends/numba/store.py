@@ -21,7 +21,10 @@ import numba
 import numpy as np
 
 # What generated modules import and compile as their own.
-_INLINED = ("gather.py", "simd.py", "subnormals.py", "tile.py", "vecmath.py")
+_INLINED = ("loops.py", "pointers.py", "subnormals.py", "tables.py")
+
+# Those whose numbers they take, from the package's folder.
+_CONSTANTS = ("thresholds.py", "codegen/record.py", "engine/flags.py")
 
 
 @cache
@@ -98,5 +101,7 @@ def _forget(path: Path) -> None:
 @cache
 def _helpers() -> str:
     here = Path(__file__).parent
-    sources = [(here / name).read_text(encoding="utf-8") for name in _INLINED]
+    folder = Path(__file__).parents[2]
+    files = [here / name for name in _INLINED] + [folder / name for name in _CONSTANTS]
+    sources = [file.read_text(encoding="utf-8") for file in files]
     return "\0".join([numba.__version__, np.__version__, sys.version, *sources])
