@@ -1,7 +1,7 @@
 """Layers of a cell, checked once and then called: the one way from arrays to a backend.
 
-``layers``, ``functional`` and adapters are thin over this. A call checks its arguments, here and nowhere else, and is one
-call of the backend, for a whole stack of layers in one direction or both.
+``layers``, ``functional`` and adapters are thin over this. A call checks its arguments, here and nowhere else, and is
+one call of the backend, for a whole stack of layers in one direction or both.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from .engine.flags import Flags, flags_of
 from .engine.plan import make_plan
 from .engine.settings import Settings, current
 from .errors import (
-    FLOATS,
     array_like,
     booleans,
     flag,
@@ -331,7 +330,8 @@ class Prepared:
         if state is None:
             return None
         shape = (len(layout.names), N, layout.hidden_size)
-        return tuple(array_like(called, part, shape, layout.dtype, "the layer") for called, part in self._parts(name, state))
+        parts = self._parts(name, state)
+        return tuple(array_like(called, part, shape, layout.dtype, "the layer") for called, part in parts)
 
     def _parts(self, name: str, state: Any) -> list[tuple[str, Any]]:
         """What error messages call each state, and the state."""
@@ -425,6 +425,10 @@ class Pullback:
         TypeError, ValueError
             If an argument has the wrong type, dtype, shape or value; nothing has run and no array has changed then.
         """
+        if truncate is None and (add is False or add is True):
+            done = self._stack.quick_backward(self._kept, dy, dstate, self._need, into, add)
+            if done is not None:
+                return done
         prepared, layout = self._prepared, self._prepared.layout
         T, N = self._outer[::-1] if layout.batch_first else self._outer
         if dy is not None:

@@ -7,12 +7,13 @@ names.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
 from ..cells import Cell
 from ..cells.builtin import built_in
-from ..engine.call import Array, Call, Gradients, Result, Stack, StackLayout
+from ..engine.call import Array, Call, Gradients, Layout, Result, Stack
 from ..engine.flags import Flags
 from ..engine.plan import Plan, make_plan
 from . import _cpp
@@ -156,12 +157,12 @@ class CppBackend:
         kernel = _kernel(call.plan, call.dtype.itemsize)
         return CppPath(*_cpp.path(kernel, call.x, call.params, call.threads, call.bf16_parts, backward))
 
-    def stack(self, layout: StackLayout) -> Stack | None:
+    def prepare(self, layout: Layout, params: Mapping[str, Array]) -> Stack:
         plan = make_plan(layout.cell)
-        if not self.supports(plan):
-            return None
-        sizes = (layout.input_size, layout.hidden_size, plan.n_states, plan.n_gates, plan.n_matrices)
-        return _cpp.Stack(layout.cell.name, layout.names, *sizes, layout.dtype.itemsize, layout.batch_first)
+        arrays = [tuple(params.get(key) for key in names[:4]) for names in layout.names]
+        terms = tuple((product.matrix, product.slot) for product in plan.products)
+        sizes = (plan.n_states, plan.n_gates, plan.n_matrices)
+        return _cpp.Stack(layout.cell.name, layout, arrays, *sizes, terms, plan.n_da)
 
 
 def _fields(path: CppPath | None) -> Any:

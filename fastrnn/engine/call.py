@@ -202,6 +202,11 @@ class Stack(Protocol):
         is wrong or unusual is not taken: the caller then checks and calls :meth:`forward`, or raises.
         """
 
+    def quick_backward(
+        self, kept: Any, dy: Any, dstate: Any, need: Need, into: Any, add: bool
+    ) -> tuple[Array | None, Any, dict[str, Any]] | None:
+        """Gradients of unchecked arguments, as :class:`fastrnn.prepared.Pullback` has and gives them; None as above."""
+
     def forward(self, given: Given, now: Settings, keep: bool) -> tuple[Array, tuple[Array, ...], Any]:
         """Outputs (T, N, directions*H), last states, and what :meth:`backward` needs if `keep`."""
 

@@ -42,6 +42,12 @@ class LayerByLayer:
         """See :class:`fastrnn.engine.call.Stack`; nothing is quicker unchecked here."""
         return None
 
+    def quick_backward(
+        self, kept: Any, dy: Any, dstate: Any, need: Need, into: Any, add: bool
+    ) -> tuple[Array | None, Any, dict[str, Any]] | None:
+        """See :class:`fastrnn.engine.call.Stack`."""
+        return None
+
     def forward(self, given: Given, now: Settings, keep: bool) -> tuple[Array, tuple[Array, ...], Any]:
         """See :class:`fastrnn.engine.call.Stack`."""
         layout, x = self.layout, given.x
