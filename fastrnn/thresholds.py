@@ -21,10 +21,6 @@ CHUNK_BYTES = 1 << 20
 # 2026-11-24, LSTM N=1, D=H=512: 64, 128, 512, 1024 rows: 1.06, 1.05, 0.99, 0.97 of the time of 256.
 CHUNK_ROWS = 256
 
-# Numba: multiply-adds of a layer's call up to which it is one compiled call, without chunks.
-# Not timed since it was chosen.
-SHORT_WORK = 16_000_000
-
 # Numba: rows (steps times sequences) up to which a layer keeps the buffers of a short call for the next one.
 # Not timed since it was chosen.
 KEPT_ROWS = 1024

@@ -29,23 +29,21 @@ class Watched:
     It notes the paths that ran, and the threads that called it.
     """
 
-    def __init__(self, name: str, forced: Forced | None) -> None:
-        self._backend, self._forced = registry.load_backend(name), forced
+    def __init__(self, backend: Any, forced: Forced | None) -> None:
+        self._backend, self._forced = backend, forced
+        self._forward, self._backward = backend.forward, backend.backward
         self.ran: list[Path] = []
         self.threads: set[int] = set()
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
-
     def forward(self, call: Call, keep: bool) -> Result:
         call, path = self._of(call, 0)
-        result = self._backend.forward(call, keep, path)
+        result = self._forward(call, keep, path)
         self._note(result.path, path or self._backend.forward_path(call))
         return result
 
     def backward(self, call: Call, *given: Any) -> Gradients:
         call, path = self._of(call, 1)
-        result = self._backend.backward(call, *given, path)
+        result = self._backward(call, *given, path)
         self._note(result.path, path or self._backend.backward_path(call))
         return result
 
@@ -63,7 +61,10 @@ class Watched:
 @contextmanager
 def watched(name: str, forced: Forced | None = None) -> Iterator[Watched]:
     """Calls inside run on the backend `name`, watched; in an inner ``use_backend`` on that one."""
-    backend = Watched(name, forced)
+    backend = registry.load_backend(name)
+    watch = Watched(backend, forced)
+    # On the backend itself, which layers that were prepared before hold.
     with pytest.MonkeyPatch.context() as patch, fastrnn.use_backend(name):
-        patch.setitem(registry._loaded, name, backend)
-        yield backend
+        patch.setattr(backend, "forward", watch.forward)
+        patch.setattr(backend, "backward", watch.backward)
+        yield watch

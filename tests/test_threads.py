@@ -17,7 +17,6 @@ import fastrnn
 from cases import reference, run
 from conftest import PROMISED_BACKENDS, in_use
 from fastrnn import thresholds
-from fastrnn.backends.registry import load_backend
 from fastrnn.engine import threads as thread_module
 from naive import Call
 from paths import watched
@@ -25,12 +24,6 @@ from problems import ORACLE_RTOL, assert_close, assert_equal, problem
 from processes import python
 
 COMPILED = [name for name in PROMISED_BACKENDS if name != "numpy"]
-
-
-@pytest.fixture(autouse=True)
-def blas_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Numba splits the batch, as it does where BLAS has one thread."""
-    monkeypatch.setattr(load_backend("numba"), "blas_threads", 1)
 
 
 @pytest.fixture(params=COMPILED)
@@ -148,7 +141,7 @@ if not child:
     os._exit(0 if same else 3)
 print(same, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    done = python(f"BACKEND, N, H = {compiled!r}, {N}, {H}" + code, OPENBLAS_NUM_THREADS="1")
+    done = python(f"BACKEND, N, H = {compiled!r}, {N}, {H}" + code)
     assert done.stdout.strip() == "True 0", done.stderr
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..engine.call import Array, Given, LayerGradients, Layout, Need
-from ..engine.settings import Settings
 from ..engine.flags import Flags
+from ..engine.settings import Settings
 
 Fields = tuple[int, bool, int, bool, str, bool, int]
 """Of a :class:`fastrnn.backends.cpp_backend.CppPath`."""

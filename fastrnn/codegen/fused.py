@@ -14,6 +14,7 @@ from typing import NamedTuple
 from ..cells.expr import BINARY, UNARY, Expr, const, make, topological
 from ..engine.plan import Plan, Ref, Stage, Term
 
+
 class Sum(NamedTuple):
     """What a sum holds besides its products: row `row` of the units, projection of gate `gate`."""
 

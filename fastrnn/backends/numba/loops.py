@@ -585,7 +585,9 @@ def project_back(
             r = 0
             while r < rows:
                 n = next_rows(rows - r, cols)
-                multiply(tiles, da + r * da_row * size, da_row, 1, b, depth, scratch, cols * width, n, cols, size, width, 0)
+                multiply(
+                    tiles, da + r * da_row * size, da_row, 1, b, depth, scratch, cols * width, n, cols, size, width, 0
+                )
                 for i in range(n):
                     copy(c + (r + i) * D * size, scratch + i * cols * width * size, inside * size)
                 r += n

@@ -50,7 +50,9 @@ class NumbaStack(LayerByLayer):
         self._kernel = kernel_of(self.plan, dtype)
         none = np.empty(0, dtype)
         self._empty = np.empty((0, 0), np.uint8), np.empty((0, 0, 0), dtype)
-        self._work = [work_of(self.plan, (1, 1, layout.input_of(i)), layout.hidden_size) for i in range(layout.num_layers)]
+        self._work = [
+            work_of(self.plan, (1, 1, layout.input_of(i)), layout.hidden_size) for i in range(layout.num_layers)
+        ]
         self._given = [[one.get(name, none) for name in ("Wx", "Wh", *_BIASES)] for one in self._params]
         self._quick = layout.directions == 1 and not layout.reverse
         # Of calls that have ended; a call that finds none makes its own, so that calls at once share nothing.
