@@ -368,8 +368,8 @@ class _StageFunction:
         self.multiplied = with_products(stage)
         self.vectors = vectors
         self.bases = {place: self._integer(place) for place in sorted(self._places())}
-        self.Hp = self._integer(record.HP)
-        self.H = self._integer(record.H) if any(ref.kind == "da" for ref, _ in stage.code.stores) else None
+        self.Hp = self._integer(record.PADDED)
+        self.H = self._integer(record.LENGTH) if any(ref.kind == "da" for ref, _ in stage.code.stores) else None
         own = _constants([stage])
         at = self._integer(record.CONSTANTS) if own else None
         self.numbers = {c: self.memory.number(self.memory.at(at, _INT(constants[c]))) for c in own}

@@ -1,8 +1,8 @@
 """The Numba backend: one compiled loop each way, for any cell; the batch divided between threads.
 
-Forward, the loop projects the input of a chunk of steps, then runs them. Backward, it runs a chunk, then adds the chunk's
-part to ``dx``, ``dWx`` and ``dWh``. A chunk is short enough to stay in cache, so the only large buffers are those that
-BPTT must keep.
+Forward, the loop projects the input of a chunk of steps, then runs them. Backward, it runs a chunk, then adds the
+chunk's part to ``dx``, ``dWx`` and ``dWh``. A chunk is short enough to stay in cache, so the only large buffers are those
+that BPTT must keep.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .stack import NumbaStack, flat, plain
 
 
 class Saved(NamedTuple):
-    """What a forward pass keeps: states (S, T+1, N, Hp) and kept values (T, N, J, Hp), in time order, in one dimension."""
+    """What a forward pass keeps: states (S, T+1, N, Hp) and kept values (T, N, J, Hp), in time order, flat."""
 
     states: Array
     keep: Array
@@ -123,7 +123,7 @@ def _forward(call: Call, keep: bool, kernel: Kernel, chunk: int) -> Result:
     own_y = Hp != H or flagged
     y, last = np.empty((T if own_y else 0, N, H), dtype), np.empty((S, N, H), dtype)
     kernel.run_forward(
-        kernel.forward.numbers, kernel.tiles, plain(call.x), *_parameters(call), flat(call.state, N, H, dtype), last,
+        *kernel.to_forward, plain(call.x), *_parameters(call), flat(call.state, N, H, dtype), last,
         y, states, kept, memory, *_flags(call.flags, call.reset_state, N, H, dtype),
         chunk, int(keep), int(call.reverse),
     )  # fmt: skip
@@ -157,10 +157,10 @@ def _backward(
     dWx, dWh, dslots = (np.empty(shape, dtype) for shape in (call.Wx.shape, call.Wh.shape, (plan.n_da, H)))
     dreset = np.zeros((S, N if call.reset_state is not None else 0, H), dtype)
     kernel.run_backward(
-        kernel.backward.numbers, kernel.tiles, plain(x), *_parameters(call),
-        np.empty((0, 0, 0), dtype) if dy is None else dy, flat(dlast, N, H, dtype), saved.states, entering, row,
+        *kernel.to_backward, plain(x), *_parameters(call),
+        np.empty((0, 0, 0), dtype) if dy is None else dy, flat(dlast, N, H, dtype), saved.states, entering,
         saved.keep, memory, *_flags(flags, None, N, H, dtype)[:1], dx, dstate, dWx, dWh, dslots, dreset,
-        chunk, int(call.reverse),
+        row, len(entering) // (S * N * kernel.padded(H) or 1), chunk, int(call.reverse),
     )  # fmt: skip
     fresh = None if call.reset_state is None else tuple(dreset)
     return Gradients(dx, tuple(dstate), dWx, dWh, dslots, fresh, NumbaPath(1, chunk))

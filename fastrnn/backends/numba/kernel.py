@@ -4,51 +4,67 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
-from llvmlite import ir
 
+from ... import thresholds
+from ...codegen.integers import integer_code
 from ...codegen.llvm import cell_code, tile
-from ...engine.call import Array
 from ...engine.plan import Plan
-from . import tables
+from . import loops
 from .machine import MachineCode, target
 from .store import load_module
-from .tables import Table, make_table, tile_addresses, tile_shapes
+from .tables import PANELS, Table, make_table, tile_addresses, tile_shapes
+
+# Numbers in a cache line, at most.
+_LINE = 16
 
 
-def signatures(dtype: str) -> dict[str, str]:
-    """Types of the arguments of the loops, see :mod:`.loops`."""
+def _signatures(dtype: str) -> dict[str, str]:
+    """Types of the arguments of :mod:`.calls`."""
     table, flat = "int64[::1]", f"{dtype}[::1]"
     matrix, cube, flags = f"{dtype}[:, ::1]", f"{dtype}[:, :, ::1]", "uint8[:, ::1]"
     strided = f"Array({dtype}, 3, 'A', readonly=True)"
-    given = [table, table, cube, matrix, matrix, flat, flat, flat]
+    given = ["int64", table, table, cube, matrix, matrix, flat, flat, flat]
     forward = [*given, cube, cube, cube, flat, flat, flat, flags, cube, "int64", "int64", "int64"]
-    backward = [*given, strided, cube, flat, flat, "int64", flat, flat, flags, cube, cube, matrix, matrix, matrix, cube]
-    backward += ["int64", "int64"]
+    backward = [*given, strided, cube, flat, flat, flat, flat, flags, cube, cube, matrix, matrix, matrix, cube]
+    backward += ["int64"] * 4
     return {"forward": f"void({', '.join(forward)})", "backward": f"void({', '.join(backward)})"}
 
 
-@cache
-def loops(dtype: str) -> ModuleType:
-    """The compiled time loops."""
-    text = (Path(__file__).parent / "loops.py").read_text(encoding="utf-8")
-    for name, signature in signatures(dtype).items():
-        text += f'\n\n{name} = njit("{signature}", nogil=True, cache=True, error_model="numpy")({name})\n'
-    return load_module(f"loops_{dtype}", text)
+class Shared:
+    """What all cells share of the code for a type of numbers.
+
+    Attributes
+    ----------
+    calls : module with the compiled functions of :mod:`.calls`
+    forward, backward : addresses of the loops
+    tiles : addresses of the microkernel's tiles, at ``rows * 8 + columns``
+    """
+
+    def __init__(self, dtype: str) -> None:
+        of = target(dtype)
+        text = (Path(__file__).parent / "calls.py").read_text(encoding="utf-8")
+        text += "\n\nfrom numba import njit\n\n"
+        for name, signature in _signatures(dtype).items():
+            text += f'{name} = njit("{signature}", nogil=True, cache=True, error_model="numpy")({name})\n'
+        self.calls = load_module(f"calls_{dtype}", text)
+        module = integer_code(loops, of.number, {"SIZE": of.size, "WIDTH": of.width})
+        shapes = tile_shapes()
+        for rows, columns, split in shapes:
+            tile(module, of, rows, columns, split)
+        names = [f"tile_{rows}x{columns}" for rows, columns, _ in shapes]
+        self._code = MachineCode(str(module), ["forward", "backward", *names])
+        self.forward, self.backward = (self._code.addresses[name] for name in ("forward", "backward"))
+        self.tiles = tile_addresses(self._code.addresses)
 
 
 @cache
-def _tiles(dtype: str) -> tuple[MachineCode, Array]:
-    """The microkernel's code, and the addresses of its tiles."""
-    module, shapes = ir.Module("tiles"), tile_shapes()
-    for rows, columns, split in shapes:
-        tile(module, target(dtype), rows, columns, split)
-    code = MachineCode(str(module), [f"tile_{rows}x{columns}" for rows, columns, _ in shapes])
-    return code, tile_addresses(code.addresses)
+def shared(dtype: str) -> Shared:
+    """Made once."""
+    return Shared(dtype)
 
 
 # The code of cells that are alike but for their constants is one.
@@ -65,16 +81,18 @@ class Kernel:
         # A dead entry may be left for a moment: what is found is held at once.
         self._code = _codes.get(text) or _codes.setdefault(text, _compiled(plan, text))
         self.constants = np.array(constants, dtype)
-        self.tiles = _tiles(dtype)[1]
-        module = loops(dtype)
-        self.run_forward, self.run_backward = module.forward, module.backward
+        both = shared(dtype)
         self.forward, self.backward = (self._table(plan, back) for back in (False, True))
+        # The first arguments of a call.
+        self.to_forward = both.forward, self.forward.numbers, both.tiles
+        self.to_backward = both.backward, self.backward.numbers, both.tiles
+        self.run_forward, self.run_backward = both.calls.forward, both.calls.backward
 
     def _table(self, plan: Plan, backward: bool) -> Table:
         stages = plan.backward if backward else plan.forward
         name = "backward" if backward else "forward"
         codes = [self._code.addresses[f"{name}_{i}"] for i in range(len(stages))]
-        return make_table(plan, backward, self.target.width, codes, self.constants.ctypes.data)
+        return make_table(plan, backward, codes, self.constants.ctypes.data)
 
     def padded(self, H: int) -> int:
         """`H` in whole vectors."""
@@ -95,24 +113,31 @@ def kernel_of(plan: Plan, dtype: np.dtype[Any]) -> Kernel:
 
 
 def forward_memory(kernel: Kernel, plan: Plan, N: int, D: int, H: int, chunk: int, flagged: bool) -> int:
-    """Elements of `memory` that the forward loop takes."""
-    Hp, table = kernel.padded(H), kernel.forward
-    sizes = [D * plan.n_gates * Hp, *_both(plan, table, H, Hp, kernel.target.width)]
-    return _sum([*sizes, plan.n_states * N * Hp if flagged else 0, chunk * N * plan.n_gates * Hp])
+    """Elements of `memory` that the forward loop takes, in its order."""
+    Hp = kernel.padded(H)
+    fresh = plan.n_states * N * Hp if flagged else 0
+    sizes = [*_first(kernel, kernel.forward, plan, Hp), fresh, D * plan.n_gates * Hp]
+    return _sum([*sizes, _panels(kernel.forward, H, Hp), chunk * N * plan.n_gates * Hp])
 
 
 def backward_memory(kernel: Kernel, plan: Plan, N: int, D: int, H: int, chunk: int) -> int:
-    """Elements of `memory` that the backward loop takes."""
-    Hp, width, table = kernel.padded(H), kernel.target.width, kernel.backward
+    """Elements of `memory` that the backward loop takes, in its order."""
+    Hp, width = kernel.padded(H), kernel.target.width
     G, P, M, S = plan.n_gates, plan.n_matrices, plan.n_da, plan.n_states
-    sizes = [G * Hp * (-(-D // width) * width), *_both(plan, table, H, Hp, width), S * N * Hp, N * Hp]
-    return _sum([*sizes, D * G * Hp, H * P * Hp, M * Hp, chunk * N * 4 * width, (chunk + 2) * N * M * Hp])
+    sizes = [*_first(kernel, kernel.backward, plan, Hp), S * N * Hp, N * Hp, D * G * Hp, H * P * Hp, M * Hp]
+    sizes += [G * Hp * (-(-D // width) * width), _panels(kernel.backward, H, Hp)]
+    return _sum([*sizes, chunk * N * thresholds.TILE_COLUMNS * width, (chunk + 2) * N * M * Hp])
 
 
-def _both(plan: Plan, table: Table, H: int, Hp: int, width: int) -> list[int]:
-    panels = table.panels[0] * Hp * Hp + table.panels[1] * H * Hp + 16 * table.products
-    return [2 * (tables.PANELS + table.products), panels, len(plan.unit_rows) * Hp, max(table.scratch, 32) * width]
+def _first(kernel: Kernel, table: Table, plan: Plan, Hp: int) -> list[int]:
+    """The record, the sums of a tile, the rows of the units."""
+    return [2 * (PANELS + table.products), table.scratch * kernel.target.width, len(plan.unit_rows) * Hp]
+
+
+def _panels(table: Table, H: int, Hp: int) -> int:
+    return table.panels[0] * Hp * Hp + table.panels[1] * H * Hp + _LINE * table.products
 
 
 def _sum(sizes: list[int]) -> int:
-    return sum(size + 16 for size in sizes)
+    # Each begins at a cache line.
+    return sum(size + _LINE for size in sizes)

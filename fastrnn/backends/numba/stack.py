@@ -92,7 +92,7 @@ class NumbaStack(LayerByLayer):
         for i, given in enumerate(parameters):
             y = np.empty((T, N, H), x.dtype)
             kernel.run_forward(
-                kernel.forward.numbers, kernel.tiles, x, *given, first[i], last[i], y,
+                *kernel.to_forward, x, *given, first[i], last[i], y,
                 memory.states, memory.keep, memory.memory, *self._empty, memory.chunk, 0, 0,
             )  # fmt: skip
             x = y

@@ -21,10 +21,7 @@ import numba
 import numpy as np
 
 # What generated modules import and compile as their own.
-_INLINED = ("loops.py", "pointers.py", "subnormals.py", "tables.py")
-
-# Those whose numbers they take, from the package's folder.
-_CONSTANTS = ("thresholds.py", "codegen/record.py", "engine/flags.py")
+_INLINED = ("pointers.py", "subnormals.py")
 
 
 @cache
@@ -101,7 +98,5 @@ def _forget(path: Path) -> None:
 @cache
 def _helpers() -> str:
     here = Path(__file__).parent
-    folder = Path(__file__).parents[2]
-    files = [here / name for name in _INLINED] + [folder / name for name in _CONSTANTS]
-    sources = [file.read_text(encoding="utf-8") for file in files]
+    sources = [(here / name).read_text(encoding="utf-8") for name in _INLINED]
     return "\0".join([numba.__version__, np.__version__, sys.version, *sources])

@@ -13,21 +13,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ... import thresholds
 from ...codegen import record
 from ...codegen.fused import FusedStage, Product, backward_stages, forward_stages
 from ...codegen.llvm import with_products
 from ...engine.call import Array
 from ...engine.plan import Plan
+from ...thresholds import SUMS_UNDER_WAY, TILE_COLUMNS, TILE_ROWS
 
-# The header.
-WIDTH, STATES, GATES, MATRICES, KEEPS, SLOTS, CONSTANTS = range(7)
-STAGES, STAGES_AT, UNITS, UNITS_AT, USES, USES_AT, GRADS_AT, HEADER = range(7, 15)
+# The header. STAGES_END, UNITS_ROWS, USES, ALL_PRODUCTS say where rows end, or how many there are.
+STATES_COUNT, GATES, MATRICES, KEEPS, SLOTS, CONSTANTS_AT, SCRATCH = range(7)
+STAGES_AT, STAGES_END, UNITS_AT, UNITS_ROWS, USES_AT, USES, PRODUCTS_FROM, ALL_PRODUCTS, GRADS_AT, HEADER = range(7, 17)
 # A stage: the address of its code; its sums with products; its products; vectors of units that a tile takes.
 CODE, SUMS, PRODUCTS, PRODUCTS_AT, VECTORS, STAGE = range(6)
 # A product: place in the record, block in a row, and blocks of a row of its left side; sources; sums, the first of
-# these; whether an earlier product has written them; where its matrices stand, [source][sum].
-PLACE, BLOCK, BLOCKS, SOURCES, COLUMNS, FIRST, MORE, MATRICES_AT, PRODUCT = range(9)
+# these; whether an earlier product has written them; where its matrices stand, [source][sum]; VECTORS of its stage.
+PLACE, BLOCK, BLOCKS, SOURCES, COLUMNS, FIRST, MORE, MATRICES_AT, UNIT_VECTORS, PRODUCT = range(10)
 # A row of the units: its gate, its parameter, or -1; its matrices.
 GATE, OWN, BIASES, BIASES_AT, UNIT = range(5)
 # A term of dWh: slot of da; the vector, as of a product; the matrix.
@@ -59,7 +59,7 @@ def runs(stage: FusedStage) -> list[Run]:
         for i in sorted(range(len(product.sums)), key=lambda i: column[product.sums[i]]):
             now = column[product.sums[i]]
             last = column[product.sums[found[-1][-1]]] if found else -2
-            alike = found and (now in written) == (last in written) and len(found[-1]) < thresholds.TILE_COLUMNS
+            alike = found and (now in written) == (last in written) and len(found[-1]) < TILE_COLUMNS
             if alike and now == last + 1:
                 found[-1].append(i)
             else:
@@ -74,7 +74,7 @@ def runs(stage: FusedStage) -> list[Run]:
 
 def unit_vectors(columns: int) -> int:
     """Vectors of units that a tile takes of so many sums each: 4, 2 or 1."""
-    return next(n for n in (4, 2, 1) if n * columns <= max(columns, thresholds.TILE_COLUMNS))
+    return next(n for n in (4, 2, 1) if n * columns <= max(columns, TILE_COLUMNS))
 
 
 @dataclass(frozen=True)
@@ -93,28 +93,37 @@ class Table:
     products: int
 
 
-def make_table(plan: Plan, backward: bool, width: int, codes: Sequence[int], constants: int) -> Table:
+def make_table(plan: Plan, backward: bool, codes: Sequence[int], constants: int) -> Table:
     """The table of one direction, given the addresses of its stages' code and of the cell's constants."""
     stages = backward_stages(plan) if backward else forward_stages(plan)
-    by_stage = [runs(stage) for stage in stages]
-    flat = [(i, run) for i, found in enumerate(by_stage) for run in found]
     numbers = _Numbers(HEADER)
-    numbers.set(0, [width, plan.n_states, plan.n_gates, plan.n_matrices, plan.n_keep, plan.n_da, constants])
-    products_at = numbers.rows(_product(plan, run, numbers, backward and i == 0) for i, run in flat)
-    rows, scratch = [], 1
-    for stage, code, found in zip(stages, codes, by_stage, strict=True):
-        vectors = unit_vectors(max((run.columns for run in found), default=1))
-        sums = len(with_products(stage))
-        scratch = max(scratch, sums * vectors * max(thresholds.TILE_ROWS))
-        rows.append([code, sums, len(found), products_at, vectors])
-        products_at += PRODUCT * len(found)
-    numbers.set(STAGES, [len(stages), numbers.rows(rows)])
-    numbers.set(UNITS, [len(plan.unit_rows), numbers.rows(_units(plan, numbers))])
-    numbers.set(USES, [len(plan.products), numbers.rows(_uses(plan))])
+    header = {
+        STATES_COUNT: plan.n_states, GATES: plan.n_gates, MATRICES: plan.n_matrices, KEEPS: plan.n_keep,
+        SLOTS: plan.n_da, CONSTANTS_AT: constants, UNITS_ROWS: len(plan.unit_rows), USES: len(plan.products),
+    }  # fmt: skip
+    by_stage = [runs(stage) for stage in stages]
+    vectors = [unit_vectors(max((run.columns for run in found), default=1)) for found in by_stage]
+    flat = [(i, run) for i, found in enumerate(by_stage) for run in found]
+    at = numbers.rows([*_product(plan, run, numbers, backward and i == 0), vectors[i]] for i, run in flat)
+    header |= {PRODUCTS_FROM: at, ALL_PRODUCTS: len(flat)}
+    rows = []
+    for stage, code, found, v in zip(stages, codes, by_stage, vectors, strict=True):
+        rows.append([code, len(with_products(stage)), len(found), at, v])
+        at += PRODUCT * len(found)
+    header[STAGES_AT] = numbers.rows(rows)
+    header[STAGES_END] = header[STAGES_AT] + STAGE * len(stages)
+    header[UNITS_AT] = numbers.rows(_units(plan, numbers))
+    header[USES_AT] = numbers.rows(_uses(plan))
     column = {sum: i for i, sum in enumerate(with_products(stages[0]))}
-    numbers.set(GRADS_AT, [numbers.rows([[-1 if acc is None else column[acc]] for acc in plan.grad_acc if backward])])
+    header[GRADS_AT] = numbers.rows([[-1 if acc is None else column[acc]] for acc in plan.grad_acc if backward])
+    # Those of a tile, and those of the input's gradient where its columns are not whole vectors.
+    sums = [len(with_products(stage)) * v for stage, v in zip(stages, vectors, strict=True)]
+    header[SCRATCH] = max(TILE_COLUMNS, *sums) * max(TILE_ROWS)
+    for place, value in header.items():
+        numbers[place] = value
     wide = sum((len(run.product.sources) - 1) * run.columns for _, run in flat)
-    return Table(np.array(numbers, np.int64), (wide, sum(run.columns for _, run in flat)), scratch, len(flat))
+    panels = wide, sum(run.columns for _, run in flat)
+    return Table(np.array(numbers, np.int64), panels, header[SCRATCH], len(flat))
 
 
 class _Numbers(list[int]):
@@ -122,9 +131,6 @@ class _Numbers(list[int]):
 
     def __init__(self, header: int) -> None:
         super().__init__([0] * header)
-
-    def set(self, at: int, values: Sequence[int]) -> None:
-        self[at : at + len(values)] = values
 
     def rows(self, rows: Iterable[Sequence[int]]) -> int:
         """Where the first of `rows` stands, which come after all that they bring along."""
@@ -170,19 +176,19 @@ def _uses(plan: Plan) -> list[list[int]]:
 
 def tile_shapes() -> list[tuple[int, int, int]]:
     """Rows, columns and parts of the depth of every tile."""
-    rows = sorted({*thresholds.TILE_ROWS, 4, 2, 1})
-    shapes = [(r, c) for c in range(1, thresholds.TILE_COLUMNS + 1) for r in rows if r <= most_rows(c)]
-    return [(r, c, max(1, thresholds.SUMS_UNDER_WAY // (r * c))) for r, c in shapes]
+    rows = sorted({*TILE_ROWS, 4, 2, 1})
+    shapes = [(r, c) for c in range(1, TILE_COLUMNS + 1) for r in rows if r <= most_rows(c)]
+    return [(r, c, max(1, SUMS_UNDER_WAY // (r * c))) for r, c in shapes]
 
 
 def most_rows(columns: int) -> int:
     """Rows of the largest tile of so many columns."""
-    return thresholds.TILE_ROWS[1] if columns < thresholds.TILE_COLUMNS else thresholds.TILE_ROWS[0]
+    return TILE_ROWS[1] if columns < TILE_COLUMNS else TILE_ROWS[0]
 
 
 def tile_addresses(addresses: dict[str, Any]) -> Array:
     """The addresses of the tiles, at ``rows * 8 + columns``."""
-    table = np.zeros(8 * (max(thresholds.TILE_ROWS) + 1), np.int64)
+    table = np.zeros(8 * (max(TILE_ROWS) + 1), np.int64)
     for rows, columns, _ in tile_shapes():
         table[rows * 8 + columns] = addresses[f"tile_{rows}x{columns}"]
     return table
