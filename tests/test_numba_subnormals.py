@@ -32,7 +32,8 @@ each_dtype = pytest.mark.parametrize("dtype", TINY)
 
 @njit
 def mode() -> int:
-    return subnormals.read_register()
+    # Without the flags of what has happened, which NumPy clears now and then.
+    return subnormals.read_register() & ~0x3F
 
 
 @njit

@@ -1,7 +1,7 @@
 """Functions of integers, written in Python, as LLVM IR.
 
-The time loops of the Numba backend handle addresses, steps and counts, and nothing else. Code of 64-bit integers needs no
-inference of types and no objects, and compiles in a tenth of the time that Numba takes for it.
+The time loops of the Numba backend handle addresses, steps and counts, and nothing else. Code of 64-bit integers needs
+no inference of types and no objects, and compiles in a tenth of the time that Numba takes for it.
 
 A function may assign to names, several at once too; it has ``if``, ``while``, ``for`` over ``range``, ``return``,
 ``+ - * // % & |``, comparisons, ``and or not``, conditional expressions, ``min`` and ``max``, and calls of functions of

@@ -1,8 +1,8 @@
 """The Numba backend: one compiled loop each way, for any cell; the batch divided between threads.
 
 Forward, the loop projects the input of a chunk of steps, then runs them. Backward, it runs a chunk, then adds the
-chunk's part to ``dx``, ``dWx`` and ``dWh``. A chunk is short enough to stay in cache, so the only large buffers are those
-that BPTT must keep.
+chunk's part to ``dx``, ``dWx`` and ``dWh``. A chunk is short enough to stay in cache, so the only large buffers are
+those that BPTT must keep.
 """
 
 from __future__ import annotations

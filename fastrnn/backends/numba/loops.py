@@ -498,8 +498,8 @@ def forward(
 
 
 def backward(
-    table, tiles, x, Wx, Wh, bx, bh, own, dy, dlast, states, entering, keep, memory, flags, dx, dstate, dWx, dWh, dslots,
-    dreset, dy_time, dy_row, dy_unit, entering_row, entering_rows, T, N, D, H, chunk, reverse
+    table, tiles, x, Wx, Wh, bx, bh, own, dy, dlast, states, entering, keep, memory, flags, dx, dstate, dWx, dWh,
+    dslots, dreset, dy_time, dy_row, dy_unit, entering_row, entering_rows, T, N, D, H, chunk, reverse
 ):  # fmt: skip
     """Every step of a call, from the last to the first; see the module."""
     record = memory

@@ -42,7 +42,7 @@ class _Memory(NamedTuple):
 
 
 class NumbaStack(LayerByLayer):
-    """See :class:`fastrnn.engine.call.Stack`: takes calls for one thread on arrays that compiled code reads as they are."""
+    """See :class:`fastrnn.engine.call.Stack`: takes calls for one thread, of arrays that need no copy."""
 
     def __init__(self, backend: Backend, layout: Layout, params: Mapping[str, Array]) -> None:
         super().__init__(backend, layout, params)
