@@ -31,6 +31,10 @@ KEPT_ROWS = 1024
 TILE_COLUMNS = 4
 TILE_ROWS = (6, 8)
 
+# Numba: the same of a tile of one row in a call of one sequence: fewer and longer calls of the cell's code, whose chains of
+# elementary functions then overlap. 2026-11-24, T=1000, D=H=20, 4 columns against 8: LSTM FIG1, GRU FIG2 of the time.
+TILE_COLUMNS_ALONE = 8
+
 # Numba: sums that a tile has under way at least; where its rows times columns are fewer, the depth is split over
 # several. A fused multiply-add takes four cycles, and a processor starts one or two a cycle. Counted.
 # Not timed since it was chosen.

@@ -41,7 +41,7 @@ class Shared:
     ----------
     calls : module with the compiled functions of :mod:`.calls`
     forward, backward : addresses of the loops
-    tiles : addresses of the microkernel's tiles, at ``rows * 8 + columns``
+    tiles : addresses of the microkernel's tiles, at ``rows * 16 + columns``
     """
 
     def __init__(self, dtype: str) -> None:

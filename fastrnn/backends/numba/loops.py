@@ -55,6 +55,7 @@ from .tables import (
     MATRICES_AT,
     MATRIX,
     MORE,
+    OF_STAGE,
     OWN,
     PANELS,
     PLACE,
@@ -72,7 +73,6 @@ from .tables import (
     STATES_COUNT,
     SUMS,
     UNIT,
-    UNIT_VECTORS,
     UNITS_AT,
     UNITS_ROWS,
     USE,
@@ -81,6 +81,7 @@ from .tables import (
     VECTOR_BLOCK,
     VECTOR_PLACE,
     VECTORS,
+    VECTORS_ALONE,
 )
 
 # Bytes of a number, numbers in a vector: given when this is compiled.
@@ -125,11 +126,17 @@ def pack(to, step, source, row, column, depth, inside, width):
         return 0
     # A square at a time: the lines that it reads and writes stay in the first-level cache.
     for low in range(0, depth, 16):
-        for k in range(low, min(depth, low + 16)):
-            for j in range(inside):
-                move(to + k * step + j * SIZE, source + k * row + j * column)
-            clear(to + k * step + inside * SIZE, (width - inside) * SIZE)
+        for left in range(0, inside, 16):
+            for k in range(low, min(depth, low + 16)):
+                for j in range(left, min(inside, left + 16)):
+                    move(to + k * step + j * SIZE, source + k * row + j * column)
+    copy_rows(to + inside * SIZE, step, 0, 0, depth, 0, (width - inside) * SIZE)
     return 0
+
+
+def stage_vectors(table, stage, N):
+    """Vectors of units that a tile takes in a stage."""
+    return entry(table, stage + (VECTORS_ALONE if N == 1 else VECTORS))
 
 
 def fitting(vectors, left):
@@ -147,7 +154,7 @@ def next_rows(rows, columns):
     return 4 if rows >= 4 else 2 if rows >= 2 else 1
 
 
-def pack_panels(table, to, Wh, columns, H, Hp, back, record):
+def pack_panels(table, to, Wh, columns, N, H, Hp, back, record):
     """The panels of every product: for each block of units ``[depth][sum][vector]``; where they end.
 
     The depth is a source's H, or `Hp` for all sources but the last, zeros from H on. The record gets their addresses.
@@ -155,7 +162,8 @@ def pack_panels(table, to, Wh, columns, H, Hp, back, record):
     row, column = (SIZE, columns * SIZE) if back else (columns * SIZE, SIZE)
     p = entry(table, PRODUCTS_FROM)
     for number in range(entry(table, ALL_PRODUCTS)):
-        sources, sums, v = entry(table, p + SOURCES), entry(table, p + COLUMNS), entry(table, p + UNIT_VECTORS)
+        sources, sums = entry(table, p + SOURCES), entry(table, p + COLUMNS)
+        v = stage_vectors(table, entry(table, STAGES_AT) + entry(table, p + OF_STAGE) * STAGE, N)
         depth = (sources - 1) * Hp + H
         put(record + 8 * (PANELS + number), to)
         u = 0
@@ -201,7 +209,7 @@ def multiply(tiles, a, a_row, a_depth, b, depth, c, c_row, rows, cols, more):
     r = 0
     while r < rows:
         n = next_rows(rows - r, cols)
-        tile = get(tiles + 8 * (n * 8 + cols))
+        tile = get(tiles + 8 * (n * 16 + cols))
         call(tile, a + r * a_row * SIZE, a_row, a_depth, b, cols * WIDTH, depth, c + r * c_row * SIZE, c_row, more)
         r += n
     return 0
@@ -221,7 +229,7 @@ def run_stage(table, tiles, record, stage, panels, scratch, N, H, Hp, reach, her
     back : whether this is the first stage of a step back
     """
     code, sums, products = entry(table, stage + CODE), entry(table, stage + SUMS), entry(table, stage + PRODUCTS)
-    v, first = entry(table, stage + VECTORS), table + 8 * entry(table, stage + PRODUCTS_AT)
+    v, first = stage_vectors(table, stage, N), table + 8 * entry(table, stage + PRODUCTS_AT)
     u = 0
     while u < Hp:
         vectors = fitting(v, (Hp - u) // WIDTH)
@@ -235,7 +243,7 @@ def run_stage(table, tiles, record, stage, panels, scratch, N, H, Hp, reach, her
                 depth = (get(p + 8 * SOURCES) - 1) * Hp + H
                 cols = columns * vectors
                 call(
-                    get(tiles + 8 * (rows * 8 + cols)),
+                    get(tiles + 8 * (rows * 16 + cols)),
                     get(record + 8 * get(p + 8 * PLACE)) + (n * step + get(p + 8 * BLOCK) * Hp) * SIZE, step, 1,
                     get(panels + 8 * i) + u * depth * columns * SIZE, cols * WIDTH, depth if reach else 0,
                     scratch + get(p + 8 * FIRST) * vectors * SIZE * WIDTH, sums_row, get(p + 8 * MORE),
@@ -453,7 +461,7 @@ def forward(
     fresh = units + lines(entry(table, UNITS_ROWS) * Hp * SIZE)
     panel = fresh + (lines(S * row) if flags else 0)
     pack_input(G, panel, Wx, D, H, Hp)
-    end = pack_panels(table, panel + lines(D * G * Hp * SIZE), Wh, entry(table, MATRICES) * H, H, Hp, 0, record)
+    end = pack_panels(table, panel + lines(D * G * Hp * SIZE), Wh, entry(table, MATRICES) * H, N, H, Hp, 0, record)
     projected = end
     start, stop = (T, 0) if reverse else (0, T)
     # Of a state of which not all is kept, times are even or odd.
@@ -521,7 +529,7 @@ def backward(
     clear(grads, panel - grads)
     pack_back(G, panel, Wx, D, H, Hp)
     end = panel + lines(G * Hp * ((D + WIDTH - 1) // WIDTH * SIZE * WIDTH))
-    block = pack_panels(table, end, Wh, P * H, H, Hp, 1, record)
+    block = pack_panels(table, end, Wh, P * H, N, H, Hp, 1, record)
     da = block + lines(chunk * N * TILE_COLUMNS * SIZE * WIDTH)
     for k in range(S):
         put(record + 8 * (STATES + 3 * k + CARRY), carries + k * row)

@@ -18,16 +18,17 @@ from ...codegen.fused import FusedStage, Product, backward_stages, forward_stage
 from ...codegen.llvm import with_products
 from ...engine.call import Array
 from ...engine.plan import Plan
-from ...thresholds import SUMS_UNDER_WAY, TILE_COLUMNS, TILE_ROWS
+from ...thresholds import SUMS_UNDER_WAY, TILE_COLUMNS, TILE_COLUMNS_ALONE, TILE_ROWS
 
 # The header. STAGES_END, UNITS_ROWS, USES, ALL_PRODUCTS say where rows end, or how many there are.
 STATES_COUNT, GATES, MATRICES, KEEPS, SLOTS, CONSTANTS_AT, SCRATCH = range(7)
 STAGES_AT, STAGES_END, UNITS_AT, UNITS_ROWS, USES_AT, USES, PRODUCTS_FROM, ALL_PRODUCTS, GRADS_AT, HEADER = range(7, 17)
-# A stage: the address of its code; its sums with products; its products; vectors of units that a tile takes.
-CODE, SUMS, PRODUCTS, PRODUCTS_AT, VECTORS, STAGE = range(6)
+# A stage: the address of its code; its sums with products; its products; vectors of units that a tile takes, and
+# that it takes of one sequence.
+CODE, SUMS, PRODUCTS, PRODUCTS_AT, VECTORS, VECTORS_ALONE, STAGE = range(7)
 # A product: place in the record, block in a row, and blocks of a row of its left side; sources; sums, the first of
-# these; whether an earlier product has written them; where its matrices stand, [source][sum]; VECTORS of its stage.
-PLACE, BLOCK, BLOCKS, SOURCES, COLUMNS, FIRST, MORE, MATRICES_AT, UNIT_VECTORS, PRODUCT = range(10)
+# these; whether an earlier product has written them; where its matrices stand, [source][sum]; its stage.
+PLACE, BLOCK, BLOCKS, SOURCES, COLUMNS, FIRST, MORE, MATRICES_AT, OF_STAGE, PRODUCT = range(10)
 # A row of the units: its gate, its parameter, or -1; its matrices.
 GATE, OWN, BIASES, BIASES_AT, UNIT = range(5)
 # A term of dWh: slot of da; the vector, as of a product; the matrix.
@@ -72,9 +73,9 @@ def runs(stage: FusedStage) -> list[Run]:
     return result
 
 
-def unit_vectors(columns: int) -> int:
-    """Vectors of units that a tile takes of so many sums each: 4, 2 or 1."""
-    return next(n for n in (4, 2, 1) if n * columns <= max(columns, TILE_COLUMNS))
+def unit_vectors(columns: int, most: int) -> int:
+    """Vectors of units, a power of 2, that a tile of at most so many columns takes of each of `columns` sums."""
+    return next(n for n in (8, 4, 2, 1) if n * columns <= max(columns, most))
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,14 @@ def make_table(plan: Plan, backward: bool, codes: Sequence[int], constants: int)
         SLOTS: plan.n_da, CONSTANTS_AT: constants, UNITS_ROWS: len(plan.unit_rows), USES: len(plan.products),
     }  # fmt: skip
     by_stage = [runs(stage) for stage in stages]
-    vectors = [unit_vectors(max((run.columns for run in found), default=1)) for found in by_stage]
+    widest = [max((run.columns for run in found), default=1) for found in by_stage]
+    several, alone = ([unit_vectors(n, most) for n in widest] for most in (TILE_COLUMNS, TILE_COLUMNS_ALONE))
     flat = [(i, run) for i, found in enumerate(by_stage) for run in found]
-    at = numbers.rows([*_product(plan, run, numbers, backward and i == 0), vectors[i]] for i, run in flat)
+    at = numbers.rows([*_product(plan, run, numbers, backward and i == 0), i] for i, run in flat)
     header |= {PRODUCTS_FROM: at, ALL_PRODUCTS: len(flat)}
     rows = []
-    for stage, code, found, v in zip(stages, codes, by_stage, vectors, strict=True):
-        rows.append([code, len(with_products(stage)), len(found), at, v])
+    for stage, code, found, *vectors in zip(stages, codes, by_stage, several, alone, strict=True):
+        rows.append([code, len(with_products(stage)), len(found), at, *vectors])
         at += PRODUCT * len(found)
     header[STAGES_AT] = numbers.rows(rows)
     header[STAGES_END] = header[STAGES_AT] + STAGE * len(stages)
@@ -117,8 +119,8 @@ def make_table(plan: Plan, backward: bool, codes: Sequence[int], constants: int)
     column = {sum: i for i, sum in enumerate(with_products(stages[0]))}
     header[GRADS_AT] = numbers.rows([[-1 if acc is None else column[acc]] for acc in plan.grad_acc if backward])
     # Those of a tile, and those of the input's gradient where its columns are not whole vectors.
-    sums = [len(with_products(stage)) * v for stage, v in zip(stages, vectors, strict=True)]
-    header[SCRATCH] = max(TILE_COLUMNS, *sums) * max(TILE_ROWS)
+    sums = [len(with_products(stage)) * max(TILE_ROWS) * max(v) for stage, *v in zip(stages, several, alone, strict=True)]
+    header[SCRATCH] = max(TILE_COLUMNS * max(TILE_ROWS), *sums)
     for place, value in header.items():
         numbers[place] = value
     wide = sum((len(run.product.sources) - 1) * run.columns for _, run in flat)
@@ -178,6 +180,8 @@ def tile_shapes() -> list[tuple[int, int, int]]:
     """Rows, columns and parts of the depth of every tile."""
     rows = sorted({*TILE_ROWS, 4, 2, 1})
     shapes = [(r, c) for c in range(1, TILE_COLUMNS + 1) for r in rows if r <= most_rows(c)]
+    # Of so many sums a power of 2 of vectors.
+    shapes += [(1, c) for c in range(TILE_COLUMNS + 1, TILE_COLUMNS_ALONE + 1) if c % 2 == 0]
     return [(r, c, max(1, SUMS_UNDER_WAY // (r * c))) for r, c in shapes]
 
 
@@ -187,8 +191,8 @@ def most_rows(columns: int) -> int:
 
 
 def tile_addresses(addresses: dict[str, Any]) -> Array:
-    """The addresses of the tiles, at ``rows * 8 + columns``."""
-    table = np.zeros(8 * (max(TILE_ROWS) + 1), np.int64)
+    """The addresses of the tiles, at ``rows * 16 + columns``."""
+    table = np.zeros(16 * (max(TILE_ROWS) + 1), np.int64)
     for rows, columns, _ in tile_shapes():
-        table[rows * 8 + columns] = addresses[f"tile_{rows}x{columns}"]
+        table[rows * 16 + columns] = addresses[f"tile_{rows}x{columns}"]
     return table
