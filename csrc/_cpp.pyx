@@ -25,6 +25,7 @@ cdef const Variant* variant = find_variant(NULL)
 cdef vector[Kernels] kernels = all_kernels(variant)
 cdef enum:
     LINE = 64
+    SMALL = 1024
 
 
 def variants():
@@ -137,11 +138,13 @@ cdef cnp.ndarray empty(int typenum, ptrdiff_t a, ptrdiff_t b):
 
 
 cdef cnp.ndarray aligned(int typenum, int item, int ndim, cnp.npy_intp* shape):
-    """An array that begins at a cache line."""
+    """An array that begins at a cache line, unless it is so small that a second object would cost more."""
     cdef cnp.npy_intp size = LINE // item
     cdef cnp.npy_intp count = 1
     for i in range(ndim):
         count *= shape[i]
+    if count * item <= SMALL:
+        return cnp.PyArray_EMPTY(ndim, shape, typenum, 0)
     size += count
     cdef cnp.ndarray memory = cnp.PyArray_EMPTY(1, &size, typenum, 0)
     cdef char* start = <char*> cnp.PyArray_DATA(memory)

@@ -9,7 +9,7 @@
 
 namespace fastrnn {
 
-constexpr int max_states = 2;
+constexpr int max_states = 4, max_unit_params = 4;
 constexpr int max_threads = 64;
 // Bf16 numbers of 8 bits that are all 24 bits of a float32 number.
 constexpr int whole_parts = 3;
@@ -87,6 +87,7 @@ struct Call {
     ptrdiff_t Wh_row, Wh_col;
     const void* bx;  // (G, H) contiguous, or null
     const void* bh;  // (P, H) contiguous, or null
+    const void* unit[max_unit_params] = {};  // (H) contiguous, the cell's per-unit parameters; null for zeros
     const uint8_t* flags = nullptr;       // (T, N) contiguous, by time; null where all are 0
     const void* reset[max_states] = {};   // (N, H) contiguous, the states after a reset; null for zeros
     int reverse;
@@ -127,10 +128,10 @@ struct BackwardCall : Call {
     const void* dy;  // (T, N, H), or null for zeros
     ptrdiff_t dy_time, dy_row;
     const void* dlast[max_states];  // (N, H), contiguous; null for zeros
-    void* dx;                       // (T, N, D), contiguous, as all that follow
+    void* dx;                       // (T, N, D), contiguous, as all that follow; null if it is not needed
     void* dstate[max_states];       // (N, H)
     void* dreset[max_states] = {};  // (N, H), or null where nobody asks
-    void* dWx;                      // (D, G*H)
+    void* dWx;                      // (D, G*H); this and the next two are null if they are not needed
     void* dWh;                      // (H, P*H)
     void* dslots;                   // (slots, H)
 };

@@ -129,6 +129,7 @@ bool forward_stack(const Kernels& kernels, std::vector<ForwardCall>& calls, int 
     }
     for (size_t first = 0; first < calls.size(); first += directions) {
         if (!drops.empty()) run(drops[first / directions], kernels.whole->bytes);
+        if (apart[first / directions]) noted.done.at_once = 2;
         if (!run_directions(directions, apart[first / directions], [&](int d) { return kernels.forward(calls[first + d], ran[first + d]); })) return false;
     }
     return true;
@@ -141,6 +142,7 @@ bool backward_stack(const Kernels& kernels, std::vector<BackwardCall>& calls, in
     const int bytes = kernels.whole->bytes;
     for (size_t layer = calls.size() / directions; layer-- > 0;) {
         const size_t first = layer * directions;
+        if (apart[layer]) noted.done.at_once = 2;
         if (!run_directions(directions, apart[layer], [&](int d) { return kernels.backward(calls[first + d], ran[first + d]); })) return false;
         const Join& join = joins[layer];
         if (join.other) bytes == sizeof(float) ? add<float>(join.dx, join.other, join.count) : add<double>(join.dx, join.other, join.count);

@@ -94,15 +94,50 @@ cdef class Stack:
                 return None
         return tuple([contiguous(one) for one in given])
 
-    cdef cnp.ndarray states_out(self, ptrdiff_t N):
+    cdef tuple states_out(self, ptrdiff_t N):
+        """An array (calls, N, H) for each state."""
         cdef cnp.npy_intp shape[3]
         shape[0], shape[1], shape[2] = self.prepared.size(), N, self.H
-        return cnp.PyArray_EMPTY(3, shape, self.typenum, 0)
+        if self.states == 1:
+            return (cnp.PyArray_EMPTY(3, shape, self.typenum, 0),)
+        return tuple([cnp.PyArray_EMPTY(3, shape, self.typenum, 0) for _ in range(self.states)])
 
     cdef cnp.ndarray rows_out(self, ptrdiff_t T, ptrdiff_t N, ptrdiff_t columns, int ndim):
         cdef cnp.npy_intp shape[3]
         shape[0], shape[1], shape[2] = T, N, columns
         return aligned(self.typenum, self.item, ndim, shape + 3 - ndim)
+
+    cdef ptrdiff_t input_of(self, int i):
+        """Features of the input of call `i`."""
+        return self.D if i < self.directions else self.directions * self.H
+
+    cdef double work_of(self, const Call* call):
+        """Multiply-adds of a forward pass."""
+        return <double> call.T * call.N * self.H * (call.D * self.gates + self.H * self.matrices)
+
+    cdef bint runs_apart(self, ptrdiff_t N, double work, int most) except -1:
+        """Whether the two directions of a layer take a thread each: where the batch cannot be divided."""
+        return self.directions == 2 and most > 1 and min(N, work / worth_a_thread()) < 2
+
+    cdef int set_states(self, Call* call, int i, tuple first, tuple fresh) except -1:
+        """The states before the first step and at a reset of call `i`."""
+        cdef int k
+        cdef ptrdiff_t shift = i * call.N * self.H * self.item
+        for k in range(self.states):
+            call.state[k] = call.reset[k] = NULL
+            if first is not None:
+                call.state[k] = <char*> cnp.PyArray_DATA(<cnp.ndarray> first[k]) + shift
+            if fresh is not None:
+                call.reset[k] = <char*> cnp.PyArray_DATA(<cnp.ndarray> fresh[k]) + shift
+        return 0
+
+    cdef int set_output(self, const void** at, ptrdiff_t* time, ptrdiff_t* row, cnp.ndarray y, int d) except -1:
+        """A direction's share of `y` (T, N, directions*H) or (N, directions*H), rows contiguous."""
+        cdef int last = cnp.PyArray_NDIM(y) - 1
+        at[0] = <char*> cnp.PyArray_DATA(y) + d * self.H * self.item
+        time[0] = cnp.PyArray_STRIDE(y, 0) // self.item
+        row[0] = cnp.PyArray_STRIDE(y, last - 1) // self.item
+        return 0
 
     cdef int read_settings(self, now) except -1:
         if now is not self.now:
@@ -124,19 +159,20 @@ cdef class Stack:
         cdef Interruptible interruptible
         cdef const Stop* stop
         cdef int n = calls.size(), i, k, d, threads, most, parts
-        cdef ptrdiff_t T, N, F = self.directions * self.H, bytes, shift
+        cdef ptrdiff_t T, N, F = self.directions * self.H
         cdef double work, total = 0
         cdef bint split = False
         cdef cnp.ndarray y = None, saved
-        cdef list alive = [], inputs = [], outputs = [], memory = []
+        # Lists are made where there is something to keep: they are a tenth of a short call.
+        cdef list outputs = [] if keep or n > 1 else None, inputs = [] if keep else None
+        cdef list memory = [] if keep else None, copies = None
         cdef tuple last
         cdef Kept kept = None
         self.read_settings(now)
         most, parts = self.most, self.bf16_parts
         set_input(<Call*> &calls[0], x, ndim - 3, ndim - 2)
         T, N = calls[0].T, calls[0].N
-        bytes = N * self.H * self.item
-        last = (self.states_out(N),) if self.states == 1 else tuple([self.states_out(N) for k in range(self.states)])
+        last = self.states_out(N)
         if draw is not None:
             drops.resize(self.layers)
         for i in range(n):
@@ -148,28 +184,26 @@ cdef class Stack:
                         x = self.rows_out(T, N, F, 3)
                         set_drop(&drops[i // self.directions], draw, i // self.directions, y, x)
                 y = self.rows_out(T, N, F, ndim)
-                inputs.append(x)
-                outputs.append(y)
+                if outputs is not None:
+                    outputs.append(y)
+                if keep:
+                    inputs.append(x)
             set_input(<Call*> call, x, ndim - 3, ndim - 2)
             if self.copied:
-                alive.append(self.own_params(<Call*> call, i))
+                copies = copies or []
+                copies.append(self.own_params(<Call*> call, i))
             if flags is not None:
                 call.flags = <const uint8_t*> cnp.PyArray_DATA(<cnp.ndarray> flags)
+            self.set_states(<Call*> call, i, first, fresh)
             for k in range(self.states):
-                shift = i * bytes
-                if first is not None:
-                    call.state[k] = <char*> cnp.PyArray_DATA(<cnp.ndarray> first[k]) + shift
-                if fresh is not None:
-                    call.reset[k] = <char*> cnp.PyArray_DATA(<cnp.ndarray> fresh[k]) + shift
-                call.last[k] = <char*> cnp.PyArray_DATA(<cnp.ndarray> last[k]) + shift
-            call.y, call.y_time, call.y_row = <char*> cnp.PyArray_DATA(y) + d * self.H * self.item, N * F, F
+                call.last[k] = <char*> cnp.PyArray_DATA(<cnp.ndarray> last[k]) + i * N * self.H * self.item
+            self.set_output(<const void**> &call.y, &call.y_time, &call.y_row, y, d)
             call.bf16_parts, call.keep = parts, keep
-            work = <double> T * N * self.H * (call.D * self.gates + self.H * self.matrices)
-            threads = threads_for(work, most)
+            work = self.work_of(<Call*> call)
             if d == 0:
-                split = self.directions == 2 and most > 1 and min(N, work / WORTH()) < 2
+                split = self.runs_apart(N, work, most)
                 apart.push_back(split)
-            call.threads = 1 if split else threads
+            call.threads = 1 if split else threads_for(work, most)
             total += work
             if keep:
                 saved = kept_array(self.typenum, self.item, kernels[self.number].whole.saved_size(call[0]))
@@ -206,7 +240,7 @@ cdef class Stack:
             return None
         if into is not None and not (need[2] and self.takes(into)):
             return None
-        found = self.back(kept, dy, dlast, kept.flags, need, into, add)
+        found = back(self, kept, dy, dlast, kept.flags, need, into, add)
         dx, first, grads, _ = found
         if dx is not None and self.batch_first:
             dx = cnp.PyArray_SwapAxes(<cnp.ndarray> dx, 0, 1)
@@ -223,7 +257,7 @@ cdef class Stack:
             return False
         for i in range(len(self.arrays)):
             names, arrays = self.names[i], self.arrays[i]
-            D = self.D if i < self.directions else self.directions * self.H
+            D = self.input_of(i)
             for j in range(4):
                 array = (<dict> into).get(names[j])
                 if array is None:
@@ -245,156 +279,7 @@ cdef class Stack:
         if self.directions == 2 and truncate is not None:
             flags = flags, with_cuts(kept.flags, cnp.PyArray_DIM(y, 0), cnp.PyArray_DIM(y, 1), True, truncate)
         last = None if dlast is None else tuple([contiguous(one) for one in dlast])
-        return LayerGradients(*self.back(kept, dy, last, flags, need, None, False))
-
-    cdef tuple back(self, Kept kept, dy, tuple dlast, flags, need, into, bint add):
-        """dx (T, N, D), the gradients of the first states, those of the parameters, and those of the reset states."""
-        cdef vector[BackwardCall] calls
-        cdef vector[Join] joins
-        cdef vector[Finished] finished
-        cdef vector[char] apart
-        cdef BackwardCall* call
-        cdef Interruptible interruptible
-        cdef const Stop* stop
-        cdef int n = len(self.arrays), i, k, d, layer, most = kept.most
-        cdef ptrdiff_t T, N, D, F = self.directions * self.H, bytes, shift
-        cdef double work, total = 0
-        cdef bint split
-        cdef cnp.ndarray x, y = kept.outputs[0], dx = None, other, scratch
-        cdef list alive = [], dxs = []
-        cdef dict grads = {}
-        cdef tuple first, fresh = None
-        cdef char* at
-        T, N = cnp.PyArray_DIM(y, 0), cnp.PyArray_DIM(y, 1)
-        bytes = N * self.H * self.item
-        first = tuple([self.states_out(N) for k in range(self.states)])
-        if kept.fresh is not None:
-            fresh = tuple([self.states_out(N) for k in range(self.states)])
-        calls.resize(n)
-        joins.resize(self.layers)
-        apart.resize(self.layers)
-        scratch = kept_array(self.typenum, self.item, self.scratch_size(into, add))
-        at = <char*> cnp.PyArray_DATA(scratch)
-        if dy is not None:
-            dy = contiguous_rows(dy)
-        for i in range(n):
-            call, layer, d = &calls[i], i // self.directions, i % self.directions
-            x, y = kept.inputs[layer], kept.outputs[layer]
-            set_input(<Call*> call, x, 0, 1)
-            D = call.D
-            alive.append(self.own_params(<Call*> call, i))
-            call.reverse = d if self.directions == 2 else self.reverse
-            call.bf16_parts = kept.bf16_parts
-            own = flags[d] if type(flags) is tuple else flags
-            call.flags = NULL
-            if own is not None:
-                call.flags = <const uint8_t*> cnp.PyArray_DATA(<cnp.ndarray> own)
-            shift = i * bytes
-            for k in range(self.states):
-                call.reset[k] = call.dreset[k] = NULL
-                if fresh is not None:
-                    call.reset[k] = <char*> cnp.PyArray_DATA(<cnp.ndarray> kept.fresh[k]) + shift
-                    call.dreset[k] = <char*> cnp.PyArray_DATA(<cnp.ndarray> fresh[k]) + shift
-                call.dlast[k] = NULL if dlast is None else <char*> cnp.PyArray_DATA(<cnp.ndarray> dlast[k]) + shift
-                call.dstate[k] = <char*> cnp.PyArray_DATA(<cnp.ndarray> first[k]) + shift
-            call.y, call.y_time, call.y_row = <char*> cnp.PyArray_DATA(y) + d * self.H * self.item, N * F, F
-            call.saved = cnp.PyArray_DATA(<cnp.ndarray> kept.saved[i])
-            if d == 0:
-                dx = self.rows_out(T, N, D, 3)
-                dxs.append(dx)
-                joins[layer].dx, joins[layer].count = cnp.PyArray_DATA(dx), T * N * D
-                joins[layer].other = NULL
-                if kept.draw is not None and layer:
-                    set_drop(&joins[layer].drop, kept.draw, layer, dx, dx)
-                call.dx = cnp.PyArray_DATA(dx)
-            else:
-                other = self.rows_out(T, N, D, 3)
-                alive.append(other)
-                call.dx = joins[layer].other = cnp.PyArray_DATA(other)
-            work = <double> T * N * self.H * (D * self.gates + self.H * self.matrices)
-            split = self.directions == 2 and most > 1 and min(N, work / WORTH()) < 2
-            apart[layer] = split
-            call.threads = 1 if split else threads_for(work, most)
-            total += 2 * work
-            at = self.place_gradients(call, i, into, add, at, grads, finished)
-        for i in range(n):
-            call, layer, d = &calls[i], i // self.directions, i % self.directions
-            y = dy if layer + 1 == self.layers else dxs[layer + 1]
-            call.dy = NULL
-            if y is not None:
-                call.dy = <char*> cnp.PyArray_DATA(y) + d * self.H * self.item
-                call.dy_time, call.dy_row = cnp.PyArray_STRIDE(y, 0) // self.item, cnp.PyArray_STRIDE(y, 1) // self.item
-        stop = watched(&interruptible, T, total)
-        for i in range(n):
-            calls[i].stop = stop
-        cdef cbool done
-        with nogil:
-            done = backward_stack(kernels[self.number], calls, self.directions, apart, joins)
-            if done:
-                finish(finished, self.item, add)
-        raise_pending(stop)
-        return dxs[0] if need[0] else None, first if need[1] else None, grads if need[2] else None, fresh
-
-    cdef bint direct(self, array, bint add):
-        """Whether the engine itself can write to the array of a gradient."""
-        return not add and cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray> array)
-
-    cdef ptrdiff_t scratch_size(self, into, bint add) except -1:
-        """Elements for the sums of every call, and for weight gradients that go to their arrays when all is done."""
-        cdef ptrdiff_t total = 0, i, D
-        for i in range(len(self.arrays)):
-            D = self.D if i < self.directions else self.directions * self.H
-            total += self.slots * self.H
-            if into is not None:
-                total += D * self.gates * self.H + self.H * self.matrices * self.H
-        return total
-
-    cdef char* place_gradients(self, BackwardCall* call, int i, into, bint add, char* at, dict grads, vector[Finished]& finished) except NULL:
-        """Where the gradients of the parameters of call `i` go; returns the scratch memory that is left."""
-        cdef tuple names = self.names[i], arrays = self.arrays[i]
-        cdef ptrdiff_t rows, columns
-        cdef cnp.ndarray array
-        cdef Finished one
-        cdef int j
-        call.dslots = at
-        at += self.slots * self.H * self.item
-        for j in range(4):
-            if arrays[j] is None:
-                continue
-            given = None if into is None else (<dict> into).get(names[j])
-            rows = 1 if j > 1 else self.H if j else call.D
-            columns = self.H * (self.matrices if j % 2 else self.gates)
-            if given is not None:
-                array = given
-            elif j < 2:
-                array = empty(self.typenum, rows, columns)
-            else:
-                array = cnp.PyArray_EMPTY(1, <cnp.npy_intp*> &columns, self.typenum, 0)
-            grads[names[j]] = array
-            one.rows, one.columns, one.to = rows, columns, cnp.PyArray_DATA(array)
-            one.row = cnp.PyArray_STRIDE(array, 0) // self.item
-            one.col = cnp.PyArray_STRIDE(array, 1 if j < 2 else 0) // self.item
-            if j < 2:
-                one.source = at
-                if given is None or self.direct(array, add):
-                    one.source = one.to
-                else:
-                    finished.push_back(one)
-                    at += rows * columns * self.item
-                if j:
-                    call.dWh = <void*> one.source
-                else:
-                    call.dWx = <void*> one.source
-            elif j == 2:
-                one.source = call.dslots
-                finished.push_back(one)
-            else:
-                one.columns = self.H
-                for matrix, slot in self.terms:
-                    one.source = <char*> call.dslots + <ptrdiff_t> slot * self.H * self.item
-                    one.to = <char*> cnp.PyArray_DATA(array) + <ptrdiff_t> matrix * self.H * one.col * self.item
-                    finished.push_back(one)
-        return at
+        return LayerGradients(*back(self, kept, dy, last, flags, need, None, False))
 
 
 cdef int set_drop(Drop* drop, draw, int layer, cnp.ndarray source, cnp.ndarray to) except -1:
@@ -403,7 +288,7 @@ cdef int set_drop(Drop* drop, draw, int layer, cnp.ndarray source, cnp.ndarray t
     return 0
 
 
-cdef double WORTH() except -1:
+cdef double worth_a_thread() except -1:
     return thresholds.WORTH_A_THREAD
 
 
@@ -411,5 +296,8 @@ cdef int threads_for(double work, int most) except -1:
     """Threads for a call of so many multiply-adds; see `fastrnn.engine.threads`."""
     if most == 1:
         return 1
-    cdef double worth = work / WORTH()
+    cdef double worth = work / worth_a_thread()
     return 1 if worth < 2 else <int> min(worth, most)
+
+
+include "stack_backward.pxi"

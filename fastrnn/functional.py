@@ -223,7 +223,7 @@ def cell_backward(
         # More than all steps cuts nothing, however much more.
         truncate = min(positive_int("truncate", truncate), T)
     dx, dstate, grads, dreset = cache.stack.backward(cache.kept, dhs, _of_layer(gradients), truncate, Need())
-    assert dx is not None and dstate is not None and grads is not None
+    assert dx is not None and dstate is not None
     inverse = None if cache.blocks is None else [int(i) for i in np.argsort(cache.blocks)]
     found: dict[str, Any] = _reorder({n: grads[n].reshape(shape) for n, shape in cache.params.items()}, inverse)
     if dreset is not None:

@@ -101,14 +101,17 @@ def prepare(
         raise TypeError(f"params: expected a mapping, got {type(params).__name__}")
     given = {name: value for name, value in params.items() if value is not None}
     first = float_array("params['Wx_l0']", given.get("Wx_l0"), 2)
-    H = first.shape[1] // len(cell.gates)
+    H, left = divmod(first.shape[1], len(cell.gates))
+    if left or not H:
+        raise ValueError(
+            f"params['Wx_l0']: expected a positive multiple of {len(cell.gates)} columns "
+            f"(gates {' '.join(cell.gates)}), got shape {first.shape}"
+        )
     shapes = param_shapes(cell, first.shape[0], H, num_layers, True, bidirectional)
     checked = check_params(dict(shapes), given, first.dtype)
     names = parameter_names(cell, num_layers, bidirectional)
     directions = 2 if bidirectional else 1
-    layout = Layout(
-        cell, first.shape[0], H, names, directions, reverse, first.dtype, flag("batch_first", batch_first)
-    )
+    layout = Layout(cell, first.shape[0], H, names, directions, reverse, first.dtype, flag("batch_first", batch_first))
     return Prepared(layout, checked, share("dropout", dropout), seed)
 
 
@@ -155,14 +158,15 @@ class Prepared:
     params : mapping of str to array
         The arrays themselves.
     dropout : float
+    stacks : dict
+        The layers on each backend that has run them, by the name that was asked for.
     """
 
     def __init__(self, layout: Layout, params: Mapping[str, Array], dropout: float = 0.0, seed: Any = None) -> None:
         self.layout, self.params, self.dropout = layout, params, dropout
         self._seed = int(generator("seed", seed).integers(1 << 63))
         self._draws = 0
-        # By the backend that was asked for: it may hand a cell on to another.
-        self._stacks: dict[str, Stack] = {}
+        self.stacks: dict[str, Stack] = {}
 
     def on(self, params: Mapping[str, Array]) -> Prepared:
         """The same on other arrays; dropout goes on where it is."""
@@ -172,7 +176,7 @@ class Prepared:
 
     def __getstate__(self) -> dict[str, Any]:
         # What a backend holds it makes again where it is needed.
-        return {**self.__dict__, "_stacks": {}}
+        return {**self.__dict__, "stacks": {}}
 
     def __call__(
         self,
@@ -219,7 +223,7 @@ class Prepared:
         """
         now = current()
         plain = lengths is None and mask is None and resets is None and reset_state is None
-        if plain and not training and out is None:
+        if plain and training is False and out is None:
             done = self.quick(x, state, 3, now, False)
             if done is not None:
                 return done[0], done[1]
@@ -258,7 +262,7 @@ class Prepared:
         now = current()
         needed = _ALL if need == ("x", "state", "params") else needs(need)
         plain = lengths is None and mask is None and resets is None and reset_state is None
-        if plain and not (training and self.dropout):
+        if plain and (training is False or (training is True and not self.dropout)):
             done = self.quick(x, state, 3, now, True)
             if done is not None:
                 y, last, kept = done
@@ -273,15 +277,16 @@ class Prepared:
     def stack(self, now: Settings) -> Stack:
         """The layers on the backend of the settings `now`."""
         try:
-            return self._stacks[now.backend]
+            return self.stacks[now.backend]
         except KeyError:
             backend = backend_for(make_plan(self.layout.cell), now.backend)
-            stack = self._stacks[now.backend] = backend.prepare(self.layout, self.params)
+            stack = self.stacks[now.backend] = backend.prepare(self.layout, self.params)
             return stack
 
     def quick(self, x: Any, state: Any, ndim: int, now: Settings, keep: bool) -> tuple[Array, Any, Any] | None:
         """What the backend's quick way gives, if it has one and takes these arguments; see :class:`Stack`."""
-        return self.stack(now).quick(x, state, ndim, now, keep)
+        stack = self.stacks.get(now.backend) or self.stack(now)
+        return stack.quick(x, state, ndim, now, keep)
 
     def step(self, x: Array, state: State = None) -> tuple[Array, State]:
         """One step of a stream: `x` (N, D) and the states give ``y`` (N, H) and the new states.
@@ -446,7 +451,7 @@ class Pullback:
         dx = found.dx
         if dx is not None and layout.batch_first:
             dx = dx.transpose(1, 0, 2)
-        grads: dict[str, Any] = found.grads or {}
+        grads: dict[str, Any] = found.grads
         for name, array in given.items():
             if add:
                 array += grads[name]

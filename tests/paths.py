@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -12,7 +12,8 @@ import pytest
 
 import fastrnn
 from fastrnn.backends import registry
-from fastrnn.engine.call import Call, Gradients, Path, Result
+from fastrnn.engine.call import Call, Gradients, Layout, Path, Result
+from fastrnn.engine.stack import LayerByLayer
 
 
 class Forced(NamedTuple):
@@ -29,21 +30,27 @@ class Watched:
     It notes the paths that ran, and the threads that called it.
     """
 
-    def __init__(self, backend: Any, forced: Forced | None) -> None:
-        self._backend, self._forced = backend, forced
-        self._forward, self._backward = backend.forward, backend.backward
+    def __init__(self, name: str, forced: Forced | None) -> None:
+        self._backend, self._forced = registry.load_backend(name), forced
         self.ran: list[Path] = []
         self.threads: set[int] = set()
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def prepare(self, layout: Layout, params: Mapping[str, Any]) -> LayerByLayer:
+        # Whatever quicker way through a stack the backend has, it has not this one's eyes.
+        return LayerByLayer(self, layout, params)
+
     def forward(self, call: Call, keep: bool) -> Result:
         call, path = self._of(call, 0)
-        result = self._forward(call, keep, path)
+        result = self._backend.forward(call, keep, path)
         self._note(result.path, path or self._backend.forward_path(call))
         return result
 
     def backward(self, call: Call, *given: Any) -> Gradients:
         call, path = self._of(call, 1)
-        result = self._backward(call, *given, path)
+        result = self._backend.backward(call, *given, path)
         self._note(result.path, path or self._backend.backward_path(call))
         return result
 
@@ -61,10 +68,7 @@ class Watched:
 @contextmanager
 def watched(name: str, forced: Forced | None = None) -> Iterator[Watched]:
     """Calls inside run on the backend `name`, watched; in an inner ``use_backend`` on that one."""
-    backend = registry.load_backend(name)
-    watch = Watched(backend, forced)
-    # On the backend itself, which layers that were prepared before hold.
+    backend = Watched(name, forced)
     with pytest.MonkeyPatch.context() as patch, fastrnn.use_backend(name):
-        patch.setattr(backend, "forward", watch.forward)
-        patch.setattr(backend, "backward", watch.backward)
-        yield watch
+        patch.setitem(registry._loaded, name, backend)
+        yield backend

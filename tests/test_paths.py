@@ -242,7 +242,7 @@ def test_a_stack_goes_the_quick_way_where_one_thread_is_enough(monkeypatch: pyte
 def test_a_stack_keeps_the_buffers_of_few_rows(rows: int, kept: int) -> None:
     layer = fastrnn.RNN(1, 1, seed=0)
     assert quick(layer, np.ones((rows, 1, 1), np.float32)) is not None
-    stack = layer._prepared._stacks["numba"]
+    stack = layer._prepared.stacks["numba"]
     assert isinstance(stack, NumbaStack)
     assert len(stack._idle) == kept
 

@@ -135,7 +135,7 @@ class CppBackend:
     ) -> Gradients:
         plan = call.plan
         kernel = _kernel(plan, call.dtype.itemsize)
-        *gradients, taken = _cpp.backward(
+        dx, dstate, dWx, dWh, dslots, dreset, taken = _cpp.backward(
             kernel,
             call.x,
             call.params,
@@ -151,7 +151,7 @@ class CppBackend:
             plan.n_da,
             _fields(path),
         )
-        return Gradients(*gradients, CppPath(*taken))
+        return Gradients(dx, dstate, dWx, dWh, dslots, dreset, CppPath(*taken))
 
     def _path(self, call: Call, backward: bool) -> CppPath:
         kernel = _kernel(call.plan, call.dtype.itemsize)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cells.builtin import built_in
-from ..engine.plan import Plan, Ref, make_plan
+from ..engine.plan import Plan, Ref, UnitRow, make_plan
 from .elementary import FUNCTIONS
 from .fused import FusedStage, Product, backward_stages, forward_stages
 from .python import stage_code
@@ -46,14 +46,15 @@ def _cell(plan: Plan) -> list[str]:
     }  # fmt: skip
     numbers = ", ".join(f"{name} = {count}" for name, count in counts.items())
     uses = ", ".join(f"{{{p.slot}, Kind::{p.vector.kind}, {p.vector.index}, {p.matrix}}}" for p in plan.products)
-    bias = ", ".join(f"{{{_or_none(r.gate)}, {r.matrices[0] if r.matrices else -1}}}" for r in plan.unit_rows)
+    bias = ", ".join(_bias(row, plan) for row in plan.unit_rows)
     grad = ", ".join("-1" if acc is None else str(acc) for acc in plan.grad_acc)
     body = [
         f'static constexpr const char* name = "{plan.cell.name}";',
         f"static constexpr int {numbers};",
         f"static constexpr int grad_sum[] = {{{grad}}};",
         f"static constexpr Bias bias[] = {{{bias}}};",
-        f"static constexpr Use use[] = {{{uses}}};",
+        # An array has at least one element.
+        f"static constexpr Use use[] = {{{uses or '{}'}}};",
     ]
     names: dict[str, list[str]] = {}
     for direction, stages in (("forward", forward_stages(plan)), ("backward", backward_stages(plan))):
@@ -67,10 +68,11 @@ def _cell(plan: Plan) -> list[str]:
 def _stage(name: str, stage: FusedStage, kept: set[Ref]) -> list[str]:
     code = stage_code(stage.code)
     sums = ", ".join(f"{{{_or_none(s.row)}, {_or_none(s.gate)}}}" for s in stage.sums)
+    products = [_product(product) for product in (*_projections(stage), *stage.products)]
     body = [
-        f"static constexpr int sums = {len(stage.sums)}, products = {len(stage.products)};",
-        f"static constexpr Sum sum[] = {{{sums}}};",
-        f"static constexpr Product product[] = {{{', '.join(map(_product, stage.products))}}};",
+        f"static constexpr int sums = {len(stage.sums)}, products = {len(products)};",
+        f"static constexpr Sum sum[] = {{{sums or '{}'}}};",
+        f"static constexpr Product product[] = {{{', '.join(products) or '{}'}}};",
         "template <bool KEEP, class T> FASTRNN_INLINE void run(const Row<T>& row, const Vec<T>* grad) {",
     ]
     for variable, ref in code.loads:
@@ -83,6 +85,18 @@ def _stage(name: str, stage: FusedStage, kept: set[Ref]) -> list[str]:
         spare = ref.kind == "keep" and ref not in kept
         body.append(f"    {'if (KEEP) ' if spare else ''}{_store(ref, vector)};")
     return [f"struct {name} {{", *_indent([*body, "}"]), "};"]
+
+
+def _projections(stage: FusedStage) -> list[Product]:
+    """The projections of the gates that begin a stage's sums, as one product."""
+    gates = tuple(s.gate for s in stage.sums if s.gate is not None)
+    return [Product((Ref("x", 0),), (gates,), tuple(range(len(gates))))] if gates else []
+
+
+def _bias(row: UnitRow, plan: Plan) -> str:
+    param = plan.cell.units.index(row.name) if row.name else -1
+    matrices = ", ".join(map(str, row.matrices))
+    return f"{{{_or_none(row.gate)}, {param}, {len(row.matrices)}, {{{matrices}}}}}"
 
 
 def _product(product: Product) -> str:

@@ -178,7 +178,7 @@ class Need(NamedTuple):
 
 
 class LayerGradients(NamedTuple):
-    """What a backward pass of layers gives: None for what was not needed.
+    """What a backward pass of layers gives; what was not needed is None, or missing.
 
     dx : (T, N, D)
     dstate : for each state (num_layers*directions, N, H)
@@ -188,7 +188,7 @@ class LayerGradients(NamedTuple):
 
     dx: Array | None
     dstate: tuple[Array, ...] | None
-    grads: dict[str, Array] | None
+    grads: dict[str, Array]
     dreset: tuple[Array, ...] | None
 
 

@@ -49,7 +49,8 @@ class Draw(NamedTuple):
         hashed = (hashed ^ (hashed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         kept = ((hashed ^ (hashed >> np.uint64(31))) >> np.uint64(32)) >= self.threshold
         # Not times 0: whatever is dropped, infinite or not a number, is 0.
-        return np.where(kept.reshape(x.shape), x * x.dtype.type(self.scale), x.dtype.type(0))
+        result: NDArray[Any] = np.where(kept.reshape(x.shape), x * x.dtype.type(self.scale), x.dtype.type(0))
+        return result
 
 
 def _hash(value: int) -> int:

@@ -98,7 +98,7 @@ class LayerByLayer:
         return LayerGradients(
             dx if need.x else None,
             joined([one.dstate for one in found]) if need.state else None,
-            grads if need.params else None,
+            grads,
             None if given.reset_state is None else joined([one.dreset or () for one in found]),
         )
 
