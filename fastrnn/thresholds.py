@@ -21,9 +21,9 @@ CHUNK_BYTES = 1 << 20
 # 2026-11-24, LSTM N=1, D=H=512: 64, 128, 512, 1024 rows: 1.06, 1.05, 0.99, 0.97 of the time of 256.
 CHUNK_ROWS = 256
 
-# Numba: rows (steps times sequences) up to which a layer keeps the buffers of a short call for the next one.
+# Numba: bytes of a call's memory up to which it is kept for the next call.
 # Not timed since it was chosen.
-KEPT_ROWS = 1024
+KEPT_BYTES = 1 << 23
 
 # Numba: vectors of columns that a register tile has at most, and rows of a tile of so many columns and of one of fewer:
 # the sums, a row of the right side and one number of the left fit 32 registers. Counted. What is left over takes tiles

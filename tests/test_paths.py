@@ -13,9 +13,8 @@ import fastrnn
 from cases import CALLS, CELLS, call_id, reference, run
 from conftest import PROMISED_BACKENDS
 from fastrnn import thresholds
-from fastrnn.backends.numba import backend as numba_backend
+from fastrnn.backends.numba import run as numba_run
 from fastrnn.backends.numba.path import NumbaPath, choose, in_parts
-from fastrnn.backends.numba.stack import NumbaStack
 from fastrnn.backends.numba.tables import most_rows, tile_shapes, unit_vectors
 from fastrnn.backends.numpy_backend import NumpyPath
 from fastrnn.backends.registry import load_backend
@@ -114,7 +113,11 @@ def test_what_numba_finds_in_memory_is_not_read(monkeypatch: pytest.MonkeyPatch,
     def full_of_nan(sizes: Sequence[int], dtype: np.dtype[Any]) -> list[np.ndarray]:
         return [np.full(size, np.nan, dtype) for size in sizes]
 
-    monkeypatch.setattr(numba_backend, "aligned_parts", full_of_nan)
+    def memory_full_of_nan(size: int, dtype: np.dtype[Any]) -> np.ndarray:
+        return np.full(size, np.nan, dtype)
+
+    monkeypatch.setattr(numba_run, "aligned_parts", full_of_nan)
+    monkeypatch.setattr(numba_run, "_take", memory_full_of_nan)
     p = problem(cell)
     for forced in numba_paths():
         with watched("numba", forced):
@@ -238,22 +241,27 @@ def test_a_stack_goes_the_quick_way_where_one_thread_is_enough(monkeypatch: pyte
     assert quick(layer, several, 2)
 
 
-@pytest.mark.parametrize(("rows", "kept"), [(1024, 1), (1025, 0)])
-def test_a_stack_keeps_the_buffers_of_few_rows(rows: int, kept: int) -> None:
-    layer = fastrnn.RNN(1, 1, seed=0)
-    assert quick(layer, np.ones((rows, 1, 1), np.float32)) is not None
-    stack = layer._prepared.stacks["numba"]
-    assert isinstance(stack, NumbaStack)
-    assert len(stack._idle) == kept
+@pytest.mark.parametrize("kept", [True, False])
+def test_memory_up_to_a_size_is_kept_for_the_next_call(monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
+    layer, x, idle = fastrnn.RNN(1, 1, seed=0), np.ones((5, 1, 1), np.float32), numba_run._idle[np.dtype("float32")]
+    idle.clear()
+    monkeypatch.setattr(thresholds, "KEPT_BYTES", 1 << 20 if kept else 0)
+    assert quick(layer, x) is not None
+    assert len(idle) == kept
+    before = [*idle]
+    assert quick(layer, x) is not None
+    assert all(memory is found for memory, found in zip(before, idle, strict=True))
 
 
 def test_the_tiles_of_the_compiled_loops() -> None:
     """Their sums fit the registers, and small ones split the depth; as many units in one as its sums leave columns."""
     shapes = {(rows, columns): parts for rows, columns, parts in tile_shapes()}
-    assert sorted(shapes) == [(r, c) for r in (1, 2, 4, 6, 8) for c in (1, 2, 3, 4) if (r, c) != (8, 4)]
+    wide = [(1, 6), (1, 8)]
+    assert sorted(shapes) == sorted(wide + [(r, c) for r in (1, 2, 4, 6, 8) for c in (1, 2, 3, 4) if (r, c) != (8, 4)])
     assert all(rows * columns * parts <= 24 for (rows, columns), parts in shapes.items())
     assert {key: parts for key, parts in shapes.items() if parts > 1} == {
         (1, 1): 8, (1, 2): 4, (1, 3): 2, (1, 4): 2, (2, 1): 4, (2, 2): 2, (4, 1): 2,
     }  # fmt: skip
     assert [most_rows(columns) for columns in (1, 2, 3, 4)] == [8, 8, 8, 6]
-    assert [unit_vectors(sums) for sums in (1, 2, 3, 4)] == [4, 2, 1, 1]
+    assert [unit_vectors(sums, 4) for sums in (1, 2, 3, 4)] == [4, 2, 1, 1]
+    assert [unit_vectors(sums, 8) for sums in (1, 2, 3, 4)] == [8, 4, 2, 2]

@@ -7,8 +7,8 @@ each step adds its part to the weights' gradients (eq. 10.22-10.28). It is also 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -244,10 +244,14 @@ def _run(stage: Step, slots: Slots, shape: tuple[int, int], dtype: Any, active: 
         slots[ref.kind][ref.index] = value if np.shape(value) == shape else np.full(shape, value, dtype)
 
 
-@cache
+_compiled: WeakKeyDictionary[Plan, tuple[list[Step], list[Step]]] = WeakKeyDictionary()
+
+
 def _steps(plan: Plan) -> tuple[list[Step], list[Step]]:
-    forward, backward = forward_stages(plan), backward_stages(plan)
-    return [_step(stage) for stage in forward], [_step(stage) for stage in backward]
+    if plan not in _compiled:
+        both = forward_stages(plan), backward_stages(plan)
+        _compiled[plan] = [_step(stage) for stage in both[0]], [_step(stage) for stage in both[1]]
+    return _compiled[plan]
 
 
 def _step(stage: FusedStage) -> Step:

@@ -9,26 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import reduce
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...engine.call import Array, Call, Gradients, Layout, Result
-from ...engine.flags import RESET, Flags, inactive
-from ...engine.memory import aligned_parts
+from ...engine.flags import Flags
 from ...engine.plan import Plan
 from ...engine.threads import run_together
-from .kernel import Kernel, backward_memory, forward_memory, kernel_of
+from .kernel import Kernel, kernel_of
 from .parts import split
 from .path import NumbaPath, checked, choose, in_parts
-from .stack import NumbaStack, flat, plain
-
-
-class Saved(NamedTuple):
-    """What a forward pass keeps: states (S, T+1, N, Hp) and kept values (T, N, J, Hp), in time order, flat."""
-
-    states: Array
-    keep: Array
+from .run import Saved, backward, forward, one_array, plain
+from .stack import NumbaStack
 
 
 class NumbaBackend:
@@ -112,25 +104,9 @@ class NumbaBackend:
 
 
 def _forward(call: Call, keep: bool, kernel: Kernel, chunk: int) -> Result:
-    plan, dtype = call.plan, call.dtype
-    T, N, D, H = call.sizes
-    Hp, S = kernel.padded(H), plan.n_states
-    rows = S * (T + 1) if keep else T + 1 + 2 * (S - 1)
-    flagged = call.flags is not None
-    size = forward_memory(kernel, plan, N, D, H, chunk, flagged)
-    states, kept, memory = aligned_parts([rows * N * Hp, (T if keep else 1) * N * plan.n_keep * Hp, size], dtype)
-    # Where nothing is padded and no output is 0, the states after the steps are the output.
-    own_y = Hp != H or flagged
-    y, last = np.empty((T if own_y else 0, N, H), dtype), np.empty((S, N, H), dtype)
-    kernel.run_forward(
-        *kernel.to_forward, plain(call.x), *_parameters(call), flat(call.state, N, H, dtype), last,
-        y, states, kept, memory, *_flags(call.flags, call.reset_state, N, H, dtype),
-        chunk, int(keep), int(call.reverse),
-    )  # fmt: skip
-    if not own_y:
-        first = 0 if call.reverse else 1
-        y = states[: (T + 1) * N * H].reshape(T + 1, N, H)[first : first + T]
-    return Result(y, tuple(last), [Saved(states, kept)] if keep else None, NumbaPath(1, chunk))
+    first, reset, given = _given(call)
+    y, last, saved = forward(kernel, plain(call.x), given, first, call.flags, reset, chunk, call.reverse, keep)
+    return Result(y, tuple(last), [saved] if keep else None, NumbaPath(1, chunk))
 
 
 def _backward(
@@ -142,58 +118,23 @@ def _backward(
     kernel: Kernel,
     chunk: int,
 ) -> Gradients:
-    plan, dtype = call.plan, call.dtype
-    T, N, D, H = call.sizes
-    S = plan.n_states
-    (memory,) = aligned_parts([backward_memory(kernel, plan, N, D, H, chunk)], dtype)
-    x, entering, row = call.x, saved.states, int(call.reverse)
-    held = inactive(flags)
-    if held is not None:
-        # What stands there, NaN included, must not reach a sum over the batch.
-        x = np.where(held[..., None], dtype.type(0), x)
-    if flags is not None and (flags & RESET).any():
-        entering, row = _entering(call, saved, flags, kernel.padded(H)), 0
-    dx, dstate = np.empty((T, N, D), dtype), np.empty((S, N, H), dtype)
-    dWx, dWh, dslots = (np.empty(shape, dtype) for shape in (call.Wx.shape, call.Wh.shape, (plan.n_da, H)))
-    dreset = np.zeros((S, N if call.reset_state is not None else 0, H), dtype)
-    kernel.run_backward(
-        *kernel.to_backward, plain(x), *_parameters(call),
-        np.empty((0, 0, 0), dtype) if dy is None else dy, flat(dlast, N, H, dtype), saved.states, entering,
-        saved.keep, memory, *_flags(flags, None, N, H, dtype)[:1], dx, dstate, dWx, dWh, dslots, dreset,
-        row, len(entering) // (S * N * kernel.padded(H) or 1), chunk, int(call.reverse),
-    )  # fmt: skip
-    fresh = None if call.reset_state is None else tuple(dreset)
-    return Gradients(dx, tuple(dstate), dWx, dWh, dslots, fresh, NumbaPath(1, chunk))
+    last, reset, given = _given(call, dlast)
+    found = backward(kernel, plain(call.x), given, saved, dy, last, flags, reset, chunk, call.reverse)
+    dreset = None if reset is None else tuple(found.dreset)
+    return Gradients(found.dx, tuple(found.dstate), *found[2:5], dreset, NumbaPath(1, chunk))
 
 
-def _entering(call: Call, saved: Saved, flags: Flags, Hp: int) -> Array:
-    """The states that entered each step, (S, T, N, Hp), in one dimension."""
-    T, N, _, H = call.sizes
-    S, shift = call.plan.n_states, int(call.reverse)
-    entering = np.array(saved.states.reshape(S, T + 1, N, Hp)[:, shift : T + shift])
-    reset = (flags & RESET) != 0
-    for k in range(S):
-        fresh = np.zeros((N, Hp), call.dtype)
-        if call.reset_state is not None:
-            fresh[:, :H] = call.reset_state[k]
-        entering[k] = np.where(reset[..., None], fresh, entering[k])
-    return entering.reshape(-1)
+def _given(call: Call, states: tuple[Array, ...] | None = None) -> tuple[Array, Array | None, list[Array]]:
+    """`states`, or those of the call, and the reset state, (S, N, H) each; the parameters."""
+    (_, N, _, H), dtype, params = call.sizes, call.dtype, call.params
+    none = np.empty(0, dtype)
+    biases = [params[name].reshape(-1) if name in params else none for name in ("bx", "bh")]
+    own = [params[name] for name in call.plan.cell.units]
+    given = [plain(a) for a in (call.Wx, call.Wh, *biases, np.concatenate(own) if own else none)]
+    reset = None if call.reset_state is None else one_array(call.reset_state, N, H, dtype)
+    return one_array(call.state if states is None else states, N, H, dtype), reset, given
 
 
 def _row_bytes(call: Call, blocks: int) -> int:
     """Bytes of a chunk's buffer that a step of one sequence takes, with so many numbers for each unit."""
     return blocks * kernel_of(call.plan, call.dtype).padded(call.sizes[3]) * call.dtype.itemsize
-
-
-def _parameters(call: Call) -> list[Array]:
-    """The weights, the biases (empty for those that are not there), the cell's own parameters."""
-    none, params = np.empty(0, call.dtype), call.params
-    biases = [params[name].reshape(-1) if name in params else none for name in ("bx", "bh")]
-    own = [params[name] for name in call.plan.cell.units]
-    return [plain(a) for a in (call.Wx, call.Wh, *biases, np.concatenate(own) if own else none)]
-
-
-def _flags(flags: Flags | None, reset: tuple[Array, ...] | None, N: int, H: int, dtype: Any) -> tuple[Array, Array]:
-    """The table of flags and the states of resets, empty where there is none."""
-    table = np.empty((0, 0), np.uint8) if flags is None else flags
-    return table, np.empty((0, 0, 0), dtype) if reset is None else flat(reset, N, H, dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -69,34 +69,51 @@ def shared(dtype: str) -> Shared:
 
 # The code of cells that are alike but for their constants is one.
 _codes: WeakValueDictionary[str, MachineCode] = WeakValueDictionary()
-_kernels: WeakKeyDictionary[Plan, dict[str, Kernel]] = WeakKeyDictionary()
 
 
 class Kernel:
-    """A plan compiled for a type of numbers."""
+    """A plan compiled for a type of numbers.
+
+    Attributes
+    ----------
+    run_forward, run_backward : the compiled functions of :mod:`.calls`
+    to_forward, to_backward : their first arguments
+    none, no_flags : what they are given for what is not there
+    """
 
     def __init__(self, plan: Plan, dtype: str) -> None:
         self.target = target(dtype)
+        self.states, self.gates, self.matrices = plan.n_states, plan.n_gates, plan.n_matrices
+        self.keeps, self.slots, self.rows = plan.n_keep, plan.n_da, len(plan.unit_rows)
         text, constants = cell_code(plan, self.target)
         # A dead entry may be left for a moment: what is found is held at once.
-        self._code = _codes.get(text) or _codes.setdefault(text, _compiled(plan, text))
+        self.code = _codes.get(text) or _codes.setdefault(text, _compiled(plan, text))
         self.constants = np.array(constants, dtype)
         both = shared(dtype)
         self.forward, self.backward = (self._table(plan, back) for back in (False, True))
-        # The first arguments of a call.
         self.to_forward = both.forward, self.forward.numbers, both.tiles
         self.to_backward = both.backward, self.backward.numbers, both.tiles
         self.run_forward, self.run_backward = both.calls.forward, both.calls.backward
+        self.none, self.no_flags = np.empty((0, 0, 0), dtype), np.empty((0, 0), np.uint8)
 
     def _table(self, plan: Plan, backward: bool) -> Table:
         stages = plan.backward if backward else plan.forward
         name = "backward" if backward else "forward"
-        codes = [self._code.addresses[f"{name}_{i}"] for i in range(len(stages))]
+        codes = [self.code.addresses[f"{name}_{i}"] for i in range(len(stages))]
         return make_table(plan, backward, codes, self.constants.ctypes.data)
 
     def padded(self, H: int) -> int:
         """`H` in whole vectors."""
         return -(-H // self.target.width) * self.target.width
+
+    def first(self, table: Table, Hp: int) -> int:
+        """Elements of the record, the sums of a tile, and the rows of the units."""
+        record = 2 * (PANELS + table.products) + _LINE
+        return record + table.scratch * self.target.width + self.rows * Hp + _LINE
+
+    def panels(self, table: Table, H: int, Hp: int) -> int:
+        """Elements of the packed matrices."""
+        return table.panels[0] * Hp * Hp + table.panels[1] * H * Hp + _LINE * table.products
 
 
 def _compiled(plan: Plan, text: str) -> MachineCode:
@@ -106,38 +123,23 @@ def _compiled(plan: Plan, text: str) -> MachineCode:
 
 def kernel_of(plan: Plan, dtype: np.dtype[Any]) -> Kernel:
     """The kernel of `plan`, made when it is first asked for."""
-    kernels = _kernels.setdefault(plan, {})
-    if dtype.name not in kernels:
-        kernels[dtype.name] = Kernel(plan, dtype.name)
-    return kernels[dtype.name]
+    # With the plan itself, so that both go at the same time.
+    kernels: dict[Any, Kernel] = plan.__dict__.setdefault("_kernels", {})
+    return kernels.get(dtype) or kernels.setdefault(dtype, Kernel(plan, dtype.name))
 
 
-def forward_memory(kernel: Kernel, plan: Plan, N: int, D: int, H: int, chunk: int, flagged: bool) -> int:
+def forward_memory(kernel: Kernel, N: int, D: int, H: int, chunk: int, flagged: bool) -> int:
     """Elements of `memory` that the forward loop takes, in its order."""
-    Hp = kernel.padded(H)
-    fresh = plan.n_states * N * Hp if flagged else 0
-    sizes = [*_first(kernel, kernel.forward, plan, Hp), fresh, D * plan.n_gates * Hp]
-    return _sum([*sizes, _panels(kernel.forward, H, Hp), chunk * N * plan.n_gates * Hp])
+    Hp, G = kernel.padded(H), kernel.gates
+    fresh = kernel.states * N * Hp if flagged else 0
+    before = kernel.first(kernel.forward, Hp) + fresh + D * G * Hp
+    return before + kernel.panels(kernel.forward, H, Hp) + chunk * N * G * Hp + 4 * _LINE
 
 
-def backward_memory(kernel: Kernel, plan: Plan, N: int, D: int, H: int, chunk: int) -> int:
+def backward_memory(kernel: Kernel, N: int, D: int, H: int, chunk: int) -> int:
     """Elements of `memory` that the backward loop takes, in its order."""
     Hp, width = kernel.padded(H), kernel.target.width
-    G, P, M, S = plan.n_gates, plan.n_matrices, plan.n_da, plan.n_states
-    sizes = [*_first(kernel, kernel.backward, plan, Hp), S * N * Hp, N * Hp, D * G * Hp, H * P * Hp, M * Hp]
-    sizes += [G * Hp * (-(-D // width) * width), _panels(kernel.backward, H, Hp)]
-    return _sum([*sizes, chunk * N * thresholds.TILE_COLUMNS * width, (chunk + 2) * N * M * Hp])
-
-
-def _first(kernel: Kernel, table: Table, plan: Plan, Hp: int) -> list[int]:
-    """The record, the sums of a tile, the rows of the units."""
-    return [2 * (PANELS + table.products), table.scratch * kernel.target.width, len(plan.unit_rows) * Hp]
-
-
-def _panels(table: Table, H: int, Hp: int) -> int:
-    return table.panels[0] * Hp * Hp + table.panels[1] * H * Hp + _LINE * table.products
-
-
-def _sum(sizes: list[int]) -> int:
-    # Each begins at a cache line.
-    return sum(size + _LINE for size in sizes)
+    G, P, M, S = kernel.gates, kernel.matrices, kernel.slots, kernel.states
+    before = kernel.first(kernel.backward, Hp) + (S + 1) * N * Hp + D * G * Hp + H * P * Hp + M * Hp
+    packed = G * Hp * (-(-D // width) * width) + kernel.panels(kernel.backward, H, Hp)
+    return before + packed + chunk * N * thresholds.TILE_COLUMNS * width + (chunk + 2) * N * M * Hp + 9 * _LINE
