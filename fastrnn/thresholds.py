@@ -21,20 +21,19 @@ CHUNK_BYTES = 1 << 20
 # 2026-11-24, LSTM N=1, D=H=512: 64, 128, 512, 1024 rows: 1.06, 1.05, 0.99, 0.97 of the time of 256.
 CHUNK_ROWS = 256
 
-# Numba: multiply-adds of a layer's call up to which it is one compiled call, without chunks.
+# Numba: bytes of a call's memory up to which it is kept for the next call.
 # Not timed since it was chosen.
-SHORT_WORK = 16_000_000
+KEPT_BYTES = 1 << 23
 
-# Numba: rows (steps times sequences) up to which a layer keeps the buffers of a short call for the next one.
-# Not timed since it was chosen.
-KEPT_ROWS = 1024
-
-# Numba: vectors of columns that a register tile has at most, and its rows by its columns, most first: the sums, a row
-# of the right side and one number of the left fit 32 registers. Counted. A tile has all rows of 4, 2, 1 for what is
-# left over.
-# Not timed since it was chosen.
+# Numba: vectors of columns that a register tile has at most, and rows of a tile of so many columns and of one of fewer:
+# the sums, a row of the right side and one number of the left fit 32 registers. Counted. What is left over takes tiles
+# of 4, 2 and 1 rows.
 TILE_COLUMNS = 4
-TILE_ROWS = {1: (8, 4, 2, 1), 2: (8, 4, 2, 1), 3: (8, 4, 2, 1), 4: (6, 4, 2, 1)}
+TILE_ROWS = (6, 8)
+
+# Numba: the same of a tile of one row in a call of one sequence: fewer and longer calls of the cell's code, whose chains of
+# elementary functions then overlap. 2026-11-24, T=1000, D=H=20, 4 columns against 8: LSTM FIG1, GRU FIG2 of the time.
+TILE_COLUMNS_ALONE = 8
 
 # Numba: sums that a tile has under way at least; where its rows times columns are fewer, the depth is split over
 # several. A fused multiply-add takes four cycles, and a processor starts one or two a cycle. Counted.

@@ -11,18 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numba import njit
 from setuptools import Distribution, Extension
 from setuptools.command.build_ext import build_ext
 
 import fastrnn
 from conftest import PROMISED_BACKENDS
+from fastrnn import ops
 from fastrnn.backends.numba import store as cache
-from fastrnn.backends.numba import vecmath
-from fastrnn.backends.numba.short import ShortStack
-from fastrnn.backends.numba.simd import loader, store
+from fastrnn.backends.numba.stack import NumbaStack
 from fastrnn.backends.registry import load_backend
 from fastrnn.engine.call import Backend, Stack
+from fastrnn.functional import cell_forward
 from kernel_library import ROOT, SETUP
 from processes import python
 from ulp import EXACT, assert_four_ulp, points
@@ -103,13 +102,14 @@ def own_methods(protocol: type) -> dict[str, Any]:
 def test_backends_have_the_methods_of_the_contract(name: str) -> None:
     backend = type(load_backend(name))
     methods = own_methods(Backend)
-    assert {"supports", "forward", "backward", "stack"} <= methods.keys()
+    assert {"supports", "forward", "backward", "prepare"} <= methods.keys()
     for method, promised in methods.items():
         assert signature(getattr(backend, method)) == signature(promised), method
 
 
 def test_a_stack_of_users_cells_has_the_methods_of_the_contract() -> None:
-    assert signature(ShortStack.__call__) == signature(Stack.__call__)
+    for name, promised in own_methods(Stack).items():
+        assert signature(getattr(NumbaStack, name)) == signature(promised), name
 
 
 def test_the_second_process_compiles_nothing(tmp_path: Path) -> None:
@@ -144,21 +144,18 @@ def test_a_broken_module_raises_its_own_error(tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", EXACT)
 def test_functions_to_four_units_in_the_last_place(name: str, dtype: type) -> None:
-    function, load = getattr(vecmath, name), loader(4)
+    """Of the Numba backend: a step of a cell that is the function, of what its input's weight of 1 projects."""
+    function = getattr(ops, name)
+    cell = fastrnn.cell(gates="a", name=name)(lambda x, h: function(x.a))
 
-    @njit
-    def apply(a, out):
-        for i in range(0, len(a), 4):
-            store(out, i, function(load(a, i)))
+    def apply(a: np.ndarray) -> np.ndarray:
+        with fastrnn.use_backend("numba"):
+            y, _, _ = cell_forward(cell, a.reshape(1, -1, 1), None, {"Wx": np.ones((1, 1), dtype)}, keep=False)
+        return y.reshape(-1)
 
     a = points(dtype)
-    out = np.empty_like(a)
-    apply(a, out)
-    assert_four_ulp(name, a, out)
-    nan = np.full(4, np.nan, dtype)
-    out = np.zeros_like(nan)
-    apply(nan, out)
-    assert np.isnan(out).all()
+    assert_four_ulp(name, a, apply(a))
+    assert np.isnan(apply(np.full(4, np.nan, dtype))).all()
 
 
 def test_what_is_kept_is_the_least() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,15 +13,14 @@ import fastrnn
 from cases import CALLS, CELLS, call_id, reference, run
 from conftest import PROMISED_BACKENDS
 from fastrnn import thresholds
-from fastrnn.backends.numba import backend as numba_backend
+from fastrnn.backends.numba import run as numba_run
 from fastrnn.backends.numba.path import NumbaPath, choose, in_parts
-from fastrnn.backends.numba.short import ShortStack, takes
+from fastrnn.backends.numba.tables import most_rows, tile_shapes, unit_vectors
 from fastrnn.backends.numpy_backend import NumpyPath
 from fastrnn.backends.registry import load_backend
-from fastrnn.cells import tanh
-from fastrnn.codegen.numba_modules import forward_module
 from fastrnn.engine.call import Call as EngineCall
 from fastrnn.engine.plan import make_plan
+from fastrnn.engine.settings import current
 from fastrnn.functional import cell_backward, cell_forward
 from naive import Call
 from paths import Forced, watched
@@ -54,10 +52,10 @@ each_call = pytest.mark.parametrize("call", CALLS, ids=call_id)
 
 def made(p: Problem) -> EngineCall:
     """What a backend is given of `p`."""
-    with fastrnn.use_backend("numpy"):
-        _, _, cache = cell_forward(CELLS[p.cell], p.x, p.state, p.params)
-    assert cache is not None
-    return cache.call
+    params = {name: value for name, value in p.params.items() if value.size}
+    if "Wh" not in params:
+        params["Wh"] = np.empty((p.state[0].shape[1], 0), p.x.dtype)
+    return EngineCall(make_plan(CELLS[p.cell]), p.x, p.state, params, False, 1)
 
 
 @each_call
@@ -115,7 +113,11 @@ def test_what_numba_finds_in_memory_is_not_read(monkeypatch: pytest.MonkeyPatch,
     def full_of_nan(sizes: Sequence[int], dtype: np.dtype[Any]) -> list[np.ndarray]:
         return [np.full(size, np.nan, dtype) for size in sizes]
 
-    monkeypatch.setattr(numba_backend, "aligned_parts", full_of_nan)
+    def memory_full_of_nan(size: int, dtype: np.dtype[Any]) -> np.ndarray:
+        return np.full(size, np.nan, dtype)
+
+    monkeypatch.setattr(numba_run, "aligned_parts", full_of_nan)
+    monkeypatch.setattr(numba_run, "_take", memory_full_of_nan)
     p = problem(cell)
     for forced in numba_paths():
         with watched("numba", forced):
@@ -131,46 +133,41 @@ def test_every_path_is_told_in_words(name: str) -> None:
 
 # Sequences and units by which LSTM takes several chunks of 20 steps, both ways, or one.
 @pytest.mark.parametrize(("sizes", "chunked"), [((20, 300, 2, 32), True), ((20, 3, 2, 32), False)])
-@pytest.mark.parametrize("blas_threads", [1, 2])
 def test_the_path_that_numba_tells_is_the_one_that_runs(
-    monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, int, int, int], chunked: bool, blas_threads: int
+    monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, int, int, int], chunked: bool
 ) -> None:
-    monkeypatch.setattr(load_backend("numba"), "blas_threads", blas_threads)
     monkeypatch.setattr(thresholds, "WORTH_A_THREAD", 1)
     fastrnn.set_num_threads(2)
     p = problem("lstm", *sizes, dtype="float32", scale=0.5)
     with watched("numba") as backend:
         got = run(p)
-    assert [path.parts for path in backend.ran] == ([2, 2] if blas_threads == 1 else [1, 1])
+    assert [path.parts for path in backend.ran] == [2, 2]
     assert [path.chunk < 20 for path in backend.ran] == [chunked, chunked]
     assert_close(got, reference(p), 4 * ORACLE_RTOL["float32"])
 
 
 @pytest.mark.parametrize(
-    ("sizes", "threads", "blas_threads", "path"),
+    ("sizes", "threads", "path"),
     [
         # T, N, bytes of a row: as many steps as fit a chunk's bytes, of the larger part.
-        ((100, 32, 2048), 1, 1, NumbaPath(1, 16)),
-        ((100, 32, 2048), 2, 1, NumbaPath(2, 32)),
-        ((100, 31, 2048), 2, 1, NumbaPath(2, 32)),
-        ((100, 33, 2048), 2, 1, NumbaPath(2, 30)),
-        ((100, 32, 2049), 1, 1, NumbaPath(1, 15)),
-        ((10, 32, 2048), 1, 1, NumbaPath(1, 10)),
+        ((100, 32, 2048), 1, NumbaPath(1, 16)),
+        ((100, 32, 2048), 2, NumbaPath(2, 32)),
+        ((100, 31, 2048), 2, NumbaPath(2, 32)),
+        ((100, 33, 2048), 2, NumbaPath(2, 30)),
+        ((100, 32, 2049), 1, NumbaPath(1, 15)),
+        ((10, 32, 2048), 1, NumbaPath(1, 10)),
         # At least so many rows.
-        ((1000, 1, 1 << 20), 1, 1, NumbaPath(1, 256)),
-        ((1000, 100, 1 << 20), 1, 1, NumbaPath(1, 3)),
-        ((1000, 256, 1 << 20), 1, 1, NumbaPath(1, 1)),
-        ((1000, 255, 1 << 20), 1, 1, NumbaPath(1, 2)),
-        # A BLAS with threads of its own is left alone; no more parts than sequences.
-        ((100, 32, 2048), 2, 2, NumbaPath(1, 16)),
-        ((100, 3, 2048), 8, 1, NumbaPath(3, 100)),
-        ((100, 0, 2048), 2, 1, NumbaPath(1, 100)),
+        ((1000, 1, 1 << 20), 1, NumbaPath(1, 256)),
+        ((1000, 100, 1 << 20), 1, NumbaPath(1, 3)),
+        ((1000, 256, 1 << 20), 1, NumbaPath(1, 1)),
+        ((1000, 255, 1 << 20), 1, NumbaPath(1, 2)),
+        # No more parts than sequences.
+        ((100, 3, 2048), 8, NumbaPath(3, 100)),
+        ((100, 0, 2048), 2, NumbaPath(1, 100)),
     ],
 )
-def test_numba_chooses_by_sizes_and_threads(
-    sizes: tuple[int, int, int], threads: int, blas_threads: int, path: NumbaPath
-) -> None:
-    assert choose(*sizes, threads, blas_threads) == path
+def test_numba_chooses_by_sizes_and_threads(sizes: tuple[int, int, int], threads: int, path: NumbaPath) -> None:
+    assert choose(*sizes, threads) == path
     assert in_parts(path.parts, *sizes) == path
 
 
@@ -227,63 +224,44 @@ def test_numpy_refuses_the_path_of_another() -> None:
         backend.backward(call, saved, p.dhs, p.dlast, None, NumbaPath(1, 1))
 
 
-@pytest.mark.parametrize(
-    ("work", "sequences", "threads", "taken"),
-    [
-        (0, 1, 1, False),
-        (1, 1, 1, True),
-        (16_000_000, 1, 1, True),
-        (16_000_001, 1, 1, False),
-        (3_000_000, 2, 1, True),
-        (3_000_000, 2, 2, False),
-        (3_000_000, 1, 2, True),
-    ],
-)
-def test_the_short_way_is_for_short_calls(work: int, sequences: int, threads: int, taken: bool) -> None:
-    assert takes(work, sequences, threads) == taken
+def quick(layer: fastrnn.Recurrent, x: np.ndarray, num_threads: int = 1) -> Any:
+    """What the quick way makes of a call; None if it does not take it."""
+    with fastrnn.use_backend("numba"), fastrnn.use_num_threads(num_threads):
+        return layer._prepared.quick(x, None, 3, current(), False)
 
 
-def test_a_stack_goes_the_short_way_if_it_takes_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stack_goes_the_quick_way_where_one_thread_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = fastrnn.LSTM(3, 4, 2, seed=0)
-    stack = load_backend("numba").stack(layer._layout())
-    x = np.ones((T, N, 3), np.float32)
     # The upper layer has more to do.
     work = T * N * 4 * (4 * 4 + 4 * 4)
-
-    def short(threads: int = 1) -> bool:
-        return stack(layer.params, x, None, 3, lambda work: threads, 0) is not None
-
-    monkeypatch.setattr(thresholds, "SHORT_WORK", work)
-    assert short() and not short(threads=2)
-    monkeypatch.setattr(thresholds, "SHORT_WORK", work - 1)
-    assert not short()
+    several, one = np.ones((T, N, 3), np.float32), np.ones((T, 1, 3), np.float32)
+    monkeypatch.setattr(thresholds, "WORTH_A_THREAD", work // 2)
+    assert quick(layer, several) and quick(layer, one, 2) and not quick(layer, several, 2)
+    monkeypatch.setattr(thresholds, "WORTH_A_THREAD", work // 2 + 1)
+    assert quick(layer, several, 2)
 
 
-@pytest.mark.parametrize(("rows", "kept"), [(1024, 1), (1025, 0)])
-def test_a_stack_keeps_the_buffers_of_few_rows(rows: int, kept: int) -> None:
-    layer = fastrnn.RNN(1, 1, seed=0)
-    stack = load_backend("numba").stack(layer._layout())
-    assert isinstance(stack, ShortStack)
-    assert stack(layer.params, np.ones((rows, 1, 1), np.float32), None, 3, lambda work: 1, 0) is not None
-    assert len(stack._idle) == kept
+@pytest.mark.parametrize("kept", [True, False])
+def test_memory_up_to_a_size_is_kept_for_the_next_call(monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
+    layer, x, idle = fastrnn.RNN(1, 1, seed=0), np.ones((5, 1, 1), np.float32), numba_run._idle[np.dtype("float32")]
+    idle.clear()
+    monkeypatch.setattr(thresholds, "KEPT_BYTES", 1 << 20 if kept else 0)
+    assert quick(layer, x) is not None
+    assert len(idle) == kept
+    before = [*idle]
+    assert quick(layer, x) is not None
+    assert all(memory is found for memory, found in zip(before, idle, strict=True))
 
 
 def test_the_tiles_of_the_compiled_loops() -> None:
-    """The four sums of LSTM in a row of vectors, the one of RNN in up to four; the depth of small tiles in parts."""
-
-    @fastrnn.cell(gates="a b c d e")
-    def five(x: Any, U: Any, h: Any) -> Any:
-        return tanh(x.a + U.a @ h) * tanh(x.b + U.b @ h) * tanh(x.c + U.c @ h) * tanh(x.d + U.d @ h) + x.e + U.e @ h
-
-    def tiles(cell: fastrnn.Cell) -> list[tuple[int, ...]]:
-        """Rows, columns, parts of the depth."""
-        text = forward_module(make_plan(cell), "float32", 16)
-        return [tuple(map(int, found)) for found in re.findall(r"= tile\((\d+), (\d+), 16, (\d+)\)", text)]
-
-    one = [(1, 1, 8), (2, 1, 4), (4, 1, 2), (8, 1, 1)]
-    two = [(1, 2, 4), (2, 2, 2), (4, 2, 1), (8, 2, 1)]
-    four = [(1, 4, 2), (2, 4, 1), (4, 4, 1), (6, 4, 1)]
-    assert tiles(CELLS["lstm"]) == four
-    assert tiles(CELLS["gru_after"]) == [(1, 3, 2), (2, 3, 1), (4, 3, 1), (8, 3, 1)]
-    assert tiles(CELLS["rnn_tanh"]) == sorted(one + two + four)
-    assert tiles(five) == sorted([*four, *((rows, 1, 8 // rows) for rows, _, _ in four if rows < 6), (6, 1, 1)])
+    """Their sums fit the registers, and small ones split the depth; as many units in one as its sums leave columns."""
+    shapes = {(rows, columns): parts for rows, columns, parts in tile_shapes()}
+    wide = [(1, 6), (1, 8)]
+    assert sorted(shapes) == sorted(wide + [(r, c) for r in (1, 2, 4, 6, 8) for c in (1, 2, 3, 4) if (r, c) != (8, 4)])
+    assert all(rows * columns * parts <= 24 for (rows, columns), parts in shapes.items())
+    assert {key: parts for key, parts in shapes.items() if parts > 1} == {
+        (1, 1): 8, (1, 2): 4, (1, 3): 2, (1, 4): 2, (2, 1): 4, (2, 2): 2, (4, 1): 2,
+    }  # fmt: skip
+    assert [most_rows(columns) for columns in (1, 2, 3, 4)] == [8, 8, 8, 6]
+    assert [unit_vectors(sums, 4) for sums in (1, 2, 3, 4)] == [4, 2, 1, 1]
+    assert [unit_vectors(sums, 8) for sums in (1, 2, 3, 4)] == [8, 4, 2, 2]

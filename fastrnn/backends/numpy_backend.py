@@ -7,15 +7,16 @@ each step adds its part to the weights' gradients (eq. 10.22-10.28). It is also 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from ..codegen.fused import FusedStage, Product, Sum, backward_stages, forward_stages
 from ..codegen.python import Code, stage_code
 from ..engine.call import Array, Call, Gradients, Layout, Result
 from ..engine.flags import CUT, HOLD, RESET, Flags
-from ..engine.plan import Plan, Ref, Stage
+from ..engine.plan import Plan, Ref
 from ..engine.stack import LayerByLayer
 
 Slots = dict[str, list[Any]]
@@ -38,21 +39,11 @@ _FUNCTIONS: dict[str, Any] = {
 }
 
 
-class Block(NamedTuple):
-    """Neighbouring blocks of ``Wh`` that meet one vector, or whose products are summed.
-
-    Forward ``accs = source @ Wh[:, columns]``, backward ``acc += sources @ Wh[:, columns].T``.
-    """
-
-    sources: tuple[Ref, ...]
-    matrices: range
-    accs: tuple[int, ...]
-
-
 class Step(NamedTuple):
     """A stage ready to run."""
 
-    blocks: list[Block]
+    sums: tuple[Sum, ...]
+    products: tuple[Product, ...]
     loads: list[Ref]
     run: Callable[..., tuple[Any, ...]]
     stores: list[Ref]
@@ -91,6 +82,7 @@ class NumpyBackend:
         state = [np.array(s) for s in call.state]
         saved = []
         units = list(call.units)
+        matrices = [_matrices(stage, call.Wh) for stage in forward]
         for _, t in _times(call):
             active, reset = _active(call.flags, t), _rows(call.flags, t, RESET)
             if reset is not None:
@@ -102,8 +94,8 @@ class NumpyBackend:
                 "next": [None] * len(state),
                 "keep": [None] * call.plan.n_keep,
             }
-            for stage in forward:
-                slots["acc"] = _multiply(stage, slots, call.Wh)
+            for stage, blocks in zip(forward, matrices, strict=True):
+                slots["acc"] = _sums(stage, blocks, slots)
                 _run(stage, slots, (N, H), call.dtype, active)
             if active is not None:
                 slots["next"] = [np.where(active, new, old) for new, old in zip(slots["next"], state, strict=True)]
@@ -131,6 +123,7 @@ class NumpyBackend:
         dWx, dWh = np.zeros_like(call.Wx, order="C"), np.zeros_like(call.Wh, order="C")
         dslots = np.zeros((plan.n_da, H), dtype)
         dstate = [np.array(d) for d in dlast]
+        matrices = [_transposed(stage, call.Wh) for stage in backward]
         dreset = None if call.reset_state is None else [np.zeros((N, H), dtype) for _ in dlast]
         for s, t in reversed(_times(call)):
             active, reset, cut = _active(flags, t), _rows(flags, t, RESET), _rows(flags, t, CUT)
@@ -139,7 +132,7 @@ class NumpyBackend:
             slots |= {"grad": grad, "carry": [None] * plan.n_states, "da": [None] * plan.n_da}
             for i, stage in enumerate(backward):
                 # The first stage's products went into `grad` with the step after.
-                slots["acc"] = _multiply_back(stage, slots, call.Wh) if i else []
+                slots["acc"] = _sums(stage, matrices[i], slots) if i else []
                 _run(stage, slots, (N, H), dtype, active)
             da = slots["da"]
             da_x = np.concatenate(da[: plan.n_gates], axis=1)
@@ -148,7 +141,8 @@ class NumpyBackend:
             for p in plan.products:
                 dWh[:, p.matrix * H : (p.matrix + 1) * H] += _inside(_read(slots, p.vector), active).T @ da[p.slot]
             dslots += np.sum(da, axis=1)
-            before = _through_products(call, backward[0], slots)
+            accs = _sums(backward[0], matrices[0], slots)
+            before = [c if i is None else c + accs[i] for c, i in zip(slots["carry"], plan.grad_acc, strict=True)]
             if active is not None:
                 before = [np.where(active, new, old) for new, old in zip(before, dstate, strict=True)]
             if reset is not None:
@@ -201,14 +195,6 @@ def _reset(state: list[Array], rows: Array, to: tuple[Array, ...] | None) -> lis
     return [np.where(rows, new, old) for new, old in zip(to, state, strict=True)]
 
 
-def _through_products(call: Call, first: Step, slots: Slots) -> list[Array]:
-    """Gradient of each old state: what came elementwise, and what comes through its products."""
-    accs = _multiply_back(first, slots, call.Wh)
-    return [
-        carry if i is None else carry + accs[i] for carry, i in zip(slots["carry"], call.plan.grad_acc, strict=True)
-    ]
-
-
 def _split(a: Array, parts: int) -> list[Array]:
     size = a.shape[1] // parts
     return [a[:, i * size : (i + 1) * size] for i in range(parts)]
@@ -218,25 +204,35 @@ def _read(slots: Slots, ref: Ref) -> Any:
     return slots[ref.kind][ref.index]
 
 
-def _multiply(step: Step, slots: Slots, Wh: Array) -> list[Array]:
-    """Products of a forward stage."""
-    H = Wh.shape[0]
-    accs: list[Array] = []
-    for (source,), matrices, _ in step.blocks:
-        a = _read(slots, source) @ Wh[:, matrices.start * H : matrices.stop * H]
-        accs += _split(a, len(matrices))
-    return accs
+def _matrices(stage: Step, Wh: Array) -> list[Array]:
+    """The matrix of each product of a forward stage: (sources * H, sums * H)."""
+    return [np.block([[_block(Wh, m) for m in row] for row in p.matrices]) for p in stage.products]
 
 
-def _multiply_back(step: Step, slots: Slots, Wh: Array) -> list[Array]:
-    """Products of a backward stage: with the matrices transposed, summed over each ``acc``."""
+def _transposed(stage: Step, Wh: Array) -> list[Array]:
+    """Those of a backward stage, whose blocks are transposed."""
+    return [np.block([[_block(Wh, m).T for m in row] for row in p.matrices]) for p in stage.products]
+
+
+def _block(Wh: Array, matrix: int) -> Array:
     H = Wh.shape[0]
-    accs: dict[int, Array] = {}
-    for sources, matrices, (acc,) in step.blocks:
-        da = np.concatenate([_read(slots, source) for source in sources], axis=1)
-        a = da @ Wh[:, matrices.start * H : matrices.stop * H].T
-        accs[acc] = accs[acc] + a if acc in accs else a
-    return list(accs.values())
+    return Wh[:, matrix * H : (matrix + 1) * H]
+
+
+def _sums(stage: Step, matrices: list[Array], slots: Slots) -> list[Any]:
+    """Every sum of a stage: its bias, the input's projection, and its products."""
+    sums: list[Any] = [_begin(sum, slots) for sum in stage.sums]
+    for product, matrix in zip(stage.products, matrices, strict=True):
+        sources = [_read(slots, source) for source in product.sources]
+        left = sources[0] if len(sources) == 1 else np.concatenate(sources, axis=1)
+        for i, part in zip(product.sums, _split(left @ matrix, len(product.sums)), strict=True):
+            sums[i] = sums[i] + part
+    return sums
+
+
+def _begin(sum: Sum, slots: Slots) -> Any:
+    bias = 0 if sum.row is None else slots["unit"][sum.row]
+    return bias if sum.gate is None else slots["x"][sum.gate] + bias
 
 
 def _run(stage: Step, slots: Slots, shape: tuple[int, int], dtype: Any, active: Array | None) -> None:
@@ -248,14 +244,19 @@ def _run(stage: Step, slots: Slots, shape: tuple[int, int], dtype: Any, active: 
         slots[ref.kind][ref.index] = value if np.shape(value) == shape else np.full(shape, value, dtype)
 
 
-@cache
+_compiled: WeakKeyDictionary[Plan, tuple[list[Step], list[Step]]] = WeakKeyDictionary()
+
+
 def _steps(plan: Plan) -> tuple[list[Step], list[Step]]:
-    return [_step(stage, False) for stage in plan.forward], [_step(stage, True) for stage in plan.backward]
+    if plan not in _compiled:
+        both = forward_stages(plan), backward_stages(plan)
+        _compiled[plan] = [_step(stage) for stage in both[0]], [_step(stage) for stage in both[1]]
+    return _compiled[plan]
 
 
-def _step(stage: Stage, back: bool) -> Step:
-    code = stage_code(stage)
-    return Step(_blocks(stage, back), [r for _, r in code.loads], _function(code), [r for r, _ in code.stores])
+def _step(stage: FusedStage) -> Step:
+    code = stage_code(stage.code)
+    return Step(stage.sums, stage.products, [r for _, r in code.loads], _function(code), [r for r, _ in code.stores])
 
 
 def _function(code: Code) -> Callable[..., tuple[Any, ...]]:
@@ -267,19 +268,3 @@ def _function(code: Code) -> Callable[..., tuple[Any, ...]]:
     exec(f"def stage({arguments}):\n{body}    return ({results})\n", scope)
     function: Callable[..., tuple[Any, ...]] = scope["stage"]
     return function
-
-
-def _blocks(stage: Stage, back: bool) -> list[Block]:
-    """Forward, neighbours that share their source; backward, neighbours that share their sum."""
-    blocks: list[Block] = []
-    for acc, terms in enumerate(stage.products):
-        for source, matrix in terms:
-            sources, matrices, accs = blocks[-1] if blocks else ((), range(0), ())
-            joined = range(matrices.start, matrix + 1)
-            if matrix == matrices.stop and not back and sources == (source,):
-                blocks[-1] = Block(sources, joined, (*accs, acc))
-            elif matrix == matrices.stop and back and accs == (acc,):
-                blocks[-1] = Block((*sources, source), joined, accs)
-            else:
-                blocks.append(Block((source,), range(matrix, matrix + 1), (acc,)))
-    return blocks

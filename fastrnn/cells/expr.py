@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container, Iterator
-from functools import cache
+from threading import Lock
 from typing import Any
+from weakref import WeakValueDictionary
 
 UNARY = {
     "neg": lambda a: -a,
@@ -37,7 +38,7 @@ class Expr:
     and, in a backward pass, ``dstate`` and ``dvec``; ``product`` is a recurrent matrix times a vector.
     """
 
-    __slots__ = ("args", "op")
+    __slots__ = ("__weakref__", "args", "op")
 
     def __init__(self, op: str, args: tuple[Any, ...]) -> None:
         self.op = op
@@ -89,9 +90,17 @@ class Expr:
         raise TypeError("a traced value is not a number: use the functions of fastrnn.ops")
 
 
-@cache
+# The nodes that are in use. Two threads that describe cells must not make one twice.
+_nodes: WeakValueDictionary[tuple[str, tuple[Any, ...]], Expr] = WeakValueDictionary()
+_making = Lock()
+
+
 def _intern(op: str, args: tuple[Any, ...]) -> Expr:
-    return Expr(op, args)
+    with _making:
+        node = _nodes.get((op, args))
+        if node is None:
+            node = _nodes[op, args] = Expr(op, args)
+        return node
 
 
 def leaf(kind: str, name: Any) -> Expr:

@@ -2,7 +2,7 @@
 
 ``cells.h`` holds for each built-in cell what :class:`fastrnn.engine.plan.Plan` says of it, as constants, and
 the elementwise code of its stages; ``elementary.h`` holds the elementary functions of
-:mod:`fastrnn.backends.numba.vecmath`, which are traced here as a cell is.
+:mod:`fastrnn.codegen.elementary`, which are traced here as a cell is.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from ..cells import Cell
 from ..cells.builtin import built_in
 from ..engine.plan import Plan, Ref, UnitRow, make_plan
+from .elementary import FUNCTIONS
 from .fused import FusedStage, Product, backward_stages, forward_stages
 from .python import stage_code
 
@@ -230,8 +231,6 @@ class _Traced:
 
 
 def _elementary_header() -> str:
-    from ..backends.numba.vecmath import FUNCTIONS
-
     lines = [_HEAD, "namespace fastrnn {", "namespace FASTRNN_VARIANT {", ""]
     for name, versions in FUNCTIONS.items():
         for ctype, suffix, function in zip(("float", "double"), ("f", ""), versions, strict=True):

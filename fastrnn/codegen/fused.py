@@ -1,17 +1,18 @@
-"""Stages for compiled targets: every sum of products begins with its bias and takes in the input's projection.
+"""Stages as every backend runs them: products grouped, biases and projections inside the sums.
 
-The cell adds a gate's projection, its bias and most products only ever to each other. Compiled code need not
-see them apart: one sum begins with the bias and runs over the input and over the state, and the elementwise
-code loads the total.
+The cell adds a gate's projection, its bias and most products only ever to each other. No backend need see them
+apart: one sum begins with the bias and runs over the input and over the state, and the elementwise code loads the
+total.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..cells.expr import BINARY, UNARY, Expr, const, make, topological
-from ..engine.plan import Plan, Ref, Stage
+from ..engine.plan import Plan, Ref, Stage, Term
 
 
 class Sum(NamedTuple):
@@ -26,7 +27,7 @@ class Product(NamedTuple):
 
     sources : neighbouring slots of one buffer, multiplied as one long vector.
     matrices : ``[source][sum]`` blocks of ``Wh``, transposed in a backward stage.
-    sums : numbers of the sums in the stage.
+    sums : numbers of the sums in the stage, each once; another product of the stage may add to them too.
     """
 
     sources: tuple[Ref, ...]
@@ -50,7 +51,10 @@ def forward_stages(plan: Plan) -> list[FusedStage]:
 
 def backward_stages(plan: Plan) -> list[FusedStage]:
     """The backward stages of `plan`: nothing to fuse, products grouped."""
-    return [FusedStage((Sum(),) * len(s.products), tuple(_by_sum(s.products)), s) for s in plan.backward]
+    return [
+        FusedStage((Sum(),) * len(stage.products), _grouped(dict(enumerate(stage.products))), stage)
+        for stage in plan.backward
+    ]
 
 
 def _fuse(plan: Plan, stage: Stage) -> FusedStage:
@@ -64,7 +68,7 @@ def _fuse(plan: Plan, stage: Stage) -> FusedStage:
     matrix = {acc: terms[0].matrix for acc, terms in enumerate(stage.products)}
     merged = {acc: home[m] for acc, m in matrix.items() if m in home}
     gates = sorted(here, key=lambda g: (g in merged.values(), g))
-    alone = [acc for acc, m in matrix.items() if m not in home]
+    alone = [acc for acc in matrix if acc not in merged]
     sums = [Sum(gate_row[g], g) for g in gates] + [Sum(own_row.get(matrix[acc])) for acc in alone]
     place = {acc: gates.index(g) for acc, g in merged.items()}
     place |= {acc: len(gates) + i for i, acc in enumerate(alone)}
@@ -76,15 +80,10 @@ def _fuse(plan: Plan, stage: Stage) -> FusedStage:
     loads |= {n: ref for n, ref in stage.loads.items() if n not in zero and ref.kind not in ("x", "acc")}
     code = Stage((), loads, _without(stage, zero))
 
-    products = []
-    for source in dict.fromkeys(terms[0].source for terms in stage.products):
-        accs = [acc for acc, terms in enumerate(stage.products) if terms[0].source == source]
-        while accs:
-            # A product adds to a sum once; a second matrix of the same source and gate is a product of its own.
-            first = {place[acc]: acc for acc in reversed(accs)}
-            products.append(Product((source,), (tuple(matrix[first[s]] for s in sorted(first)),), tuple(sorted(first))))
-            accs = [acc for acc in accs if acc not in first.values()]
-    return FusedStage(tuple(sums), tuple(products), code)
+    terms: dict[int, list[Term]] = {}
+    for acc in sorted(matrix, key=place.__getitem__):
+        terms.setdefault(place[acc], []).extend(stage.products[acc])
+    return FusedStage(tuple(sums), _grouped(terms), code)
 
 
 def _without(stage: Stage, zero: set[Expr]) -> tuple[tuple[Ref, Expr], ...]:
@@ -100,15 +99,29 @@ def _without(stage: Stage, zero: set[Expr]) -> tuple[tuple[Ref, Expr], ...]:
     return tuple((ref, new[node]) for ref, node in stage.stores)
 
 
-def _by_sum(products: tuple[tuple[tuple[Ref, int], ...], ...]) -> list[Product]:
-    """For each sum its terms, neighbouring sources joined."""
+def _grouped(sums: Mapping[int, Sequence[Term]]) -> tuple[Product, ...]:
+    """The products for the terms of each sum: neighbouring sources joined, then sums of the same sources."""
     result: list[Product] = []
-    for i, terms in enumerate(products):
-        begin = len(result)
-        for source, matrix in sorted(terms):
-            last = result[-1] if len(result) > begin else None
-            if last and source == Ref(source.kind, last.sources[-1].index + 1):
-                result[-1] = Product((*last.sources, source), (*last.matrices, (matrix,)), (i,))
+    for i, terms in sums.items():
+        for sources, matrices in _chains(terms):
+            for at, other in enumerate(result):
+                if other.sources == sources and i not in other.sums:
+                    beside = tuple((*row, m) for row, m in zip(other.matrices, matrices, strict=True))
+                    result[at] = Product(sources, beside, (*other.sums, i))
+                    break
             else:
-                result.append(Product((source,), ((matrix,),), (i,)))
-    return result
+                result.append(Product(sources, tuple((m,) for m in matrices), (i,)))
+    return tuple(result)
+
+
+def _chains(terms: Sequence[Term]) -> list[tuple[tuple[Ref, ...], tuple[int, ...]]]:
+    """Runs of neighbouring sources among `terms`, with the matrix of each."""
+    chains: list[tuple[tuple[Ref, ...], tuple[int, ...]]] = []
+    for source, matrix in sorted(terms):
+        sources, matrices = chains[-1] if chains else ((), ())
+        # Only of these is the padding between one vector and the next known to be zero.
+        if source.kind == "da" and sources and source == Ref("da", sources[-1].index + 1):
+            chains[-1] = (*sources, source), (*matrices, matrix)
+        else:
+            chains.append(((source,), (matrix,)))
+    return chains

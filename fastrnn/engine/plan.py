@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import NamedTuple
 
 from ..cells.cell import Cell
@@ -105,9 +104,14 @@ class Plan:
         return len(self.cell.recurrent)
 
 
-@cache
 def make_plan(cell: Cell) -> Plan:
-    """The plan of `cell`."""
+    """The plan of `cell`: one object as long as the cell is there."""
+    # With the cell itself, so that both go at the same time.
+    plan: Plan | None = cell.__dict__.get("_plan")
+    return cell.__dict__.setdefault("_plan", _plan(cell)) if plan is None else plan
+
+
+def _plan(cell: Cell) -> Plan:
     outputs, unit_rows, unit_index = _with_biases(cell)
     order = topological(outputs)
     adjoints = differentiate(cell.states, tuple(outputs))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
+
 from ...engine.call import Call
 
 
@@ -21,6 +23,7 @@ def _part(call: Call, part: slice) -> Call:
         call,
         x=call.x[:, part],
         state=tuple(state[part] for state in call.state),
-        lengths=None if call.lengths is None else call.lengths[part],
+        flags=None if call.flags is None else np.ascontiguousarray(call.flags[:, part]),
+        reset_state=None if call.reset_state is None else tuple(state[part] for state in call.reset_state),
         threads=1,
     )

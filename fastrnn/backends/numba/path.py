@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, NamedTuple
 
 from ... import thresholds
-
-_LIMITS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
-
-
-def _blas_threads() -> int:
-    """Threads of NumPy's BLAS: as many as the least of its variables says, else as there are processors."""
-    given = (os.environ.get(name, "") for name in _LIMITS)
-    return min((int(n) for n in given if n.isdecimal() and int(n)), default=os.cpu_count() or 1)
-
-
-# BLAS reads the variables once, when NumPy is imported.
-BLAS_THREADS = _blas_threads()
 
 
 class NumbaPath(NamedTuple):
     """The way through one direction of a call.
 
     parts : parts that the batch is split into, one thread each
-    chunk : steps that one pass of the compiled loop takes; the last pass may take fewer
+    chunk : steps whose products with the input's weights, or for the gradients, are computed at once
     """
 
     parts: int
@@ -35,16 +22,12 @@ class NumbaPath(NamedTuple):
         if self.parts > 1:
             batch = f"the batch is split into {self.parts} parts, a thread each"
         else:
-            batch = "the batch is not split: there is one thread or sequence, or BLAS has threads of its own"
-        return [batch, f"{self.chunk} steps at once: BLAS's products of all of them, and one pass of the compiled loop"]
+            batch = "the batch is not split: there is one sequence, or the work is not worth a second thread"
+        return [batch, f"{self.chunk} steps at once: the products that do not depend on the steps before"]
 
 
-def choose(T: int, N: int, row_bytes: int, threads: int, blas_threads: int) -> NumbaPath:
+def choose(T: int, N: int, row_bytes: int, threads: int) -> NumbaPath:
     """The path of a call.
-
-    The batch is split only where BLAS has one thread: several calls at once of a BLAS with threads of its own take
-    turns, and wait for each other on processors that the parts need. A small batch was then ten times slower than on
-    one thread.
 
     Parameters
     ----------
@@ -52,10 +35,10 @@ def choose(T: int, N: int, row_bytes: int, threads: int, blas_threads: int) -> N
         Steps and sequences.
     row_bytes : int
         What a step of one sequence takes in the chunk's buffer.
-    threads, blas_threads : int
-        Threads that the call may use, and those that BLAS has.
+    threads : int
+        Threads that the call may use.
     """
-    return in_parts(min(threads, N) if blas_threads == 1 else 1, T, N, row_bytes)
+    return in_parts(min(threads, N), T, N, row_bytes)
 
 
 def in_parts(parts: int, T: int, N: int, row_bytes: int) -> NumbaPath:

@@ -21,7 +21,7 @@ import numba
 import numpy as np
 
 # What generated modules import and compile as their own.
-_INLINED = ("gather.py", "simd.py", "subnormals.py", "tile.py", "vecmath.py")
+_INLINED = ("pointers.py", "subnormals.py")
 
 
 @cache

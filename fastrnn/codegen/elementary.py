@@ -4,17 +4,15 @@ The exponential reduces its argument to ``|r| <= log(2)/2`` (Cody & Waite 1980, 
 In float64 the rational functions are those of S. L. Moshier's Cephes library (*Methods and Programs for
 Mathematical Functions*, 1989); in float32 the coefficients are fitted for the least largest relative error, by
 Lawson's reweighted least squares (Lawson 1961). NaN stays NaN, infinities give the limits.
+
+They are written once for every target: an operand notes down, as code of its target, what is done with it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
-
-from numba.core import types
-from numba.extending import overload, register_jitable
-
-from .simd import Vec, least, less, magnitude, power_of_two, scale, with_sign
 
 LOG2_E = math.log2(math.e)
 # Adding and subtracting 1.5 * 2**(mantissa bits) rounds to the nearest whole number.
@@ -29,32 +27,41 @@ def exp(a: Any) -> Any:
     return a.call("exp")
 
 
-def tanh(a: Any) -> Any:
-    """Hyperbolic tangent."""
-    return a.call("tanh")
-
-
-def sigmoid(a: Any) -> Any:
-    """Logistic function."""
-    return a.call("sigmoid")
-
-
 def relu(a: Any) -> Any:
     """Positive part."""
     return a.call("relu")
 
 
-def positive(a: Any) -> Any:
-    """1 where positive, else 0."""
-    return a.call("positive")
+def less(a: Any, b: Any, yes: Any, no: Any) -> Any:
+    """``yes if a < b else no`` in every place; `b`, `yes` and `no` may be numbers. NaN is not less."""
+    return a.call("less", b, yes, no)
 
 
-def softplus(a: Any) -> Any:
-    """``log(1 + exp(a))``."""
-    return a.call("softplus")
+def magnitude(a: Any) -> Any:
+    """Absolute value."""
+    return a.call("magnitude")
 
 
-@register_jitable
+def with_sign(a: Any, b: Any) -> Any:
+    """`a`, which has no sign, with the sign of `b`."""
+    return a.call("with_sign", b)
+
+
+def least(a: Any, bound: float) -> Any:
+    """The lesser of `a` and `bound`; NaN where `a` is."""
+    return a.call("least", bound)
+
+
+def power_of_two(n: Any) -> Any:
+    """``2**n`` for whole `n` within the exponents of normal numbers."""
+    return n.call("power_of_two")
+
+
+def scale(a: Any, n: Any) -> Any:
+    """``a * 2**n`` for whole `n`; the result, but not `a`, may be subnormal."""
+    return a.call("scale", n)
+
+
 def _curve32(r: Any) -> Any:
     """``(exp(r) - 1 - r) / r**2`` for ``|r| <= log(2)/2``; ``exp(r) - 1`` is fitted to a relative error of 1.4e-8."""
     p = 1.3882516650483012e-3 * r + 8.366547524929047e-3
@@ -143,7 +150,7 @@ def _softplus(terms: int) -> Any:
 
 
 # Of each function the version for float32 and the one for float64.
-FUNCTIONS: dict[str, tuple[Any, Any]] = {
+FUNCTIONS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "exp": (_exp32, _exp64),
     "tanh": (_tanh32, _tanh64),
     "sigmoid": (_sigmoid32, _sigmoid64),
@@ -151,20 +158,3 @@ FUNCTIONS: dict[str, tuple[Any, Any]] = {
     "positive": (_positive, _positive),
     "softplus": (_softplus(8), _softplus(17)),
 }
-
-
-def _by_dtype(name: str) -> Any:
-    single, double = FUNCTIONS[name]
-
-    def choose(a: Any) -> Any:
-        if isinstance(a, Vec):
-            return single if a.dtype == types.float32 else double
-        return None
-
-    return choose
-
-
-# A call of its own for the exponential: most others are made of it, and compile faster.
-overload(exp, inline="never")(_by_dtype("exp"))
-for _function in (tanh, sigmoid, relu, positive, softplus):
-    overload(_function)(_by_dtype(_function.__name__))

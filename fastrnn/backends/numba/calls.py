@@ -1,0 +1,57 @@
+"""From arrays to the compiled loops: what Numba compiles, once for each type of numbers. See :mod:`.loops`."""
+
+# mypy: ignore-errors
+
+from fastrnn.backends.numba.pointers import caller, of
+from fastrnn.backends.numba.subnormals import BITS, read_register, write_register
+
+_forward, _backward = caller(23), caller(32)
+
+
+def forward(
+    loop,
+    table,
+    tiles,
+    x,
+    Wx,
+    Wh,
+    bx,
+    bh,
+    own,
+    first,
+    last,
+    y,
+    states,
+    keep,
+    memory,
+    flags,
+    reset,
+    chunk,
+    keeps,
+    reverse,
+):
+    """Every step of a call, by the machine code at `loop`; subnormal numbers are zeros meanwhile."""
+    mode = read_register()
+    write_register(mode | BITS)
+    T, N, D = x.shape
+    _forward(
+        loop, of(table), of(tiles), of(x), of(Wx), of(Wh), of(bx), of(bh), of(own), of(first), of(last), of(y),
+        of(states), of(keep), of(memory), of(flags), of(reset), T, N, D, Wh.shape[0], chunk, keeps, reverse,
+    )  # fmt: skip
+    write_register(mode)
+
+
+def backward(
+    loop, table, tiles, x, Wx, Wh, bx, bh, own, dy, dlast, states, entering, keep, memory, flags, dx, dstate, dWx, dWh,
+    dslots, dreset, entering_row, entering_rows, chunk, reverse
+):  # fmt: skip
+    """Every step of a call, from the last to the first."""
+    mode = read_register()
+    write_register(mode | BITS)
+    T, N, D = x.shape
+    _backward(
+        loop, of(table), of(tiles), of(x), of(Wx), of(Wh), of(bx), of(bh), of(own), of(dy), of(dlast), of(states),
+        of(entering), of(keep), of(memory), of(flags), of(dx), of(dstate), of(dWx), of(dWh), of(dslots), of(dreset),
+        dy.strides[0], dy.strides[1], dy.strides[2], entering_row, entering_rows, T, N, D, Wh.shape[0], chunk, reverse,
+    )  # fmt: skip
+    write_register(mode)

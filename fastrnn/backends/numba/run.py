@@ -1,0 +1,157 @@
+"""One call of the compiled loops: its buffers, and what comes out."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ... import thresholds
+from ...engine.call import Array
+from ...engine.flags import RESET, Flags, inactive
+from ...engine.memory import aligned, aligned_parts
+from .kernel import Kernel, backward_memory, forward_memory
+
+
+class Saved(NamedTuple):
+    """What a forward pass keeps: states (S, T+1, N, Hp) and kept values (T, N, J, Hp), in time order, flat."""
+
+    states: Array
+    keep: Array
+
+
+class Sums(NamedTuple):
+    """What a backward pass gives, as :class:`fastrnn.engine.call.Gradients`; `dstate` and `dreset` are (S, N, H)."""
+
+    dx: Array
+    dstate: Array
+    dWx: Array
+    dWh: Array
+    dslots: Array
+    dreset: Array
+
+
+# Memory of calls that have ended, by the type of its numbers: the system gives new pages slowly. A call that finds none
+# makes its own, so that calls at once share nothing.
+_idle: dict[Any, list[Array]] = {np.dtype(name): [] for name in ("float32", "float64")}
+_MOST_IDLE = 8
+
+
+def _take(size: int, dtype: np.dtype[Any]) -> Array:
+    """Memory of at least `size` numbers, with anything in it."""
+    try:
+        memory = _idle[dtype].pop()
+    except IndexError:
+        return aligned((size,), dtype)
+    return memory if memory.size >= size else aligned((size,), dtype)
+
+
+def _give_back(memory: Array) -> None:
+    idle = _idle[memory.dtype]
+    if len(idle) < _MOST_IDLE and memory.nbytes <= thresholds.KEPT_BYTES:
+        idle.append(memory)
+
+
+def plain(array: Array) -> Array:
+    """`array` as compiled code reads it: in C order, aligned, writeable; a copy where it is not."""
+    return array if array.flags.carray else np.array(array, order="C")
+
+
+def one_array(states: tuple[Array, ...], N: int, H: int, dtype: np.dtype[Any]) -> Array:
+    """The states in one array (S, N, H)."""
+    one = np.empty((len(states), N, H), dtype)
+    for k, state in enumerate(states):
+        one[k] = state
+    return one
+
+
+def forward(
+    kernel: Kernel,
+    x: Array,
+    given: list[Array],
+    first: Array,
+    flags: Flags | None,
+    reset: Array | None,
+    chunk: int,
+    reverse: bool,
+    keep: bool,
+) -> tuple[Array, Array, Saved]:
+    """Outputs (T, N, H), last states (S, N, H), and what the backward pass needs.
+
+    Parameters
+    ----------
+    x : (T, N, D)
+    given : list of arrays
+        As :mod:`.loops` takes them: weights, biases, per-unit parameters.
+    first, reset : (S, N, H)
+    """
+    (T, N, D), (S, _, H), dtype = x.shape, first.shape, x.dtype
+    Hp = kernel.padded(H)
+    rows = S * (T + 1) if keep else T + 1 + 2 * (S - 1)
+    states, kept = aligned_parts([rows * N * Hp, (T if keep else 1) * N * kernel.keeps * Hp], dtype)
+    # Where nothing is padded and no output is 0, the states after the steps are the output.
+    own_y = Hp != H or flags is not None
+    y, last = np.empty((T if own_y else 0, N, H), dtype), np.empty((S, N, H), dtype)
+    memory = _take(forward_memory(kernel, N, D, H, chunk, flags is not None), dtype)
+    kernel.run_forward(
+        *kernel.to_forward, x, *given, first, last, y, states, kept, memory,
+        kernel.no_flags if flags is None else flags, kernel.none if reset is None else reset,
+        chunk, int(keep), int(reverse),
+    )  # fmt: skip
+    _give_back(memory)
+    if not own_y:
+        begin = 0 if reverse else 1
+        y = states[: (T + 1) * N * H].reshape(T + 1, N, H)[begin : begin + T]
+    return y, last, Saved(states, kept)
+
+
+def backward(
+    kernel: Kernel,
+    x: Array,
+    given: list[Array],
+    saved: Saved,
+    dy: Array | None,
+    dlast: Array,
+    flags: Flags | None,
+    reset: Array | None,
+    chunk: int,
+    reverse: bool,
+) -> Sums:
+    """Gradients by `dy` (T, N, H), any strides, and `dlast` (S, N, H); the other arguments as of :func:`forward`."""
+    (T, N, D), (S, _, H), dtype = x.shape, dlast.shape, x.dtype
+    entering, row, rows = saved.states, int(reverse), T + 1
+    if flags is not None:
+        held = inactive(flags)
+        if held is not None:
+            # What stands there, NaN included, must not reach a sum over the batch.
+            x = np.where(held[..., None], dtype.type(0), x)
+        if (flags & RESET).any():
+            entering, row, rows = _entering(kernel, saved, flags, reset, (S, T, N, H), reverse), 0, T
+    dx, dstate = np.empty((T, N, D), dtype), np.empty((S, N, H), dtype)
+    dWx, dWh = np.empty(given[0].shape, dtype), np.empty(given[1].shape, dtype)
+    dslots = np.empty((kernel.slots, H), dtype)
+    dreset = kernel.none if reset is None else np.zeros((S, N, H), dtype)
+    memory = _take(backward_memory(kernel, N, D, H, chunk), dtype)
+    kernel.run_backward(
+        *kernel.to_backward, x, *given, kernel.none if dy is None else dy, dlast, saved.states, entering, saved.keep,
+        memory, kernel.no_flags if flags is None else flags, dx, dstate, dWx, dWh, dslots, dreset,
+        row, rows, chunk, int(reverse),
+    )  # fmt: skip
+    _give_back(memory)
+    return Sums(dx, dstate, dWx, dWh, dslots, dreset)
+
+
+def _entering(
+    kernel: Kernel, saved: Saved, flags: Flags, reset: Array | None, sizes: tuple[int, int, int, int], reverse: bool
+) -> Array:
+    """The states that entered each step, (S, T, N, Hp), flat."""
+    S, T, N, H = sizes
+    Hp, shift = kernel.padded(H), int(reverse)
+    entering = np.array(saved.states.reshape(S, T + 1, N, Hp)[:, shift : T + shift])
+    there = ((flags & RESET) != 0)[..., None]
+    fresh = np.zeros((S, N, Hp), saved.states.dtype)
+    if reset is not None:
+        fresh[..., :H] = reset
+    for k in range(S):
+        entering[k] = np.where(there, fresh[k], entering[k])
+    return entering.reshape(-1)

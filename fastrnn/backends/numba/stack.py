@@ -1,0 +1,158 @@
+"""Short calls of whole layers: where a step takes a microsecond, what Python does around it would cost the most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...engine.call import Array, Backend, Given, LayerGradients, Layout, Need
+from ...engine.settings import Settings
+from ...engine.stack import Kept, LayerByLayer, parameter_gradients
+from ...engine.threads import threads_up_to, work_of
+from .kernel import kernel_of
+from .path import in_parts
+from .run import Saved, backward, forward, plain
+
+_BIASES = ("bx", "bh")
+
+
+class Quick(NamedTuple):
+    """What a quick call keeps, for each layer: its input, and what the loop kept."""
+
+    inputs: list[Array]
+    saved: list[Saved]
+    first: Array
+    chunk: int
+    now: Settings
+
+
+class NumbaStack(LayerByLayer):
+    """See :class:`fastrnn.engine.call.Stack`: takes calls for one thread, of arrays that need no copy."""
+
+    def __init__(self, backend: Backend, layout: Layout, params: Mapping[str, Array]) -> None:
+        super().__init__(backend, layout, params)
+        dtype = layout.dtype
+        self._kernel = kernel_of(self.plan, dtype)
+        self._none = none = np.empty(0, dtype)
+        self._work = [
+            work_of(self.plan, (1, 1, layout.input_of(i)), layout.hidden_size) for i in range(layout.num_layers)
+        ]
+        self._given = [[one.get(name, none) for name in ("Wx", "Wh", *_BIASES)] for one in self._params]
+        self._quick = layout.directions == 1 and not layout.reverse
+
+    def quick(self, x: Any, state: Any, ndim: int, now: Settings, keep: bool) -> tuple[Array, Any, Any] | None:
+        """See :class:`fastrnn.engine.call.Stack`."""
+        layout = self.layout
+        if not self._quick or not self._is(x, ndim) or x.shape[-1] != layout.input_size:
+            return None
+        if ndim == 2:
+            x = x[None]
+        elif layout.batch_first:
+            x = x.swapaxes(0, 1)
+        T, N, _ = x.shape
+        work = T * N * max(self._work)
+        if not work or (N > 1 and threads_up_to(now.num_threads)(work) > 1):
+            return None
+        first = self._states(state, N)
+        parameters = self._parameters() if first is not None else None
+        if first is None or parameters is None:
+            return None
+        x = plain(x)
+        chunk = self._chunk(T, N)
+        kept = Quick([], [], first, chunk, now) if keep else None
+        last = np.empty_like(first)
+        for i, given in enumerate(parameters):
+            y, last[i], saved = forward(self._kernel, x, given, first[i], None, None, chunk, False, keep)
+            if kept is not None:
+                kept.inputs.append(x)
+                kept.saved.append(saved)
+            x = y
+        if keep:
+            x.flags.writeable = False
+        if ndim == 2:
+            x = x[0]
+        elif layout.batch_first:
+            x = x.swapaxes(0, 1)
+        return x, self._out(last), kept
+
+    def quick_backward(
+        self, kept: Any, dy: Any, dstate: Any, need: Need, into: Any, add: bool
+    ) -> tuple[Array | None, Any, dict[str, Any]] | None:
+        """See :class:`fastrnn.engine.call.Stack`."""
+        layout = self.layout
+        if not isinstance(kept, Quick) or into is not None:
+            return None
+        T, N, _ = kept.inputs[0].shape
+        shape = (N, T, layout.hidden_size) if layout.batch_first else (T, N, layout.hidden_size)
+        if dy is not None and not (self._is(dy, 3) and dy.shape == shape):
+            return None
+        dlast, parameters = self._states(dstate, N), self._parameters()
+        if dlast is None or parameters is None:
+            return None
+        if dy is not None and layout.batch_first:
+            dy = dy.swapaxes(0, 1)
+        dfirst = np.empty_like(dlast)
+        grads: dict[str, Array] = {}
+        for i in reversed(range(len(parameters))):
+            x, saved = kept.inputs[i], kept.saved[i]
+            found = backward(self._kernel, x, parameters[i], saved, dy, dlast[i], None, None, kept.chunk, False)
+            dy, dfirst[i] = found.dx, found.dstate
+            if need.params:
+                names = self._names[i]
+                own = parameter_gradients(self.plan, found, self._params[i])
+                grads = {names[name]: value for name, value in own.items()} | grads
+        dx = dy.swapaxes(0, 1) if dy is not None and layout.batch_first else dy
+        return dx if need.x else None, self._out(dfirst) if need.state else None, grads
+
+    def backward(
+        self, kept: Any, dy: Array | None, dlast: tuple[Array, ...] | None, truncate: int | None, need: Need
+    ) -> LayerGradients:
+        """See :class:`fastrnn.engine.call.Stack`."""
+        if isinstance(kept, Quick):
+            states = tuple(kept.first.swapaxes(0, 1))
+            calls = [self._call(i, x, Given(x, states), 1, 0) for i, x in enumerate(kept.inputs)]
+            kept = Kept(Given(kept.inputs[0], states), calls, [[one] for one in kept.saved], kept.now.num_threads)
+        return super().backward(kept, dy, dlast, truncate, need)
+
+    def _is(self, value: Any, ndim: int) -> bool:
+        return type(value) is np.ndarray and value.ndim == ndim and value.dtype == self.layout.dtype
+
+    def _states(self, state: Any, N: int) -> Array | None:
+        """States as the loops take them, (layers, S, N, H); None if they are not what they should be."""
+        layout, count = self.layout, self.plan.n_states
+        shape = (len(layout.names), N, layout.hidden_size)
+        if state is None:
+            return np.zeros((shape[0], count, *shape[1:]), layout.dtype)
+        given = state if count > 1 else (state,)
+        if not isinstance(given, tuple | list) or len(given) != count:
+            return None
+        if not all(self._is(a, 3) and a.shape == shape for a in given):
+            return None
+        made = np.empty((shape[0], count, *shape[1:]), layout.dtype)
+        for k, part in enumerate(given):
+            made[:, k] = part
+        return made
+
+    def _out(self, states: Array) -> Any:
+        """States (layers, S, N, H) as the caller has them."""
+        by_state = np.ascontiguousarray(states.swapaxes(0, 1))
+        return by_state[0] if len(by_state) == 1 else tuple(by_state)
+
+    def _parameters(self) -> list[list[Array]] | None:
+        """For each layer what the loop takes; None if it cannot take one of the arrays as it is."""
+        names = self.layout.cell.units
+        result = []
+        for given, params in zip(self._given, self._params, strict=True):
+            if not all(a.flags.carray for a in given):
+                return None
+            own = np.concatenate([params[name] for name in names]) if names else self._none
+            result.append([*given, own])
+        return result
+
+    def _chunk(self, T: int, N: int) -> int:
+        """Steps whose products are computed at once."""
+        plan, layout = self.plan, self.layout
+        blocks = max(plan.n_gates, plan.n_da) * self._kernel.padded(layout.hidden_size)
+        return in_parts(1, T, N, blocks * layout.dtype.itemsize).chunk
