@@ -8,6 +8,7 @@ the elementwise code of its stages; ``elementary.h`` holds the elementary functi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,18 @@ def _check(plan: Plan, stages: Sequence[FusedStage]) -> None:
             raise ValueError(f"cell {plan.cell.name!r}: the C++ engine holds up to {most} {what}, got {got}")
 
 
+def _one_by_one(stage: FusedStage) -> FusedStage:
+    """`stage` with a product for each sum: going back, the engine's panels serve one."""
+    products = [
+        Product(p.sources, tuple((row[i],) for row in p.matrices), (s,))
+        for p in stage.products
+        for i, s in enumerate(p.sums)
+    ]
+    return replace(stage, products=tuple(products))
+
+
 def _cell(plan: Plan) -> list[str]:
-    stages = {"forward": forward_stages(plan), "backward": backward_stages(plan)}
+    stages = {"forward": forward_stages(plan), "backward": [_one_by_one(stage) for stage in backward_stages(plan)]}
     _check(plan, [stage for of in stages.values() for stage in of])
     kept = {ref for stage in plan.forward[1:] for ref in stage.loads.values() if ref.kind == "keep"}
     kept |= {t.source for stage in plan.forward for terms in stage.products for t in terms if t.source.kind == "keep"}
