@@ -34,7 +34,7 @@ template <class Cell, class F> class Backward : Pass<Cell, F> {
         : Base(call), call(call), products(place(call), run, true, memory), input(call, run, memory),
           weights(call, run, memory), da_size(run.split.most_rows() * Cell::slots * run.Hp),
           da(memory.template take<T>((call.path.chunk + 1) * da_size * run.split.owners())) {
-        this->place_room(std::max({products.room(), input.room(call.path.chunk * run.split.most_rows()), weights.room()}));
+        this->place_room(std::max({products.room(), input.room(), weights.room()}));
     }
 
     Outcome execute(Ran& ran) {

@@ -66,7 +66,8 @@ template <class Cell, class T> struct CallState {
     const T* units;  // (Cell::units + 1, Hp): biases and per-unit parameters, and a row of zeros
 
     explicit CallState(const Call& call)
-        : split(call.N, call.path), T_(call.T), N(call.N), D(call.D), H(call.H), Hp(padded<T>(call.H)), reverse(call.reverse),
+        : split(call.N, call.path), T_(call.T), N(call.N), D(call.D), H(call.H), Hp(padded<T>(call.H)),
+          reverse(call.reverse),
           seen(seen_flags(call)), flags(seen ? call.flags : nullptr), own_rows(Hp != H || seen & Flag::hold),
           x{static_cast<const T*>(call.x), call.x_row}, x_time(call.x_time) {}
 

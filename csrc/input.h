@@ -23,7 +23,8 @@ template <class Cell, class F> class Projection {
   public:
     using Stages = typename Cell::forward;
 
-    Projection(const Call& call, const CallState<Cell, T>& run, const Products<Cell, F, Stages>& products, Workspace& memory)
+    Projection(const Call& call, const CallState<Cell, T>& run, const Products<Cell, F, Stages>& products,
+               Workspace& memory)
         : run(run), products(products), packed(call.path.packed), ahead(call.path.input == Input::ahead),
           chunk(call.path.chunk) {
         if (call.path.input == Input::step) return;
@@ -43,7 +44,8 @@ template <class Cell, class F> class Projection {
     // Items that a part needs for a chunk: its left side, and a packed block of Wx.
     ptrdiff_t room() const {
         if (ahead || !packed) return 0;
-        return F::left_size(run.split.most_rows() * chunk, run.D) + F::parts * F::items(run.D) * gemm_vectors * width<T>;
+        const ptrdiff_t block = F::parts * F::items(run.D) * gemm_vectors * width<T>;
+        return F::left_size(run.split.most_rows() * chunk, run.D) + block;
     }
 
     // Projects the steps of a chunk for `count` sequences from `begin` on.
@@ -101,7 +103,8 @@ template <class Cell, class F> class Projection {
             };
             const T* bias = run.unit_row(sum.unit) + range.first;
             T* first = to + sum.gate * run.Hp + range.first;
-            project<F>(left, depth, pack_one, bias, {first, count * row(), row()}, steps, count, range.last - range.first);
+            const Rows<T> out{first, count * row(), row()};
+            project<F>(left, depth, pack_one, bias, out, steps, count, range.last - range.first);
         });
     }
 
@@ -152,11 +155,15 @@ template <class Cell, class F> class InputGradient {
         if (!packed) return;
         const T* Wx = static_cast<const T*>(call.Wx);
         const Range range = share<T>(padded<T>(run.D), gemm_vectors, run.split.parts, part);
-        pack(panel, Cell::gates, run.H, run.Hp, run.D, range, gemm_vectors, [&](int g, int) { return Matrix<T>{Wx + g * run.H * call.Wx_col, call.Wx_col, call.Wx_row}; });
+        pack(panel, Cell::gates, run.H, run.Hp, run.D, range, gemm_vectors, [&](int g, int) {
+            return Matrix<T>{Wx + g * run.H * call.Wx_col, call.Wx_col, call.Wx_row};
+        });
     }
 
-    // Items that a part needs for `rows` rows of a chunk.
-    ptrdiff_t room(ptrdiff_t rows) const { return packed ? F::left_size(rows, panel.numbers) : 0; }
+    // Items that a part needs for a chunk.
+    ptrdiff_t room() const {
+        return packed ? F::left_size(call.path.chunk * run.split.most_rows(), panel.numbers) : 0;
+    }
 
     // dx of a chunk's steps; where units are divided, a part does some of the steps.
     void add(const Done<T>& done, int part, Item* room) const {

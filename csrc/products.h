@@ -87,7 +87,8 @@ template <class Cell, class F, class Stages> class Products {
 
     // The left sides of a stage's products from sequence `begin` on; `da` (slots, Hp) of each sequence from there on.
     template <class S>
-    void take_left(S, StageSums<F>& sums, const At<T>& at, const T* da, ptrdiff_t begin, ptrdiff_t count, Item* room) const {
+    void take_left(S, StageSums<F>& sums, const At<T>& at, const T* da, ptrdiff_t begin, ptrdiff_t count,
+                   Item* room) const {
         sums.first = gates_of<S>() && !at_each_step ? 1 : 0;
         sums.last = S::products;
         each_product<S>([&](auto p) {
@@ -124,8 +125,8 @@ template <class Cell, class F, class Stages> class Products {
 
     // Calls f(tile, where) with the finished sums of one tile after the other; block by block, in turns from both ends.
     template <class S, class G>
-    FASTRNN_INLINED void each_sums(S stage, int i, const StageSums<F>& sums, Range units, ptrdiff_t count, bool backwards,
-                                   T* scratch, G f) const {
+    FASTRNN_INLINED void each_sums(S stage, int i, const StageSums<F>& sums, Range units, ptrdiff_t count,
+                                   bool backwards, T* scratch, G f) const {
         StepTile<T> tile;
         tile.scratch = scratch;
         each_block<T>(units, vectors[i], backwards, [&](ptrdiff_t u, int v) {

@@ -57,7 +57,8 @@ template <class T> struct StepTile {
 
     // Adds a product to its sums; `run` as of `multiply`.
     template <class F, class G>
-    FASTRNN_INLINED void add(const Panel<F>& panel, const Product& product, TileAt here, Side<typename F::Item> left, G run) {
+    FASTRNN_INLINED void add(const Panel<F>& panel, const Product& product, TileAt here, Side<typename F::Item> left,
+                             G run) {
         const ptrdiff_t out_row = here.v * width<T>;
         Ends<T> ends[(max_stage_sums + max_sums - 1) / max_sums];
         for (int i = 0; i < product.sums; ++i) {

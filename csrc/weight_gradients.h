@@ -66,7 +66,8 @@ template <class Cell, class F> class WeightGradients {
     void add_block(int owner, const Worker& worker) const {
         const auto add = [&](T* Sums::*of, ptrdiff_t size) {
             const ptrdiff_t last = size * (worker.number() + 1) / worker.threads();
-            for (ptrdiff_t i = size * worker.number() / worker.threads(); i < last; ++i) (sums[owner].*of)[i] += (block[owner].*of)[i];
+            for (ptrdiff_t i = size * worker.number() / worker.threads(); i < last; ++i)
+                (sums[owner].*of)[i] += (block[owner].*of)[i];
         };
         add(&Sums::dWx, dWx_size());
         add(&Sums::dWh, dWh_size());
