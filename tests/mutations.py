@@ -32,7 +32,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 
 ENGINE = ("csrc/forward.h", "csrc/backward.h", "csrc/run.h", "csrc/division.h", "csrc/path.h")
-NUMBA_LOOPS = "fastrnn/codegen/numba_kernels.py"
+NUMBA_LOOPS = "fastrnn/backends/numba/loops.py"
 ENGINE_THRESHOLDS, PYTHON_THRESHOLDS = "csrc/thresholds.h", "fastrnn/thresholds.py"
 
 # Every constant of both files of thresholds stands in one of these two tables.
@@ -55,9 +55,9 @@ MOVED = {
         "WORTH_A_THREAD",
         "CHUNK_BYTES",
         "CHUNK_ROWS",
-        "SHORT_WORK",
-        "KEPT_ROWS",
+        "KEPT_BYTES",
         "TILE_COLUMNS",
+        "TILE_COLUMNS_ALONE",
         "TILE_ROWS",
         "SUMS_UNDER_WAY",
     },
@@ -271,7 +271,7 @@ ENGINE_STAGES = [
     ("test_functional.py test_interrupt.py", f"cpp and {_ENGINE_TESTS}"),
 ]
 NUMBA_STAGES = [
-    ("test_threads.py test_paths.py", "worth or chooses or short or buffers_of_few or tiles_of or (numba and told)"),
+    ("test_threads.py test_paths.py", "worth or chooses or quick or memory_up_to or tiles_of or (numba and told)"),
     ("test_paths.py", "numba and gru_before and float64"),
     ("test_paths.py", "numba and float64 and (lstm or relaxing)"),
     ("test_paths.py test_threads.py", "numba and not float32"),
