@@ -11,7 +11,7 @@ import os
 
 from .measure import machine, medians, quiet, thread_environment
 
-# Before NumPy is imported: its BLAS reads them once. Numba then divides the batch itself.
+# Before NumPy is imported: its BLAS reads them once.
 os.environ.update(thread_environment(1))
 
 import argparse
@@ -105,7 +105,7 @@ def engine_call(point: Point) -> Call:
 
     params = {name: normal(shape, 0.5 * H**-0.5) for name, shape in cell.param_shapes(D, H).items()}
     state = tuple(normal((N, H)) for _ in cell.states)
-    return Call(make_plan(cell), normal((T, N, D)), state, params, None, False, 2)
+    return Call(make_plan(cell), normal((T, N, D)), state, params, False, 2)
 
 
 def runs(point: Point) -> dict[str, Callable[[], Any]] | None:

@@ -13,12 +13,13 @@ from __future__ import annotations
 WORTH_A_THREAD = 1_000_000
 
 # Numba: bytes of a chunk's buffer (input projections forward, gradients of sums backward), so that it is still in the
-# second-level cache when BLAS or the loop reads it again. 2026-11-24, LSTM N=32, H=128: 256, 512, 2048, 4096 KiB: 1.05,
-# 1.01, 0.94, 1.03 of the time of 1024.
+# second-level cache when the products or the steps read it again. 2026-11-24, T=100, D=H=128, N=32, LSTM forward: 64,
+# 128, 256, 512 KiB: 1.02, 1.02, 1.03, 1.02 of the time of 1024; the same of both passes within 0.02.
 CHUNK_BYTES = 1 << 20
 
-# Numba: rows (steps times sequences) that a chunk has at least, whatever their bytes: with fewer, BLAS is slow.
-# 2026-11-24, LSTM N=1, D=H=512: 64, 128, 512, 1024 rows: 1.06, 1.05, 0.99, 0.97 of the time of 256.
+# Numba: rows (steps times sequences) that a chunk has at least, whatever their bytes: the depth of the products for the
+# gradients of the weights.
+# Not timed since the products are its own.
 CHUNK_ROWS = 256
 
 # Numba: bytes of a call's memory up to which it is kept for the next call.
@@ -31,8 +32,8 @@ KEPT_BYTES = 1 << 23
 TILE_COLUMNS = 4
 TILE_ROWS = (6, 8)
 
-# Numba: the same of a tile of one row in a call of one sequence: fewer and longer calls of the cell's code, whose chains of
-# elementary functions then overlap. 2026-11-24, T=1000, D=H=20, 4 columns against 8: LSTM FIG1, GRU FIG2 of the time.
+# Numba: columns of a tile of one row, in a call of one sequence: fewer and longer calls of the cell's code, whose chains
+# of elementary functions then overlap. 2026-11-24, T=1000, D=H=20: LSTM 0.93, GRU 0.88 of the time of 4.
 TILE_COLUMNS_ALONE = 8
 
 # Numba: sums that a tile has under way at least; where its rows times columns are fewer, the depth is split over

@@ -37,9 +37,258 @@ from typing import Any, NamedTuple
 
 from changes import ROOT, Mutation, Suite, mutations, reason
 
+<<<<<<< HEAD
 # Seconds of processor time of one test, and of no news at all; bytes. A change may well run for ever.
 TEST_SECONDS, SILENT_SECONDS, MEMORY = 60, 900, 8 << 30
 IMPORTED = ("numpy", "numba", "hypothesis", "pytest")  # before a fork; they import nothing of fastrnn
+=======
+ENGINE = ("csrc/forward.h", "csrc/backward.h", "csrc/run.h", "csrc/division.h", "csrc/path.h")
+NUMBA_LOOPS = "fastrnn/backends/numba/loops.py"
+ENGINE_THRESHOLDS, PYTHON_THRESHOLDS = "csrc/thresholds.h", "fastrnn/thresholds.py"
+
+# Every constant of both files of thresholds stands in one of these two tables.
+MOVED = {
+    ENGINE_THRESHOLDS: {
+        "worth_packing",
+        "worth_packing_transposed",
+        "worth_hoisting",
+        "worth_projecting_ahead",
+        "ahead_rows",
+        "gemm_depth",
+        "worth_merging",
+        "worth_splitting",
+        "step_work",
+        "few_rows",
+        "worth_a_wave",
+        "wave_steps",
+    },
+    PYTHON_THRESHOLDS: {
+        "WORTH_A_THREAD",
+        "CHUNK_BYTES",
+        "CHUNK_ROWS",
+        "KEPT_BYTES",
+        "TILE_COLUMNS",
+        "TILE_COLUMNS_ALONE",
+        "TILE_ROWS",
+        "SUMS_UNDER_WAY",
+    },
+}
+CHANGES_NO_RESULT = {
+    ENGINE_THRESHOLDS: {
+        "pack_rows": "order of the reads of a matrix that is packed",
+        "unpacked_rows": "order of the reads of a matrix that is not packed",
+        "ahead_columns": "width of a tile: every sum has its own chain of additions",
+        "most_block_units": "width of a block: every sum has its own chain of additions",
+        "most_block_sums": "width of a block: every sum has its own chain of additions",
+        "sum_rows": "order of the additions of a sum, within rounding",
+        "min_chains": "order of the additions of a sum, within rounding",
+        "worth_tiles": "needs AMX: the choice of a path, on other processors never asked",
+        "worth_splitting_in_three": "needs AMX: the choice of a path, on other processors never asked",
+        "idle_spins": "time only",
+        "short_spins": "time only",
+        "poll_milliseconds": "time only: how soon Ctrl-C ends a call",
+        "poll_work": "time only: how soon Ctrl-C ends a call",
+        "workspace_bytes": "memory that is kept",
+        "spare_bytes": "memory that is kept",
+        "huge_page": "alignment of large blocks",
+    },
+    PYTHON_THRESHOLDS: {},
+}
+
+# Changes of signs that no result shows: a file, a part of the changed line with the change in «», and why.
+EQUAL = "the smaller or larger of two numbers that are equal"
+EQUIVALENT: list[tuple[str, str, str]] = [
+    (ENGINE_THRESHOLDS, "N <= «9»", "of nine sequences, eight steps are the first that are worth it either way"),
+    ("csrc/forward.h", "input «>=» stage", EQUAL),
+    ("csrc/forward.h", "needed «<=» run.T_", EQUAL),
+    ("csrc/forward.h", "first + chunk «<=» run.T_", EQUAL),
+    ("csrc/forward.h", "rest «<=» chunk", EQUAL),
+    ("csrc/forward.h", "steps «>=» ran.chunk", EQUAL),
+    ("csrc/forward.h", "division.by_units ? «1 : division.parts»", "size of a block"),
+    ("csrc/forward.h", "r «<=» rows && !tail.all", "one more row of scratch, which nobody reads"),
+    ("csrc/backward.h", "chunk * rows «<=» gemm_depth", EQUAL),
+    ("csrc/backward.h", "source_of(i) + 1 «>=» count", EQUAL),
+    ("csrc/backward.h", "done.steps «>=» ran.chunk", EQUAL),
+]
+
+
+class Mutation(NamedTuple):
+    """`text[start:end]` of a file becomes `after`."""
+
+    file: str
+    start: int
+    end: int
+    after: str
+    text: str
+
+    def changed(self) -> str:
+        return self.text[: self.start] + self.after + self.text[self.end :]
+
+    def line(self) -> str:
+        """The changed line, the change in «»."""
+        begin, end = self.text.rfind("\n", 0, self.start) + 1, self.text.find("\n", self.end)
+        return " ".join(f"{self.text[begin : self.start]}«{self.after}»{self.text[self.end : end]}".split())
+
+    def __str__(self) -> str:
+        number = self.text.count("\n", 0, self.start) + 1
+        before = " ".join(self.text[self.start : self.end].split())
+        return f"{self.file}:{number}: {self.line()} (was {before!r})"
+
+    def variants(self) -> str:
+        """The instruction sets that have what is changed."""
+        if self.file == PYTHON_THRESHOLDS or self.file == NUMBA_LOOPS:
+            return ""
+        around = self.line()
+        if self.file != ENGINE_THRESHOLDS:  # the function around it says it, or the line itself
+            begin = max((m.start() for m in re.finditer(r"(?m)^ {0,4}\S[^\n]*\{$", self.text[: self.start])), default=0)
+            around += self.text[begin : self.text.find("\n", begin)]
+        if re.search("splitting|left_size|per_item", around):
+            return "avx512bf16 avx512"
+        if re.search("ahead|beside", around):
+            return "avx512"
+        return os.environ.get("FASTRNN_VARIANTS", "avx2")
+
+
+def blanked(text: str, *patterns: str) -> str:
+    """`text` with spaces for what the patterns find, and every character else where it was."""
+    for pattern in patterns:
+        text = re.sub(pattern, lambda found: re.sub(r"[^\n]", " ", found[0]), text)
+    return text
+
+
+def code_of(file: str, text: str) -> str:
+    """What is neither comment nor, in C++, text or directive; in Python texts are code: they become the loops."""
+    if file.endswith(".py"):
+        return blanked(text, r'(?s)""".*?"""', r"(?m)^\s*#.*$", r"(?m)^(from|import) .*$")
+    return blanked(text, r"//.*", r'"[^"\n]*"', r"(?m)^\s*#.*$")
+
+
+# -- Thresholds -------------------------------------------------------------------------------------------------------
+
+
+def constants(file: str, text: str) -> dict[str, tuple[int, int]]:
+    """Where the value of every constant stands: from its ``=`` or ``{`` on to its end."""
+    code, found = code_of(file, text), {}
+    if file.endswith(".py"):
+        for match in re.finditer(r"(?m)^([A-Z_]+) = (.*)$", code):
+            found[match[1]] = match.span(2)
+        return found
+    for match in re.finditer(r"(?m)^constexpr \w+ (\w+)\([^)]*\) (\{.*\}|(?s:\{.*?^\}))", code):
+        found[match[1]] = match.span(2)
+    for line in re.finditer(r"(?m)^constexpr \w+ (\w+ = .*;)$", code):
+        for match in re.finditer(r"(\w+) = ([^,;]+)", line[1]):
+            found[match[1]] = (line.start(1) + match.start(2), line.start(1) + match.end(2))
+    return found
+
+
+def moved_thresholds(file: str) -> Iterator[Mutation]:
+    """Every number of a constant one or, if it is large, twice as large, and smaller likewise."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    for name, (first, last) in constants(file, text).items():
+        if name not in MOVED[file]:
+            continue
+        # Keys of a table and the 20 of `1 << 20` are no sizes.
+        for match in re.finditer(r"(?<![\w<])(?<!<< )\d[\d_]*(?![\w:])", text[first:last]):
+            number = int(match[0])
+            for other in (number + 1, number - 1) if number < 100 else (2 * number, number // 2):
+                yield Mutation(file, first + match.start(), first + match.end(), str(other), text)
+
+
+# -- Signs ------------------------------------------------------------------------------------------------------------
+
+TURNED = {
+    "+": "-",
+    "-": "+",
+    "<": "<=",
+    "<=": "<",
+    ">": ">=",
+    ">=": ">",
+    "==": "!=",
+    "!=": "==",
+    "&&": "||",
+    "||": "&&",
+    "+=": "-=",
+    "and": "or",
+    "or": "and",
+}
+
+
+def turned_signs(file: str) -> Iterator[Mutation]:
+    """Operators between spaces, which tells them from templates and pointers; ``x - 1`` to ``x``; choices."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    code = code_of(file, text)
+    words = TURNED if file.endswith(".py") else [sign for sign in TURNED if not sign.isalpha()]
+    for match in re.finditer(f"(?<= )({'|'.join(map(re.escape, sorted(words, key=len, reverse=True)))})(?= )", code):
+        yield Mutation(file, *match.span(), TURNED[match[0]], text)
+    for match in re.finditer(r" [+-] 1\b(?![.])", code):
+        yield Mutation(file, *match.span(), "", text)
+    yield from (_python_choices if file.endswith(".py") else _choices)(file, text, code)
+
+
+def _python_choices(file: str, text: str, code: str) -> Iterator[Mutation]:
+    for match in re.finditer(r"(?<= if )([^\n]+?)(?= else )", code):
+        yield Mutation(file, *match.span(), f"not ({match[0]})", text)
+
+
+def _choices(file: str, text: str, code: str) -> Iterator[Mutation]:
+    """``? a : b`` to ``? b : a``."""
+    for match in re.finditer(r" \? ", code):
+        middle = _end_of(code, match.end(), " : ")
+        end = _end_of(code, middle + 3, None)
+        a, b = text[match.end() : middle], text[middle + 3 : end]
+        yield Mutation(file, match.end(), end, f"{b} : {a}", text)
+
+
+def _end_of(code: str, at: int, sign: str | None) -> int:
+    """Where an arm of a choice ends: at `sign`, or where the expression around it goes on."""
+    depth = choices = 0
+    while True:
+        if depth == 0 and choices == 0 and sign and code.startswith(sign, at):
+            return at
+        if code.startswith(" ? ", at):
+            choices += 1
+        elif code.startswith(" : ", at):
+            choices -= 1
+        if depth == 0 and (code[at] in ";,)]}" or (sign is None and choices < 0)):
+            return at
+        depth += (code[at] in "([{") - (code[at] in ")]}")
+        at += 1
+
+
+def mutations() -> list[Mutation]:
+    """All of them, thresholds first."""
+    found = [m for file in MOVED for m in moved_thresholds(file)]
+    return found + [m for file in (*ENGINE, NUMBA_LOOPS) for m in turned_signs(file)]
+
+
+def reason(mutation: Mutation) -> str | None:
+    """Why no test can see it, if it is in the table."""
+    line = mutation.line()
+    return next((why for file, part, why in EQUIVALENT if file == mutation.file and part in line), None)
+
+
+# -- Build and run ----------------------------------------------------------------------------------------------------
+
+# Others do without the engine, or wait for Numba; one counts on fused multiply-adds, which unoptimized code has not.
+_ENGINE_TESTS = (
+    "not (numba or numpy or leaky or mgu or coupled or peephole or indrnn or relaxing or fall_to_another)"
+    " and not as_precise_as_float32"
+)
+# Quickest first: files, and which of their tests.
+ENGINE_STAGES = [
+    ("test_cpp_paths.py", f"(chosen or oracle or ahead_where or follows or refused) and {_ENGINE_TESTS}"),
+    ("test_cpp_paths.py", f"not (chosen or oracle or ahead_where or follows or refused) and {_ENGINE_TESTS}"),
+    ("test_cpp.py test_threads.py test_stack.py test_properties.py test_gradients.py test_precision.py", _ENGINE_TESTS),
+    ("test_functional.py test_interrupt.py", f"cpp and {_ENGINE_TESTS}"),
+]
+NUMBA_STAGES = [
+    ("test_threads.py test_paths.py", "worth or chooses or quick or memory_up_to or tiles_of or (numba and told)"),
+    ("test_paths.py", "numba and gru_before and float64"),
+    ("test_paths.py", "numba and float64 and (lstm or relaxing)"),
+    ("test_paths.py test_threads.py", "numba and not float32"),
+]
+CPU_SECONDS, WALL_SECONDS, MEMORY = 240, 1200, 8 << 30
+>>>>>>> numba
 
 
 class Outcome(NamedTuple):

@@ -1,7 +1,7 @@
 """Machine code of a cell's stages and of the microkernel, as LLVM IR.
 
 A stage is one function: the elementwise code for a block of sequences and of units, on vectors of the processor's
-width. It is straight-line code in two small loops: LLVM has nothing to guess, and compiles it in a fraction of a second.
+width. It is straight-line code in two small loops, so that LLVM has nothing to guess and takes a tenth of a second.
 Numbers of the cell other than 0 and 1 are its constants: not in the code but in memory, so that cells which differ only
 in these share it.
 """

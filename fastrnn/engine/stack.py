@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,17 @@ class Kept(NamedTuple):
     calls: list[Call]
     saved: list[Any]
     num_threads: int
+
+
+class WeightGradients(Protocol):
+    """What of :class:`fastrnn.engine.call.Gradients` is of the parameters."""
+
+    @property
+    def dWx(self) -> Array: ...
+    @property
+    def dWh(self) -> Array: ...
+    @property
+    def dslots(self) -> Array: ...
 
 
 class LayerByLayer:
@@ -138,7 +149,7 @@ def joined(states: list[tuple[Array, ...]]) -> tuple[Array, ...]:
     return tuple(np.stack(parts) if len(parts) > 1 else parts[0][None] for parts in zip(*states, strict=True))
 
 
-def parameter_gradients(plan: Plan, found: Gradients, params: Mapping[str, Array]) -> dict[str, Array]:
+def parameter_gradients(plan: Plan, found: WeightGradients, params: Mapping[str, Array]) -> dict[str, Array]:
     """Gradient of each of `params`, of one layer and direction."""
     H, dslots = found.dslots.shape[1], found.dslots
     grads = {"Wx": found.dWx, "Wh": found.dWh}

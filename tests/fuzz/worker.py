@@ -82,7 +82,7 @@ class Worker:
 
     def _start(self) -> subprocess.Popen[str]:
         if self._process is None:
-            # BLAS with threads of its own would keep Numba from splitting a batch, and change bits.
+            # BLAS with threads of its own would change the bits of the NumPy backend.
             single = dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"), "1")
             env = {**os.environ, **single, "PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, sys.path)])}
             self._said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115

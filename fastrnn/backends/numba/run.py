@@ -87,18 +87,23 @@ def forward(
     """
     (T, N, D), (S, _, H), dtype = x.shape, first.shape, x.dtype
     Hp = kernel.padded(H)
-    rows = S * (T + 1) if keep else T + 1 + 2 * (S - 1)
-    states, kept = aligned_parts([rows * N * Hp, (T if keep else 1) * N * kernel.keeps * Hp], dtype)
-    # Where nothing is padded and no output is 0, the states after the steps are the output.
-    own_y = Hp != H or flags is not None
+    needed = forward_memory(kernel, N, D, H, chunk, flags is not None)
+    if keep:
+        states, kept = aligned_parts([S * (T + 1) * N * Hp, T * N * kernel.keeps * Hp], dtype)
+        memory = whole = _take(needed, dtype)
+    else:
+        state_size, keep_size = (T + 1 + 2 * (S - 1)) * N * Hp, N * kernel.keeps * Hp
+        whole = _take(state_size + keep_size + needed, dtype)
+        states, kept, memory = whole[:state_size], whole[state_size:], whole[state_size + keep_size :]
+    # Where nothing is padded and no output is 0, the states after the steps that are kept are the output.
+    own_y = not keep or Hp != H or flags is not None
     y, last = np.empty((T if own_y else 0, N, H), dtype), np.empty((S, N, H), dtype)
-    memory = _take(forward_memory(kernel, N, D, H, chunk, flags is not None), dtype)
     kernel.run_forward(
         *kernel.to_forward, x, *given, first, last, y, states, kept, memory,
         kernel.no_flags if flags is None else flags, kernel.none if reset is None else reset,
         chunk, int(keep), int(reverse),
     )  # fmt: skip
-    _give_back(memory)
+    _give_back(whole)
     if not own_y:
         begin = 0 if reverse else 1
         y = states[: (T + 1) * N * H].reshape(T + 1, N, H)[begin : begin + T]

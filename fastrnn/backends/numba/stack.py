@@ -40,6 +40,7 @@ class NumbaStack(LayerByLayer):
             work_of(self.plan, (1, 1, layout.input_of(i)), layout.hidden_size) for i in range(layout.num_layers)
         ]
         self._given = [[one.get(name, none) for name in ("Wx", "Wh", *_BIASES)] for one in self._params]
+        self._shapes = {name: array.shape for name, array in params.items()}
         self._quick = layout.directions == 1 and not layout.reverse
 
     def quick(self, x: Any, state: Any, ndim: int, now: Settings, keep: bool) -> tuple[Array, Any, Any] | None:
@@ -82,7 +83,7 @@ class NumbaStack(LayerByLayer):
     ) -> tuple[Array | None, Any, dict[str, Any]] | None:
         """See :class:`fastrnn.engine.call.Stack`."""
         layout = self.layout
-        if not isinstance(kept, Quick) or into is not None:
+        if not isinstance(kept, Quick) or not (into is None or (need.params and self._is_like_params(into))):
             return None
         T, N, _ = kept.inputs[0].shape
         shape = (N, T, layout.hidden_size) if layout.batch_first else (T, N, layout.hidden_size)
@@ -103,6 +104,12 @@ class NumbaStack(LayerByLayer):
                 names = self._names[i]
                 own = parameter_gradients(self.plan, found, self._params[i])
                 grads = {names[name]: value for name, value in own.items()} | grads
+        for name, array in (into or {}).items():
+            if add:
+                array += grads[name]
+            else:
+                array[...] = grads[name]
+            grads[name] = array
         dx = dy.swapaxes(0, 1) if dy is not None and layout.batch_first else dy
         return dx if need.x else None, self._out(dfirst) if need.state else None, grads
 
@@ -118,6 +125,14 @@ class NumbaStack(LayerByLayer):
 
     def _is(self, value: Any, ndim: int) -> bool:
         return type(value) is np.ndarray and value.ndim == ndim and value.dtype == self.layout.dtype
+
+    def _is_like_params(self, into: Any) -> bool:
+        """Whether gradients can go into arrays as they are."""
+        shapes = self._shapes
+        return type(into) is dict and all(
+            name in shapes and self._is(a, len(shapes[name])) and a.shape == shapes[name] and a.flags.writeable
+            for name, a in into.items()
+        )
 
     def _states(self, state: Any, N: int) -> Array | None:
         """States as the loops take them, (layers, S, N, H); None if they are not what they should be."""

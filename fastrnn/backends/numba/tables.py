@@ -119,10 +119,9 @@ def make_table(plan: Plan, backward: bool, codes: Sequence[int], constants: int)
     column = {sum: i for i, sum in enumerate(with_products(stages[0]))}
     header[GRADS_AT] = numbers.rows([[-1 if acc is None else column[acc]] for acc in plan.grad_acc if backward])
     # Those of a tile, and those of the input's gradient where its columns are not whole vectors.
-    sums = [
-        len(with_products(stage)) * max(TILE_ROWS) * max(v) for stage, *v in zip(stages, several, alone, strict=True)
-    ]
-    header[SCRATCH] = max(TILE_COLUMNS * max(TILE_ROWS), *sums)
+    most = max(TILE_ROWS)
+    sums = [len(with_products(stage)) * most * max(v) for stage, *v in zip(stages, several, alone, strict=True)]
+    header[SCRATCH] = max(TILE_COLUMNS * most, *sums)
     for place, value in header.items():
         numbers[place] = value
     wide = sum((len(run.product.sources) - 1) * run.columns for _, run in flat)
