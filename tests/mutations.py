@@ -55,7 +55,7 @@ MOVED = {
         "WORTH_A_THREAD",
         "CHUNK_BYTES",
         "CHUNK_ROWS",
-        "KEPT_BYTES",
+        "WORTH_PACKING",
         "TILE_COLUMNS",
         "TILE_COLUMNS_ALONE",
         "TILE_ROWS",
@@ -81,7 +81,7 @@ CHANGES_NO_RESULT = {
         "spare_bytes": "memory that is kept",
         "huge_page": "alignment of large blocks",
     },
-    PYTHON_THRESHOLDS: {},
+    PYTHON_THRESHOLDS: {"KEPT_BYTES": "memory that is kept"},
 }
 
 # Changes of signs that no result shows: a file, a part of the changed line with the change in «», and why.
