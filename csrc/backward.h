@@ -27,27 +27,22 @@ template <class Cell, class F> class Backward : Pass<Cell, F> {
     using Item = typename F::Item;
     using Stages = typename Cell::backward;
     using Base = Pass<Cell, F>;
-    using Base::memory, Base::run, Base::split;
+    using Base::memory, Base::run;
 
   public:
     explicit Backward(const BackwardCall& call)
-        : Base(call), call(call), products(place(call), run, split, true, memory), input(call, run, split, memory),
-          weights(call, run, split, memory) {
-        const ptrdiff_t rows = split.most_rows();
-        da_size = rows * Cell::slots * run.Hp;
-        da = memory.template take<T>((call.path.chunk + 1) * da_size * split.owners());
-        entering_size = run.entering_size(rows);
-        const ptrdiff_t items = std::max({products.room(rows), input.room(call.path.chunk * rows), weights.room()});
-        room_size = padded<T>(StepTile<T>::size() + entering_size + items);
-        room = memory.template take<T>(room_size * split.parts);
+        : Base(call), call(call), products(place(call), run, true, memory), input(call, run, memory),
+          weights(call, run, memory), da_size(run.split.most_rows() * Cell::slots * run.Hp),
+          da(memory.template take<T>((call.path.chunk + 1) * da_size * run.split.owners())) {
+        this->place_room(std::max({products.room(), input.room(), weights.room()}));
     }
 
     Outcome execute(Ran& ran) {
-        run_parts(split.parts, [this](int part) {
+        run_parts(run.split.parts, [this](int part) {
             products.pack_share(part);
             input.pack_share(part);
         });
-        run_workers(split, call.stop, ran, [&](const Worker& worker) { return run_steps(worker); });
+        run_workers(run.split, call.stop, ran, [&](const Worker& worker) { return run_steps(worker); });
         if (this->outcome() == Outcome::done) weights.reduce();
         return this->outcome();
     }
@@ -58,8 +53,8 @@ template <class Cell, class F> class Backward : Pass<Cell, F> {
     Products<Cell, F, Stages> products;
     InputGradient<Cell, F> input;
     WeightGradients<Cell, F> weights;
-    ptrdiff_t da_size, entering_size, room_size;
-    T *da, *room;  // of each owner `da` of the step after a chunk, and of a chunk's steps by time
+    const ptrdiff_t da_size;
+    T* const da;  // of each owner: of the step after a chunk, and of a chunk's steps by time
 
     // The states and rows that the pass begins with.
     const Call& place(const BackwardCall& call) {
@@ -78,51 +73,41 @@ template <class Cell, class F> class Backward : Pass<Cell, F> {
         Ran ran = worker.note(F::bf16_parts);
         Steps steps(*this, worker, ran);
         if (worker.leads()) weights.start(steps.owner);
-        if (steps.begin == steps.end) return ran;
-        this->template loop<Stages>(steps, worker, call, call.path.chunk, true, ran);
+        if (steps.count == 0) return ran;
+        this->template loop<Stages>(steps, call, call.path.chunk, true);
         ran.packed = ran.steps && call.path.packed;
         return ran;
     }
 
     // One worker's way through the steps.
-    struct Steps {
+    struct Steps : Base::Share {
+        using Share = typename Base::Share;
+        using Share::at, Share::begin, Share::count, Share::room, Share::span, Share::worker;
         Backward& of;
-        const Worker& worker;
-        Ran& ran;
-        const ptrdiff_t begin, end;
         const int owner;
         const ptrdiff_t step_size;  // of `da`
-        T *const scratch, *const entering;
-        Item* const room;
         T *const edge, *const all;  // `da` of the step after the chunk, and of its steps by time
         const T* after = nullptr;   // of the step after
         T* here = nullptr;          // of this one
         ptrdiff_t rows = 0;         // of the block of rows so far
-        Span span{};
-        At<T> at;
 
         Steps(Backward& of, const Worker& worker, Ran& ran)
-            : of(of), worker(worker), ran(ran), begin(of.split.begin(worker.first)), end(of.split.end(worker.first)),
-              owner(of.split.owner(worker.first)), step_size((end - begin) * Cell::slots * of.run.Hp),
-              scratch(of.room + worker.first * of.room_size), entering(scratch + StepTile<T>::size()),
-              room(reinterpret_cast<Item*>(entering + of.entering_size)),
-              edge(of.da + owner * (of.call.path.chunk + 1) * of.da_size), all(edge + of.da_size) {}
+            : Share(of, worker, ran), of(of), owner(of.run.split.owner(worker.first)),
+              step_size(count * Cell::slots * of.run.Hp), edge(of.da + owner * (of.call.path.chunk + 1) * of.da_size),
+              all(edge + of.da_size) {}
 
-        void begin_chunk(Span next) { span = next; }
-        void begin_step(ptrdiff_t s) {
-            of.run.locate(at, s, begin, end, entering);
-            here = all + (at.t - span.low) * step_size;
-        }
-        void end_step(ptrdiff_t) { after = here; }
+        void begin_chunk() {}
+        void begin_step() { here = all + (at.t - span.low) * step_size; }
+        void end_step() { after = here; }
 
         // The chunk's part of dx and of the parameters' gradients.
-        __attribute__((noinline)) void end_chunk(Span) {
-            const Done<T> done{all, span.low, span.count, begin, end - begin};
+        __attribute__((noinline)) void end_chunk() {
+            const Done<T> done{all, span.low, span.count, begin, count};
             worker.each([&](int part) {
                 of.input.add(done, part, room);
                 of.weights.add(done, rows == 0, part, room);
             });
-            ran.chunk = std::max(ran.chunk, span.count);
+            this->ran.chunk = std::max(this->ran.chunk, span.count);
             if (worker.leads()) copy_row(edge, after, step_size);
             worker.wait();
             rows += done.steps * done.n;
@@ -135,7 +120,7 @@ template <class Cell, class F> class Backward : Pass<Cell, F> {
 
         // The gradient of the states before the first step.
         void finish() {
-            if (of.run.T_ == 0) of.run.locate(at, 0, begin, end, entering);
+            if (of.run.T_ == 0) of.run.locate(at, 0, begin, count, this->entering);
             worker.each([&](int part) { through_products(typename Stages::first{}, part); });
         }
 
@@ -143,55 +128,61 @@ template <class Cell, class F> class Backward : Pass<Cell, F> {
 
             const ptrdiff_t H = of.run.H, dy_row = of.call.dy_row;
             const T* dy = of.call.dy ? static_cast<const T*>(of.call.dy) + at.t * of.call.dy_time : nullptr;
-            const uint8_t* later = of.run.flags && at.s + 1 < of.run.T_ ? of.run.flags + of.run.time_of(at.s + 1) * of.run.N : nullptr;
+            const uint8_t* later = flags_of(at.s + 1);
             T* const da = here - begin * Cell::slots * of.run.Hp;
             T* carry[Cell::states];
             for (int k = 0; k < Cell::states; ++k) carry[k] = of.carry[k];
-            each_sums(stage, i, part, i == 0 ? after : here, [&](const StepTile<T>& tile, ptrdiff_t u, int v, ptrdiff_t n, int rows) {
-                each_row<Cell, S>(of.run, at, tile, u, v, begin + n, rows, [&](Row<T>& row, ptrdiff_t m, ptrdiff_t u, int flags) {
-                    Vec<T> grad[max_states] = {};
-                    for (int k = 0; k < Cell::states; ++k) row.carry[k] = carry[k] + m * row.Hp + u;
-                    row.da = da + m * Cell::slots * row.Hp + u;
-                    if (i == 0) arriving(row, later ? later[m] : 0, m, u, grad);
-                    if (flags & Flag::hold) {
-                        if (i == 0) pass_through(row, grad);
-                        return;
-                    }
-                    if (i == 0 && dy) grad[0] += load_head(dy + m * dy_row + u, H - u);
-                    S::template run<true, T>(row, grad);
-                });
+            each_sums(stage, i, part, i == 0 ? after : here, [&](Row<T>& row, ptrdiff_t m, ptrdiff_t u, int flags) {
+                Vec<T> grad[max_states] = {};
+                for (int k = 0; k < Cell::states; ++k) row.carry[k] = carry[k] + m * row.Hp + u;
+                row.da = da + m * Cell::slots * row.Hp + u;
+                if (i == 0) arriving(row, later ? later[m] : 0, m, u, grad);
+                if (flags & Flag::hold) {
+                    if (i == 0) pass_through(row, grad);
+                    return;
+                }
+                if (i == 0 && dy) grad[0] += load_head(dy + m * dy_row + u, H - u);
+                S::template run<true, T>(row, grad);
             });
         }
 
         template <class S> __attribute__((noinline)) void through_products(S stage, int part) {
-            each_sums(stage, 0, part, after, [&](const StepTile<T>& tile, ptrdiff_t u, int v, ptrdiff_t n, int rows) {
-                each_row<Cell, S>(of.run, at, tile, u, v, begin + n, rows, [&](Row<T>& row, ptrdiff_t m, ptrdiff_t u, int) {
-                    Vec<T> grad[max_states];
-                    for (int k = 0; k < Cell::states; ++k) row.carry[k] = of.carry[k] + m * row.Hp + u;
-                    arriving(row, of.run.T_ ? of.run.flag(of.run.time_of(0), m) : 0, m, u, grad);
-                    for (int k = 0; k < Cell::states; ++k)
-                        store_head(static_cast<T*>(of.call.dstate[k]) + m * of.run.H + u, grad[k], of.run.H - u);
-                });
+            const uint8_t* first = flags_of(0);
+            each_sums(stage, 0, part, after, [&](Row<T>& row, ptrdiff_t m, ptrdiff_t u, int) {
+                Vec<T> grad[max_states];
+                for (int k = 0; k < Cell::states; ++k) row.carry[k] = of.carry[k] + m * row.Hp + u;
+                arriving(row, first ? first[m] : 0, m, u, grad);
+                for (int k = 0; k < Cell::states; ++k)
+                    store_head(static_cast<T*>(of.call.dstate[k]) + m * of.run.H + u, grad[k], of.run.H - u);
             });
         }
 
-        // Calls f with the sums of a stage, tile by tile; `da` may be null: there is no step after the last one.
-        template <class S, class G> __attribute__((always_inline)) void each_sums(S stage, int i, int part, const T* da, G f) {
+        // The flags of step `s`; null where all are 0, or there is no such step.
+        const uint8_t* flags_of(ptrdiff_t s) const {
+            return of.run.flags && s < of.run.T_ ? of.run.flags + of.run.time_of(s) * of.run.N : nullptr;
+        }
+
+        // Calls f for every row of a stage's finished sums; `da` is null where there is no step after.
+        template <class S, class G>
+        FASTRNN_INLINED void each_sums(S stage, int i, int part, const T* da, G f) {
             const Range units = of.products.units(i, part);
             const bool backwards = at.s & 1;
             StageSums<F> sums;
             for (int a = 0; a < S::sums; ++a) sums.start(a, of.run.unit_row(-1), 0);
             for (int k = 0; i == 0 && k < Cell::states; ++k)
                 if (Cell::grad_sum[k] >= 0) sums.start(Cell::grad_sum[k], of.carry[k] + begin * of.run.Hp, of.run.Hp);
-            if (da) of.products.take_left(stage, sums, at, da, begin, end - begin, room);
+            if (da) of.products.take_left(stage, sums, at, da, begin, count, room);
             if constexpr (F::per_item == 1)
-                if (!of.call.path.packed) of.products.prepare(stage, i, sums, units, end - begin, backwards, room);
-            of.products.each_tile(stage, i, sums, units, end - begin, backwards, scratch, f);
+                if (!of.call.path.packed) of.products.prepare(stage, i, sums, units, count, backwards, room);
+            of.products.each_sums(stage, i, sums, units, count, backwards, this->scratch,
+                                  [&](const StepTile<T>& tile, TileAt here) {
+                                      each_row<Cell, S>(of.run, at, tile, here, begin, f);
+                                  });
         }
 
         // Gradient of every state after a step, from the steps after it; `later` are the flags of the next one. That
         // one's products are of zeros if it held the state, and not looked at: weights may be infinite.
-        __attribute__((always_inline)) void arriving(const Row<T>& row, int later, ptrdiff_t m, ptrdiff_t u, Vec<T>* grad) const {
+        FASTRNN_INLINED void arriving(const Row<T>& row, int later, ptrdiff_t m, ptrdiff_t u, Vec<T>* grad) const {
             for (int k = 0; k < Cell::states; ++k) {
                 const int sum = Cell::grad_sum[k];
                 grad[k] = load(sum >= 0 && !(later & Flag::hold) ? row.acc[sum] : row.carry[k]);

@@ -1,8 +1,7 @@
 // Sizes, times and states of a call, and rows padded to whole vectors with zeros, so that no loop has a remainder.
 #pragma once
 
-#include "cell.h"
-#include "operand.h"
+#include "thread_split.h"
 
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
@@ -52,6 +51,7 @@ inline int seen_flags(const Call& call) {
 }
 
 template <class Cell, class T> struct CallState {
+    const ThreadSplit split;
     ptrdiff_t T_, N, D, H, Hp;
     bool reverse;
     int seen;              // the flags that any step has
@@ -66,7 +66,8 @@ template <class Cell, class T> struct CallState {
     const T* units;  // (Cell::units + 1, Hp): biases and per-unit parameters, and a row of zeros
 
     explicit CallState(const Call& call)
-        : T_(call.T), N(call.N), D(call.D), H(call.H), Hp(padded<T>(call.H)), reverse(call.reverse),
+        : split(call.N, call.path), T_(call.T), N(call.N), D(call.D), H(call.H), Hp(padded<T>(call.H)),
+          reverse(call.reverse),
           seen(seen_flags(call)), flags(seen ? call.flags : nullptr), own_rows(Hp != H || seen & Flag::hold),
           x{static_cast<const T*>(call.x), call.x_row}, x_time(call.x_time) {}
 
@@ -85,12 +86,12 @@ template <class Cell, class T> struct CallState {
         return flag(time_of(s), n) & Flag::reset ? reset[k] + n * Hp : prev(k, s).from(n).at;
     }
 
-    // Elements of what `enter_reset` writes for `rows` sequences.
-    ptrdiff_t entering_size(ptrdiff_t rows) const { return seen & Flag::reset ? Cell::states * rows * Hp : 0; }
+    // Elements of `room` of `locate`.
+    ptrdiff_t entering_size() const { return seen & Flag::reset ? Cell::states * split.most_rows() * Hp : 0; }
 
-    // Addresses of step `s` for sequences [begin, end). If one of them is reset, the entering states are copied to
-    // `room`, where they are beside each other: products read them at one stride.
-    void locate(At<T>& at, ptrdiff_t s, ptrdiff_t begin, ptrdiff_t end, T* room) const {
+    // Addresses of step `s` for `count` sequences from `begin` on. If one of them is reset, the entering states are
+    // copied to `room`, where they are beside each other: products read them at one stride.
+    void locate(At<T>& at, ptrdiff_t s, ptrdiff_t begin, ptrdiff_t count, T* room) const {
         const ptrdiff_t t = time_of(s);
         at.s = s;
         at.t = t;
@@ -101,7 +102,7 @@ template <class Cell, class T> struct CallState {
             at.next[k] = state[k].after(s, t);
             at.next_row[k] = state[k].row;
         }
-        if (seen & Flag::reset) enter_reset(at, begin, end, room);
+        if (seen & Flag::reset) enter_reset(at, begin, begin + count, room);
     }
 
     // Elements that the backward pass needs besides y: [first states][states][keep].

@@ -26,25 +26,22 @@ template <class Cell, class F> class Forward : Pass<Cell, F> {
     using Item = typename F::Item;
     using Stages = typename Cell::forward;
     using Base = Pass<Cell, F>;
-    using Base::memory, Base::run, Base::split;
+    using Base::memory, Base::run;
 
   public:
     explicit Forward(const ForwardCall& call)
         : Base(call), call(call), at_each_step(call.path.input == Input::step), keep(place(call)),
-          products(call, run, split, at_each_step, memory), projection(call, run, split, products, memory) {
-        const ptrdiff_t rows = split.most_rows();
-        entering_size = run.entering_size(rows);
-        room_size = padded<T>(StepTile<T>::size() + entering_size + std::max(at_each_step ? 0 : projection.room(), products.room(rows)));
-        room = memory.template take<T>(room_size * split.parts);
+          products(call, run, at_each_step, memory), projection(call, run, products, memory) {
+        this->place_room(std::max(at_each_step ? 0 : projection.room(), products.room()));
     }
 
     Outcome execute(Ran& ran) {
         if (run.N > 0) {
-            run_parts(split.parts, [this](int part) {
+            run_parts(run.split.parts, [this](int part) {
                 products.pack_share(part);
                 projection.pack_share(part);
             });
-            run_workers(split, call.stop, ran, [&](const Worker& worker) { return run_steps(worker); });
+            run_workers(run.split, call.stop, ran, [&](const Worker& worker) { return run_steps(worker); });
         }
         if (this->outcome() == Outcome::done)
             for (int k = 0; k < Cell::states; ++k) copy_last(k);
@@ -57,8 +54,6 @@ template <class Cell, class F> class Forward : Pass<Cell, F> {
     const bool keep;
     Products<Cell, F, Stages> products;
     Projection<Cell, F> projection;
-    ptrdiff_t entering_size, room_size;
-    T* room;
 
     // The states and rows that the pass begins with.
     bool place(const ForwardCall& call) {
@@ -72,13 +67,14 @@ template <class Cell, class F> class Forward : Pass<Cell, F> {
 
     void copy_last(int k) const {
         const Side<T> from = run.prev(k, run.T_);
-        for (ptrdiff_t n = 0; n < run.N; ++n) copy_row(static_cast<T*>(call.last[k]) + n * run.H, from.from(n).at, run.H);
+        T* to = static_cast<T*>(call.last[k]);
+        for (ptrdiff_t n = 0; n < run.N; ++n) copy_row(to + n * run.H, from.from(n).at, run.H);
     }
 
     Ran run_steps(const Worker& worker) {
         Ran ran = worker.note(F::bf16_parts);
         Steps steps(*this, worker, ran);
-        this->template loop<Stages>(steps, worker, call, at_each_step ? wave_steps : call.path.chunk, false, ran);
+        this->template loop<Stages>(steps, call, at_each_step ? wave_steps : call.path.chunk, false);
         if (this->stopped && call.above) call.above->reached(run.T_);
         if (!ran.steps) return ran;
         ran.packed = call.path.packed;
@@ -91,41 +87,34 @@ template <class Cell, class F> class Forward : Pass<Cell, F> {
     }
 
     // One worker's way through the steps.
-    struct Steps {
+    struct Steps : Base::Share {
+        using Share = typename Base::Share;
+        using Share::at, Share::begin, Share::count, Share::room, Share::span, Share::worker;
         Forward& of;
-        const Worker& worker;
-        Ran& ran;
-        const ptrdiff_t begin, end;
-        T *const scratch, *const entering;
-        Item* const room;
-        Span span{};
-        At<T> at;
 
-        Steps(Forward& of, const Worker& worker, Ran& ran)
-            : of(of), worker(worker), ran(ran), begin(of.split.begin(worker.first)), end(of.split.end(worker.first)),
-              scratch(of.room + worker.first * of.room_size), entering(scratch + StepTile<T>::size()),
-              room(reinterpret_cast<Item*>(entering + of.entering_size)) {}
+        Steps(Forward& of, const Worker& worker, Ran& ran) : Share(of, worker, ran), of(of) {}
 
-        void begin_chunk(Span next) {
-            span = next;
+        void begin_chunk() {
             if (of.call.below) {
                 const ptrdiff_t ahead = of.call.path.input == Input::ahead ? of.call.path.chunk : 0;
                 of.call.below->wait_for(std::min(span.first + span.count + ahead, of.run.T_), of.call.stop);
             }
-            if (!of.at_each_step) worker.each([&](int part) { of.projection.project(span, begin, end, part, room, ran); });
+            if (of.at_each_step) return;
+            worker.each([&](int part) { of.projection.start(span, begin, count, part, room, this->ran); });
         }
-        void begin_step(ptrdiff_t s) { of.run.locate(at, s, begin, end, entering); }
+        void begin_step() {}
         template <class S> void step(S stage, int i, int part) {
             if (of.keep)
                 run_stage<true>(stage, i, part);
             else
                 run_stage<false>(stage, i, part);
         }
-        void end_step(ptrdiff_t s) {
-            if (of.run.own_rows) worker.each([&](int part) { write_outputs(of.split.template units<T>(of.run.Hp, 1, part)); });
-            if (of.call.above) of.call.above->reached(s + 1);
+        void end_step() {
+            const auto write = [&](int part) { write_outputs(of.run.split.template units<T>(of.run.Hp, 1, part)); };
+            if (of.run.own_rows) worker.each(write);
+            if (of.call.above) of.call.above->reached(at.s + 1);
         }
-        void end_chunk(Span) {}
+        void end_chunk() {}
         void finish() {}
 
         // Not inlined: the loop's own values would take the registers that a step of few units needs (a tenth of its
@@ -134,22 +123,25 @@ template <class Cell, class F> class Forward : Pass<Cell, F> {
             const Range units = of.products.units(i, part);
             StageSums<F> sums;
             start(stage, i, part, sums);
-            of.products.take_left(stage, sums, at, nullptr, begin, end - begin, room);
+            of.products.take_left(stage, sums, at, nullptr, begin, count, room);
             if constexpr (F::per_item == 1)
-                if (!of.call.path.packed) of.products.prepare(stage, i, sums, units, end - begin, at.s & 1, room);
-            of.products.each_tile(stage, i, sums, units, end - begin, at.s & 1, scratch, [&](const StepTile<T>& tile, ptrdiff_t u, int v, ptrdiff_t n, int rows) {
-                each_row<Cell, S>(of.run, at, tile, u, v, begin + n, rows, [&](const Row<T>& row, ptrdiff_t, ptrdiff_t, int flags) {
-                    if (!(flags & Flag::hold))
-                        S::template run<KEEP, T>(row, nullptr);
-                    else if (i == 0)
-                        hold<KEEP>(row);
-                });
-            });
+                if (!of.call.path.packed) of.products.prepare(stage, i, sums, units, count, at.s & 1, room);
+            const auto elementwise = [&](const Row<T>& row, ptrdiff_t, ptrdiff_t, int flags) {
+                if (!(flags & Flag::hold))
+                    S::template run<KEEP, T>(row, nullptr);
+                else if (i == 0)
+                    hold<KEEP>(row);
+            };
+            of.products.each_sums(stage, i, sums, units, count, at.s & 1, this->scratch,
+                                  [&](const StepTile<T>& tile, TileAt here) {
+                                      each_row<Cell, S>(of.run, at, tile, here, begin, elementwise);
+                                  });
         }
 
         // What the sums of a stage begin with: the projections of their gates, biases, or nothing.
         template <class S> void start(S, int i, int part, StageSums<F>& sums) const {
-            const T* projected = of.at_each_step || !gates_of<S>() ? nullptr : of.projection.at(at.s, span, begin, end, part);
+            const bool hoisted = !of.at_each_step && gates_of<S>();
+            const T* projected = hoisted ? of.projection.at(at.s, span, count, part) : nullptr;
             for (int a = 0; a < S::sums; ++a) {
                 const Sum sum = S::sum[a];
                 if (projected && sum.gate >= 0)
@@ -168,7 +160,7 @@ template <class Cell, class F> class Forward : Pass<Cell, F> {
 
         void write_outputs(Range units) const {
             T* y = static_cast<T*>(of.call.y) + at.t * of.call.y_time;
-            for (ptrdiff_t n = begin; n < end; ++n)
+            for (ptrdiff_t n = begin; n < begin + count; ++n)
                 for (ptrdiff_t u = units.first; u < units.last; u += width<T>) {
                     const bool held = of.run.flag(at.t, n) & Flag::hold;
                     const Vec<T> value = held ? Vec<T>{} : load(at.next[0] + n * at.next_row[0] + u);

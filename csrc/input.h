@@ -23,41 +23,43 @@ template <class Cell, class F> class Projection {
   public:
     using Stages = typename Cell::forward;
 
-    Projection(const Call& call, const CallState<Cell, T>& run, const ThreadSplit& split, const Products<Cell, F, Stages>& products, Workspace& memory)
-        : run(run), split(split), products(products), packed(call.path.packed), ahead(call.path.input == Input::ahead), chunk(call.path.chunk) {
+    Projection(const Call& call, const CallState<Cell, T>& run, const Products<Cell, F, Stages>& products,
+               Workspace& memory)
+        : run(run), products(products), packed(call.path.packed), ahead(call.path.input == Input::ahead),
+          chunk(call.path.chunk) {
         if (call.path.input == Input::step) return;
-        part_size = (ahead ? 2 : 1) * chunk * split.most_rows() * row();
-        projected = memory.take<T>(part_size * split.owners());
-        if (ahead) next.place(memory, run, split.parts, [&](int i, int part) { return products.units(i, part); });
+        part_size = (ahead ? 2 : 1) * chunk * run.split.most_rows() * row();
+        projected = memory.take<T>(part_size * run.split.owners());
+        if (ahead) next.prepare(memory, run, [&](int i, int part) { return products.units(i, part); });
     }
 
     void pack_share(int part) {
         if (!ahead) return;
         each_gate<Stages>([&](int i, Sum sum) {
-            next.pack_gate(run, sum.gate, share<T>(run.Hp, products.block(i), split.parts, part), products.input(sum.gate));
+            const Range range = share<T>(run.Hp, products.block(i), run.split.parts, part);
+            next.pack_gate(run, sum.gate, range, products.input(sum.gate));
         });
     }
 
     // Items that a part needs for a chunk: its left side, and a packed block of Wx.
     ptrdiff_t room() const {
         if (ahead || !packed) return 0;
-        return F::left_size(split.most_rows() * chunk, run.D) + F::parts * F::items(run.D) * gemm_vectors * width<T>;
+        const ptrdiff_t block = F::parts * F::items(run.D) * gemm_vectors * width<T>;
+        return F::left_size(run.split.most_rows() * chunk, run.D) + block;
     }
 
-    // Projects the steps of a chunk for sequences [begin, end).
-    void project(Span span, ptrdiff_t begin, ptrdiff_t end, int part, Item* room, Ran& ran) const {
+    // Projects the steps of a chunk for `count` sequences from `begin` on.
+    void start(Span span, ptrdiff_t begin, ptrdiff_t count, int part, Item* room, Ran& ran) const {
         ran.input = ahead ? Input::ahead : Input::chunk;
         ran.chunk = ahead ? chunk : std::max(ran.chunk, span.count);
-        if (ahead)
-            next.start_chunk(run, span.first, begin, part, [&](ptrdiff_t s) { return at(s, span, begin, end, part); }, row());
-        else
-            project_chunk(span, begin, end, part, room);
+        if (!ahead) return project_chunk(span, begin, count, part, room);
+        next.start_chunk(run, span.first, begin, part, [&](ptrdiff_t s) { return at(s, span, 1, part); }, row());
     }
 
-    // The projections of a step of the chunk, of sequences from `begin` on, `row()` apart.
-    T* at(ptrdiff_t s, Span span, ptrdiff_t begin, ptrdiff_t end, int part) const {
+    // The projections of a step of the chunk, of `count` sequences, `row()` apart.
+    T* at(ptrdiff_t s, Span span, ptrdiff_t count, int part) const {
         const ptrdiff_t number = ahead ? s % (2 * chunk) : run.time_of(s) - span.low;
-        return projected + split.owner(part) * part_size + number * (end - begin) * row();
+        return projected + run.split.owner(part) * part_size + number * count * row();
     }
     // Of a sequence's projections at a step; with one vector more, as rows would often lie 4096 bytes apart.
     ptrdiff_t row() const { return Cell::gates * run.Hp + width<T>; }
@@ -70,7 +72,6 @@ template <class Cell, class F> class Projection {
 
   private:
     const CallState<Cell, T>& run;
-    const ThreadSplit& split;
     const Products<Cell, F, Stages>& products;
     const bool packed, ahead;
     const ptrdiff_t chunk;
@@ -79,9 +80,9 @@ template <class Cell, class F> class Projection {
     InputAhead<Cell, F> next;
 
     // Wx is packed block by block, into memory that stays in a near cache: a chunk has many rows for each.
-    void project_chunk(Span span, ptrdiff_t begin, ptrdiff_t end, int part, Item* room) const {
-        ptrdiff_t steps = span.count, count = end - begin;
-        T* to = projected + split.owner(part) * part_size;
+    void project_chunk(Span span, ptrdiff_t begin, ptrdiff_t count, int part, Item* room) const {
+        ptrdiff_t steps = span.count;
+        T* to = projected + run.split.owner(part) * part_size;
         Rows<const T> x{run.x.from(begin).at + span.low * run.x_time, run.x_time, run.x.row};
         if (count == 1) {  // its steps are the rows
             x = {x.at, 0, run.x_time};
@@ -90,7 +91,7 @@ template <class Cell, class F> class Projection {
         if constexpr (F::per_item == 1)
             if (!packed) return read_in_place(x, steps, count, part, {to, row(), run.Hp});
         const ptrdiff_t depth = F::items(run.D);
-        Item* const block = room + F::left_size(split.most_rows() * chunk, run.D);
+        Item* const block = room + F::left_size(run.split.most_rows() * chunk, run.D);
         const Rows<const Item> left = factors<F>(x, steps, count, run.D, room);
         each_gate<Stages>([&](int i, Sum sum) {
             const Range range = products.units(i, part);
@@ -102,7 +103,8 @@ template <class Cell, class F> class Projection {
             };
             const T* bias = run.unit_row(sum.unit) + range.first;
             T* first = to + sum.gate * run.Hp + range.first;
-            fastrnn::FASTRNN_VARIANT::project<F>(left, depth, pack_one, bias, {first, count * row(), row()}, steps, count, range.last - range.first);
+            const Rows<T> out{first, count * row(), row()};
+            project<F>(left, depth, pack_one, bias, out, steps, count, range.last - range.first);
         });
     }
 
@@ -120,11 +122,13 @@ template <class Cell, class F> class Projection {
                 for (int a = 0; a < gates; ++a) {
                     T* first = sums.at + S::sum[a].gate * sums.sum + range.first;
                     const T* bias = run.unit_row(S::sum[a].unit) + range.first;
-                    for (ptrdiff_t r = 0; r < steps * count; ++r) copy_row(first + r * sums.row, bias, range.last - range.first);
+                    for (ptrdiff_t r = 0; r < steps * count; ++r)
+                        copy_row(first + r * sums.row, bias, range.last - range.first);
                 }
                 for (ptrdiff_t s = 0; s < steps; ++s) {
                     const SumRows<T> here{sums.at + s * count * sums.row, sums.row, sums.sum};
-                    sweep(products.input_in_place(i), S::product[0].matrix, Side<T>{x.at + s * x.step, x.row}, count, range, run.H, false, here);
+                    const Side<T> left{x.at + s * x.step, x.row};
+                    sweep(products.input_in_place(i), S::product[0].matrix, left, count, range, run.H, false, here);
                 }
             }
         });
@@ -142,25 +146,29 @@ template <class Cell, class F> class InputGradient {
     using Item = typename F::Item;
 
   public:
-    InputGradient(const BackwardCall& call, const CallState<Cell, T>& run, const ThreadSplit& split, Workspace& memory)
-        : call(call), run(run), split(split), packed(call.path.packed && call.dx) {
+    InputGradient(const BackwardCall& call, const CallState<Cell, T>& run, Workspace& memory)
+        : call(call), run(run), packed(call.path.packed && call.dx) {
         if (packed) panel = place<F>(memory, Cell::gates, 1, run.H, run.Hp, padded<T>(run.D));
     }
 
     void pack_share(int part) {
         if (!packed) return;
         const T* Wx = static_cast<const T*>(call.Wx);
-        pack(panel, Cell::gates, run.H, run.Hp, run.D, share<T>(padded<T>(run.D), gemm_vectors, split.parts, part), gemm_vectors,
-             [&](int g, int) { return Matrix<T>{Wx + g * run.H * call.Wx_col, call.Wx_col, call.Wx_row}; });
+        const Range range = share<T>(padded<T>(run.D), gemm_vectors, run.split.parts, part);
+        pack(panel, Cell::gates, run.H, run.Hp, run.D, range, gemm_vectors, [&](int g, int) {
+            return Matrix<T>{Wx + g * run.H * call.Wx_col, call.Wx_col, call.Wx_row};
+        });
     }
 
-    // Items that a part needs for `rows` rows of a chunk.
-    ptrdiff_t room(ptrdiff_t rows) const { return packed ? F::left_size(rows, panel.numbers) : 0; }
+    // Items that a part needs for a chunk.
+    ptrdiff_t room() const {
+        return packed ? F::left_size(call.path.chunk * run.split.most_rows(), panel.numbers) : 0;
+    }
 
     // dx of a chunk's steps; where units are divided, a part does some of the steps.
     void add(const Done<T>& done, int part, Item* room) const {
         if (!call.dx) return;
-        const int parts = split.by_units ? split.parts : 1, number = split.by_units ? part : 0;
+        const int parts = run.split.by_units ? run.split.parts : 1, number = run.split.by_units ? part : 0;
         const ptrdiff_t first = done.steps * number / parts, last = done.steps * (number + 1) / parts;
         const ptrdiff_t n = done.n, row = Cell::slots * run.Hp, D = run.D;
         T* dx = static_cast<T*>(call.dx) + ((done.low + first) * run.N + done.begin) * D;
@@ -170,7 +178,8 @@ template <class Cell, class F> class InputGradient {
                 return clear_held(done, first, last, dx);
             }
         const auto block = [&](ptrdiff_t u, int v) { return panel.block(u, v, 0); };
-        const Rows<const Item> left = factors<F>({done.da + first * n * row, n * row, row}, last - first, n, panel.numbers, room);
+        const Rows<const T> da{done.da + first * n * row, n * row, row};
+        const Rows<const Item> left = factors<F>(da, last - first, n, panel.numbers, room);
         project<F>(left, panel.depth, block, nullptr, {dx, run.N * D, D}, last - first, n, D);
         clear_held(done, first, last, dx);
     }
@@ -178,7 +187,6 @@ template <class Cell, class F> class InputGradient {
   private:
     const BackwardCall& call;
     const CallState<Cell, T>& run;
-    const ThreadSplit& split;
     const bool packed;
     Panel<F> panel{};
 

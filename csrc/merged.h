@@ -32,8 +32,8 @@ template <class F> class Merged {
     int vectors = 0;  // 0: there are none
 
     // B(product, sum of the product) is a matrix of `depth(product)` rows; `bias(sum)` a row of units.
-    template <class S, class D, class G, class H_>
-    void place(S, Workspace& memory, ptrdiff_t H, D depth, G B, H_ bias) {
+    template <class S, class Depth, class Get, class Row_>
+    void place(S, Workspace& memory, ptrdiff_t H, Depth depth, Get B, Row_ bias) {
         vectors = merged_vectors<S, T>(H);
         if (!vectors) return;
         units = H % width<T>;
@@ -45,16 +45,17 @@ template <class F> class Merged {
         for (int p = 0; p < S::products; ++p) {
             T* to = memory.take<T>(depth(p) * columns);
             clear(to, depth(p) * columns);
-            for (int s = 0; s < S::product[p].sums; ++s) copy_columns(to + S::product[p].sum[s] * units, columns, B(p, s), depth(p), first);
+            for (int s = 0; s < S::product[p].sums; ++s)
+                copy_columns(to + S::product[p].sum[s] * units, columns, B(p, s), depth(p), first);
             product[p] = {{to, depth(p), depth(p), 1}, S::product[p].sums == S::sums, {}};
             mark_others(product[p], S::product[p]);
         }
     }
 
-    // The sums for sequences [n, n + rows), `left[p]` the left side of product p.
-    template <class S> void sums(S, const Side<typename F::Item>* left, ptrdiff_t n, int rows, StepTile<T>& tile) const {
+    // The sums of a tile's sequences, `left[p]` the left side of product p.
+    template <class S> void sums(S, const Side<typename F::Item>* left, TileAt here, StepTile<T>& tile) const {
         Ends<T> ends{{begin}, {0}, {tile.scratch}, vectors * width<T>};
-        for (int p = 0; p < S::products; ++p) add(product[p], left[p].from(n), rows, ends, tile.scratch);
+        for (int p = 0; p < S::products; ++p) add(product[p], left[p].from(here.n), here.rows, ends, tile.scratch);
         for (int a = 0; a < S::sums; ++a) {
             tile.at[a] = tile.scratch + a * units;
             tile.row[a] = ends.out_row;

@@ -167,8 +167,8 @@ FASTRNN_INLINE void multiply(const Panel<F>& panel, int sums, ptrdiff_t u, int v
 
 // Tiles that do nothing else.
 template <class F> struct Alone {
-    __attribute__((always_inline)) void operator()(int rows, int sums, int vectors, Side<typename F::Item> a, const typename F::Item* B,
-                                                   ptrdiff_t depth, const Ends<typename F::Number>& ends) const {
+    FASTRNN_INLINED void operator()(int rows, int sums, int vectors, Side<typename F::Item> a, const typename F::Item* B,
+                                    ptrdiff_t depth, const Ends<typename F::Number>& ends) const {
         run_tile<F, Layout::rows>(rows, sums, vectors, a, B, depth, ends);
     }
 };

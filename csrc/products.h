@@ -6,6 +6,8 @@
 //     backward:  sum = carry, or zeros, + da Wh^T,      the same transposed
 #pragma once
 
+#include <algorithm>
+
 #include "merged.h"
 #include "project_ahead.h"
 #include "thread_split.h"
@@ -31,14 +33,16 @@ template <class Cell, class F, class Stages> class Products {
 
   public:
     // `at_each_step`: whether products with x are done here, step by step.
-    Products(const Call& call, const CallState<Cell, T>& run, const ThreadSplit& split, bool at_each_step, Workspace& memory)
-        : call(call), run(run), split(split), packed(call.path.packed), at_each_step(at_each_step) {
+    Products(const Call& call, const CallState<Cell, T>& run, bool at_each_step, Workspace& memory)
+        : call(call), run(run), packed(call.path.packed), at_each_step(at_each_step) {
+        const ThreadSplit& split = run.split;
         const int most = call.path.input == Input::ahead ? ahead_columns : most_block_sums;
         Stages::each([&](auto stage, int i) {
             using S = decltype(stage);
             if constexpr (F::per_item == 1)
                 if (call.path.merged) place_merged(stage, i, memory);
-            vectors[i] = block_vectors<S>(split.most_rows(), columns(i) / width<T>, split.by_units ? split.parts : 1, most);
+            const int shares = split.by_units ? split.parts : 1;
+            vectors[i] = block_vectors<S>(split.most_rows(), columns(i) / width<T>, shares, most);
             for (int p = 0; p < S::products; ++p) place_product(i, p, S::product[p], memory);
         });
     }
@@ -49,14 +53,14 @@ template <class Cell, class F, class Stages> class Products {
             for (int p = 0; packed && p < S::products; ++p) {
                 const Product& product = S::product[p];
                 if (!here(product)) continue;
-                const Range range = share<T>(columns(i), vectors[i], split.parts, part);
+                const Range range = share<T>(columns(i), vectors[i], run.split.parts, part);
                 pack(panel[i][p], product.sources, depth(product), run.Hp, run.H, range, vectors[i],
                      [&](int source, int sum) { return matrix(product, source, sum); });
             }
         });
     }
 
-    Range units(int i, int part) const { return split.units<T>(columns(i), vectors[i], part); }
+    Range units(int i, int part) const { return run.split.template units<T>(columns(i), vectors[i], part); }
     int block(int i) const { return vectors[i]; }
 
     // Block `gate` of Wx, as it is.
@@ -66,8 +70,9 @@ template <class Cell, class F, class Stages> class Products {
     // The projections of a stage's gates, read where they are.
     const InPlace<T>& input_in_place(int i) const { return in_rows[i][0]; }
 
-    // Items that a stage needs for `rows` sequences: its left sides, or the sums.
-    ptrdiff_t room(ptrdiff_t rows) const {
+    // Items that a stage needs: its left sides, or the sums.
+    ptrdiff_t room() const {
+        const ptrdiff_t rows = run.split.most_rows();
         if (!packed) return rows * sum_row();
         ptrdiff_t most = 0;
         Stages::each([&](auto stage, int) {
@@ -75,13 +80,15 @@ template <class Cell, class F, class Stages> class Products {
             ptrdiff_t size = 0;
             for (int p = 0; p < S::products; ++p)
                 if (here(S::product[p])) size += F::left_size(rows, numbers(S::product[p]));
-            most = size > most ? size : most;
+            most = std::max(most, size);
         });
         return most;
     }
 
     // The left sides of a stage's products from sequence `begin` on; `da` (slots, Hp) of each sequence from there on.
-    template <class S> void take_left(S, StageSums<F>& sums, const At<T>& at, const T* da, ptrdiff_t begin, ptrdiff_t count, Item* room) const {
+    template <class S>
+    void take_left(S, StageSums<F>& sums, const At<T>& at, const T* da, ptrdiff_t begin, ptrdiff_t count,
+                   Item* room) const {
         sums.first = gates_of<S>() && !at_each_step ? 1 : 0;
         sums.last = S::products;
         each_product<S>([&](auto p) {
@@ -94,13 +101,15 @@ template <class Cell, class F, class Stages> class Products {
     }
 
     // Brings a stage's sums into their form: with the weights where they are, all products are added here, in `room`.
-    template <class S> void prepare(S, int i, StageSums<F>& sums, Range units, ptrdiff_t count, bool backwards, T* room) const {
+    template <class S>
+    void prepare(S, int i, StageSums<F>& sums, Range units, ptrdiff_t count, bool backwards, T* room) const {
         if (units.last > run.H) units.last = run.H;
         const SumRows<T> to{room, sum_row(), run.H};
         for (int a = 0; a < S::sums; ++a) {
             T* first = to.at + a * to.sum;
             for (ptrdiff_t n = 0; n < count; ++n)
-                copy_row(first + n * to.row + units.first, sums.begin[a].from(n).at + units.first, units.last - units.first);
+                copy_row(first + n * to.row + units.first, sums.begin[a].from(n).at + units.first,
+                         units.last - units.first);
             sums.begin[a] = {first, to.row};
         }
         each_product<S>([&](auto p) {
@@ -114,25 +123,27 @@ template <class Cell, class F, class Stages> class Products {
         sums.last = 0;
     }
 
-    // Calls f(tile, u, v, n, rows) with the finished sums of v vectors of units from u on, for `rows` sequences from
-    // number n on; block by block, in turns from both ends.
+    // Calls f(tile, where) with the finished sums of one tile after the other; block by block, in turns from both ends.
     template <class S, class G>
-    __attribute__((always_inline)) void each_tile(S stage, int i, const StageSums<F>& sums, Range units, ptrdiff_t count, bool backwards, T* scratch, G f) const {
+    FASTRNN_INLINED void each_sums(S stage, int i, const StageSums<F>& sums, Range units, ptrdiff_t count,
+                                   bool backwards, T* scratch, G f) const {
         StepTile<T> tile;
         tile.scratch = scratch;
         each_block<T>(units, vectors[i], backwards, [&](ptrdiff_t u, int v) {
-            fastrnn::FASTRNN_VARIANT::each_tile(count, max_rows(widest_sums<S>() * vectors[i]), [&](ptrdiff_t n, int rows) {
-                fill(stage, i, sums, u, v, n, rows, tile);
-                f(tile, u, v, n, rows);
+            each_tile(count, max_rows(widest_sums<S>() * vectors[i]), [&](ptrdiff_t n, int rows) {
+                const TileAt here{u, v, n, rows};
+                fill(stage, i, sums, here, tile);
+                f(tile, here);
             });
         });
         if constexpr (can_project_ahead<F> && gates_of<typename Stages::first>() > 0)
             if (sums.ahead) sums.ahead->run_due();
         if constexpr (F::per_item == 1 && gates_of<typename Stages::first>() > 0)
             if (merged[i].vectors)
-                fastrnn::FASTRNN_VARIANT::each_tile(count, max_rows(merged[i].vectors), [&](ptrdiff_t n, int rows) {
-                    merged[i].sums(stage, sums.left, n, rows, tile);
-                    f(tile, units.last, 1, n, rows);
+                each_tile(count, max_rows(merged[i].vectors), [&](ptrdiff_t n, int rows) {
+                    const TileAt here{units.last, 1, n, rows};
+                    merged[i].sums(stage, sums.left, here, tile);
+                    f(tile, here);
                 });
     }
 
@@ -145,7 +156,6 @@ template <class Cell, class F, class Stages> class Products {
   private:
     const Call& call;
     const CallState<Cell, T>& run;
-    const ThreadSplit& split;
     const bool packed, at_each_step;
     int vectors[Stages::count];
     Merged<F> merged[Stages::count];
@@ -172,7 +182,8 @@ template <class Cell, class F, class Stages> class Products {
 
     void place_product(int i, int p, const Product& product, Workspace& memory) {
         if (packed) {
-            if (here(product)) panel[i][p] = place<F>(memory, product.sources, product.sums, depth(product), run.Hp, columns(i));
+            if (!here(product)) return;
+            panel[i][p] = place<F>(memory, product.sources, product.sums, depth(product), run.Hp, columns(i));
         } else if (product.kind == Kind::da) {
             Transposed<T>& matrices = in_columns[i][p];
             matrices = {static_cast<const T*>(call.Wh), call.Wh_row, run.H, product.sources, {}, {}};
@@ -202,18 +213,17 @@ template <class Cell, class F, class Stages> class Products {
 
     // The sums of one tile: where they begin, and the products that are still to be added.
     template <class S>
-    __attribute__((always_inline)) void fill(S, int i, const StageSums<F>& sums, ptrdiff_t u, int v, ptrdiff_t n, int rows, StepTile<T>& tile) const {
+    FASTRNN_INLINED void fill(S, int i, const StageSums<F>& sums, TileAt here, StepTile<T>& tile) const {
         for (int a = 0; a < S::sums; ++a) {
-            tile.at[a] = sums.begin[a].from(n).at + u;
+            tile.at[a] = sums.begin[a].from(here.n).at + here.u;
             tile.row[a] = sums.begin[a].row;
         }
         each_product<S>([&](auto p) {
             constexpr const Product& product = S::product[p];
             if (p < sums.first || p >= sums.last) return;
-            const Side<Item> left = sums.left[p].from(n);
             if constexpr (can_project_ahead<F> && gates_of<typename Stages::first>() > 0)
-                if (sums.ahead) return tile.add(panel[i][p], product, u, v, rows, left, Beside<T>{sums.ahead});
-            tile.add(panel[i][p], product, u, v, rows, left, Alone<F>{});
+                if (sums.ahead) return tile.add(panel[i][p], product, here, sums.left[p], Beside<T>{sums.ahead});
+            tile.add(panel[i][p], product, here, sums.left[p], Alone<F>{});
         });
     }
 };

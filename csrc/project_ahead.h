@@ -72,14 +72,15 @@ template <class T> class Ahead {
     }
 
   private:
-    Gate gate[4];
+    Gate gate[max_gates];
     Piece<T> now;
     int gates = 0, number = 0;
     ptrdiff_t total = 0, vector = 0, taken = 0, wanted = 0;
 };
 
 // A tile of one row with a piece beside it.
-template <class T, int A, int V> void tile_beside(const T* a, const T* b, ptrdiff_t depth, const Ends<T>& ends, const Piece<T>& piece) {
+template <class T, int A, int V>
+void tile_beside(const T* a, const T* b, ptrdiff_t depth, const Ends<T>& ends, const Piece<T>& piece) {
     constexpr int W = width<T>, C = A * V, R = ahead_rows;
     Vec<T> sum[C], ahead[R];
     FASTRNN_UNROLL for (int c = 0; c < C; ++c) sum[c] = load(ends.begin[c / V] + (c % V) * W);
@@ -115,9 +116,12 @@ template <class T, int A, int V> constexpr auto beside_or_none() {
         return static_cast<decltype(&tile_beside<T, 1, 1>)>(nullptr);
 }
 
-template <class T> void run_beside(int sums, int vectors, const T* a, const T* B, ptrdiff_t depth, const Ends<T>& ends, const Piece<T>& piece) {
-#define FASTRNN_BESIDE(A) {beside_or_none<T, A, 1>(), beside_or_none<T, A, 2>(), beside_or_none<T, A, 4>(), beside_or_none<T, A, 8>()}
-    static constexpr decltype(&tile_beside<T, 1, 1>) table[4][4] = {FASTRNN_BESIDE(1), FASTRNN_BESIDE(2), FASTRNN_BESIDE(3), FASTRNN_BESIDE(4)};
+template <class T>
+void run_beside(int sums, int vectors, const T* a, const T* B, ptrdiff_t depth, const Ends<T>& ends, const Piece<T>& piece) {
+#define FASTRNN_BESIDE(A) \
+    {beside_or_none<T, A, 1>(), beside_or_none<T, A, 2>(), beside_or_none<T, A, 4>(), beside_or_none<T, A, 8>()}
+    static constexpr decltype(&tile_beside<T, 1, 1>) table[4][4] = {FASTRNN_BESIDE(1), FASTRNN_BESIDE(2),
+                                                                    FASTRNN_BESIDE(3), FASTRNN_BESIDE(4)};
 #undef FASTRNN_BESIDE
     table[sums - 1][vectors == 8 ? 3 : vectors / 2](a, B, depth, ends, piece);
 }
@@ -126,7 +130,8 @@ template <class T> void run_beside(int sums, int vectors, const T* a, const T* B
 template <class T> struct Beside {
     Ahead<T>* ahead;
 
-    __attribute__((always_inline)) void operator()(int rows, int sums, int vectors, Side<T> a, const T* B, ptrdiff_t depth, const Ends<T>& ends) const {
+    FASTRNN_INLINED void operator()(int rows, int sums, int vectors, Side<T> a, const T* B, ptrdiff_t depth,
+                                    const Ends<T>& ends) const {
         if (ahead->due())
             run_beside(sums, vectors, a.at, B, depth, ends, ahead->take());
         else
@@ -140,9 +145,10 @@ template <class Cell, class F> class InputAhead {
 
   public:
     // `units(i, part)`: the units of stage i that a part does.
-    template <class G> void place(Workspace& memory, const CallState<Cell, T>& run, int parts, G units) {
+    template <class G> void prepare(Workspace& memory, const CallState<Cell, T>& run, G units) {
         if constexpr (can_project_ahead<F>) {
-            for (Panel<F>& panel : columns) panel = fastrnn::FASTRNN_VARIANT::place<F>(memory, 1, 1, run.D, run.D, run.Hp);
+            const int parts = run.split.parts;
+            for (Panel<F>& panel : columns) panel = place<F>(memory, 1, 1, run.D, run.D, run.Hp);
             rows = memory.take<T>(parts * ahead_rows * row_size(run));
             ahead = memory.take<Ahead<T>>(parts);
             for (int part = 0; part < parts; ++part) {
@@ -162,14 +168,15 @@ template <class Cell, class F> class InputAhead {
     }
 
     // At the first step of a chunk: the next one's projection begins, of sequence n; the first one's is done at once.
-    // `out(s)` is where that of step s goes, `out_row` further on that of the next one.
-    template <class G> void start_chunk(const CallState<Cell, T>& run, ptrdiff_t s, ptrdiff_t n, int part, G out, ptrdiff_t out_row) const {
+    // `out(s)` is where that of step s goes, `row` further on that of the next one.
+    template <class G>
+    void start_chunk(const CallState<Cell, T>& run, ptrdiff_t s, ptrdiff_t n, int part, G out, ptrdiff_t row) const {
         if constexpr (can_project_ahead<F>) {
             if (s == 0) {
-                start(run, 0, n, part, out(0), out_row);
+                start(run, 0, n, part, out(0), row);
                 grant(part, 0, 1)->run_due();
             }
-            if (s + ahead_rows < run.T_) start(run, s + ahead_rows, n, part, out(s + ahead_rows), out_row);
+            if (s + ahead_rows < run.T_) start(run, s + ahead_rows, n, part, out(s + ahead_rows), row);
         }
     }
 

@@ -37,6 +37,14 @@ template <class Stage> int block_vectors(ptrdiff_t rows, ptrdiff_t vectors, int 
     return v;
 }
 
+// A tile of a step: v vectors of units from u on, of `rows` sequences from number n of a share on.
+struct TileAt {
+    ptrdiff_t u;
+    int v;
+    ptrdiff_t n;
+    int rows;
+};
+
 // Where the sums of a stage stand, for the sequences of a tile: in memory that they began in, or in `scratch` once a
 // product has been added.
 template <class T> struct StepTile {
@@ -49,8 +57,9 @@ template <class T> struct StepTile {
 
     // Adds a product to its sums; `run` as of `multiply`.
     template <class F, class G>
-    __attribute__((always_inline)) void add(const Panel<F>& panel, const Product& product, ptrdiff_t u, int vectors, int rows, Side<typename F::Item> a, G run) {
-        const ptrdiff_t out_row = vectors * width<T>;
+    FASTRNN_INLINED void add(const Panel<F>& panel, const Product& product, TileAt here, Side<typename F::Item> left,
+                             G run) {
+        const ptrdiff_t out_row = here.v * width<T>;
         Ends<T> ends[(max_stage_sums + max_sums - 1) / max_sums];
         for (int i = 0; i < product.sums; ++i) {
             Ends<T>& group = ends[i / max_sums];
@@ -62,33 +71,35 @@ template <class T> struct StepTile {
             at[s] = group.out[j];
             row[s] = out_row;
         }
-        multiply(panel, product.sums, u, vectors, rows, a, ends, run);
+        multiply(panel, product.sums, here.u, here.v, here.rows, left.from(here.n), ends, run);
     }
 };
 
-// Calls f(row, n, u, flags) for each sequence n from `first` on and each of v vectors of units from u on, with the
-// addresses of what the elementwise code of stage S loads and stores in either pass.
+// Calls f(row, n, u, flags) for each sequence n of a tile and each vector of units, from u on, with the addresses of
+// what the elementwise code of stage S loads and stores in either pass; `begin` is the first sequence of the share.
 template <class Cell, class S, class T, class G>
-FASTRNN_INLINE void each_row(const CallState<Cell, T>& run, const At<T>& at, const StepTile<T>& tile, ptrdiff_t u, int v, ptrdiff_t first, int rows, G f) {
+FASTRNN_INLINE void each_row(const CallState<Cell, T>& run, const At<T>& at, const StepTile<T>& tile, TileAt here,
+                             ptrdiff_t begin, G f) {
     // Copies stay in registers: a vector that is stored could be anything else.
     const ptrdiff_t Hp = run.Hp, H = run.H;
     const T* const units = run.units;
     const uint8_t* const table = run.flags ? run.flags + at.t * run.N : nullptr;
-    for (int r = 0; r < rows; ++r) {
-        const ptrdiff_t n = first + r;
+    for (int r = 0; r < here.rows; ++r) {
+        const ptrdiff_t n = begin + here.n + r;
         const int flags = table ? table[n] : 0;
-        for (ptrdiff_t j = 0; j < v * width<T>; j += width<T>) {
+        for (ptrdiff_t j = 0; j < here.v * width<T>; j += width<T>) {
+            const ptrdiff_t u = here.u + j;
             Row<T> row;
             for (int a = 0; a < S::sums; ++a) row.acc[a] = tile.at[a] + r * tile.row[a] + j;
             for (int k = 0; k < Cell::states; ++k) {
-                row.prev[k] = at.prev[k].at + n * at.prev[k].row + u + j;
-                row.next[k] = at.next[k] + n * at.next_row[k] + u + j;
+                row.prev[k] = at.prev[k].at + n * at.prev[k].row + u;
+                row.next[k] = at.next[k] + n * at.next_row[k] + u;
             }
-            row.keep = at.keep + n * Cell::keeps * Hp + u + j;
-            row.unit = units + u + j;
+            row.keep = at.keep + n * Cell::keeps * Hp + u;
+            row.unit = units + u;
             row.Hp = Hp;
-            row.head = head_mask<T>(H - u - j);
-            f(row, n, u + j, flags);
+            row.head = head_mask<T>(H - u);
+            f(row, n, u, flags);
         }
     }
 }

@@ -20,15 +20,17 @@ template <class Cell, class F> class WeightGradients {
     using Item = typename F::Item;
 
   public:
-    WeightGradients(const BackwardCall& call, const CallState<Cell, T>& run, const ThreadSplit& split, Workspace& memory)
-        : call(call), run(run), split(split), depth(std::min(call.path.chunk * split.most_rows(), gemm_depth)),
+    WeightGradients(const BackwardCall& call, const CallState<Cell, T>& run, Workspace& memory)
+        : call(call), run(run), split(run.split), depth(std::min(call.path.chunk * split.most_rows(), gemm_depth)),
           in_blocks(call.dWx && sizeof(T) == sizeof(float) && run.T_ * split.most_rows() > sum_rows) {
         if (!call.dWx) return;
         const bool direct = run.Hp == run.H;
-        const auto own_sums = [&] { return Sums{memory.take<T>(dWx_size()), memory.take<T>(dWh_size()), memory.take<T>(dslots_size())}; };
+        const Sums given{static_cast<T*>(call.dWx), static_cast<T*>(call.dWh), static_cast<T*>(call.dslots)};
+        const auto own_sums = [&] {
+            return Sums{memory.take<T>(dWx_size()), memory.take<T>(dWh_size()), memory.take<T>(dslots_size())};
+        };
         for (int part = 0; part < split.owners(); ++part) {
-            sums[part] = part || !direct ? own_sums()
-                                         : Sums{static_cast<T*>(call.dWx), static_cast<T*>(call.dWh), static_cast<T*>(call.dslots)};
+            sums[part] = part || !direct ? own_sums() : given;
             block[part] = in_blocks ? own_sums() : sums[part];
         }
         if (!(run.seen & Flag::hold)) return;
@@ -63,8 +65,9 @@ template <class Cell, class F> class WeightGradients {
     bool full(ptrdiff_t rows, bool last) const { return in_blocks && (rows >= sum_rows || last); }
     void add_block(int owner, const Worker& worker) const {
         const auto add = [&](T* Sums::*of, ptrdiff_t size) {
-            const ptrdiff_t first = size * worker.number() / worker.threads(), last = size * (worker.number() + 1) / worker.threads();
-            for (ptrdiff_t i = first; i < last; ++i) (sums[owner].*of)[i] += (block[owner].*of)[i];
+            const ptrdiff_t last = size * (worker.number() + 1) / worker.threads();
+            for (ptrdiff_t i = size * worker.number() / worker.threads(); i < last; ++i)
+                (sums[owner].*of)[i] += (block[owner].*of)[i];
         };
         add(&Sums::dWx, dWx_size());
         add(&Sums::dWh, dWh_size());
@@ -102,7 +105,9 @@ template <class Cell, class F> class WeightGradients {
     ptrdiff_t right_size() const { return F::parts * F::items(depth) * gemm_vectors * width<T>; }
 
     // Vectors that stand on the left of weight gradients; the same one may serve several uses.
-    static constexpr bool same(int i, int j) { return Cell::use[i].kind == Cell::use[j].kind && Cell::use[i].index == Cell::use[j].index; }
+    static constexpr bool same(int i, int j) {
+        return Cell::use[i].kind == Cell::use[j].kind && Cell::use[i].index == Cell::use[j].index;
+    }
     static constexpr bool is_first(int use) {
         for (int i = 0; i < use; ++i)
             if (same(i, use)) return false;
@@ -132,11 +137,14 @@ template <class Cell, class F> class WeightGradients {
         clear(sums.dslots, dslots_size());
     }
 
-    void add_rows(const Sums& total, const Done<T>& done, Range units, ptrdiff_t k0, ptrdiff_t count, bool fresh, Item* right) const {
+    void add_rows(const Sums& total, const Done<T>& done, Range units, ptrdiff_t k0, ptrdiff_t count, bool fresh,
+                  Item* right) const {
         const ptrdiff_t Hp = run.Hp, row = Cell::slots * Hp;
         const Left<F> left_x{right + right_size(), run.D, count};
         Left<F> left[sources() ? sources() : 1];
-        left_x.fill(in_turn(done, k0, [x = run.x, time = run.x_time](ptrdiff_t t, ptrdiff_t n) { return x.from(n).at + t * time; }));
+        left_x.fill(in_turn(done, k0, [x = run.x, time = run.x_time](ptrdiff_t t, ptrdiff_t n) {
+            return x.from(n).at + t * time;
+        }));
         for (int i = 0; i < Cell::uses; ++i) {
             if (!is_first(i)) continue;
             const int source = source_of(i);
@@ -148,8 +156,10 @@ template <class Cell, class F> class WeightGradients {
                 pack_right<F>(right, done.da + k0 * row + slot * Hp + u, row, count, v, total.dslots + slot * Hp + u);
                 if (slot < Cell::gates) add_outer(left_x, right, v, total.dWx + slot * Hp + u, Cell::gates * Hp, fresh);
                 for (int i = 0; i < Cell::uses; ++i)
-                    if (Cell::use[i].slot == slot)
-                        add_outer(left[source_of(i)], right, v, total.dWh + Cell::use[i].matrix * Hp + u, Cell::matrices * Hp, fresh && single_use());
+                    if (Cell::use[i].slot == slot) {
+                        T* to = total.dWh + Cell::use[i].matrix * Hp + u;
+                        add_outer(left[source_of(i)], right, v, to, Cell::matrices * Hp, fresh && single_use());
+                    }
             });
     }
 

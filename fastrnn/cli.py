@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 
 from . import __version__
 from .backends import available_backends, get_backend, use_backend
+from .backends.registry import load_backend
+from .engine.threads import get_num_threads
 from .info import describe
 from .train import command
 from .train.data import DEFAULT_TEXT, HELD_OUT, PIECES, InputError
@@ -114,6 +116,12 @@ def _backend(args: argparse.Namespace) -> Iterator[None]:
         names = ", ".join(available_backends())
         raise InputError(f"{source}: expected one of {names} (see fastrnn info)") from error
     with chosen:
+        try:
+            # Both read a variable of the environment when they are first asked.
+            load_backend()
+            get_num_threads()
+        except (ValueError, ImportError) as error:
+            raise InputError(f"{error} (see fastrnn info)") from error
         yield
 
 

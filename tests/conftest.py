@@ -40,6 +40,22 @@ settings.register_profile(
 settings.load_profile("deterministic")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests of a cell go to one process, as they compile the same; those of no cell by their files."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    from cases import CELLS
+
+    class ByCell(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, test = nodeid.partition("::")
+            values = test.partition("[")[2].rstrip("]").split("-")
+            return next((value for value in values if value in CELLS), file)
+
+    return ByCell(config, log)
+
+
 @pytest.fixture(autouse=True)
 def number_of_threads() -> Iterator[None]:
     """Every test leaves it as it was."""

@@ -1,36 +1,47 @@
 """Moves each threshold and turns each sign of the time loops, one at a time, and lists what no test sees.
 
-Run by hand; a change is built and tested in a copy of the tree::
+Run by hand; each change is made in a copy of the tree, built if it is one of C++, and tested::
 
     python tests/mutations.py --list
-    python tests/mutations.py --only thresholds.h
+    python tests/mutations.py --only fastrnn/thresholds.py
     python tests/mutations.py --sample 40 --seed 1
 
-``FASTRNN_VARIANTS`` names the instruction set that is built, avx2 by default; changes of paths that only others have
-are built for those. What stays green needs a test that fails, or, if no result changes, an entry in a table here.
+A change is settled by the first test that fails, and the tests that fail most often run first, so that most take a few
+seconds. Tests run in a fork of a process that has imported what is slow to import. C++ is built without optimization,
+for one instruction set (``FASTRNN_VARIANTS``, avx2 by default; changes of paths that only others have are built for
+those); Numba compiles with little of it.
+
+What the changes are stands in `changes.py`.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import random
 import re
 import resource
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable
+from multiprocessing import connection, get_context
 from pathlib import Path
-from queue import SimpleQueue
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-ROOT = Path(__file__).parents[1]
+from changes import ROOT, Mutation, Suite, mutations, reason
 
+<<<<<<< HEAD
+# Seconds of processor time of one test, and of no news at all; bytes. A change may well run for ever.
+TEST_SECONDS, SILENT_SECONDS, MEMORY = 60, 900, 8 << 30
+IMPORTED = ("numpy", "numba", "hypothesis", "pytest")  # before a fork; they import nothing of fastrnn
+=======
 ENGINE = ("csrc/forward.h", "csrc/backward.h", "csrc/run.h", "csrc/division.h", "csrc/path.h")
 NUMBA_LOOPS = "fastrnn/backends/numba/loops.py"
 ENGINE_THRESHOLDS, PYTHON_THRESHOLDS = "csrc/thresholds.h", "fastrnn/thresholds.py"
@@ -277,6 +288,7 @@ NUMBA_STAGES = [
     ("test_paths.py test_threads.py", "numba and not float32"),
 ]
 CPU_SECONDS, WALL_SECONDS, MEMORY = 240, 1200, 8 << 30
+>>>>>>> numba
 
 
 class Outcome(NamedTuple):
@@ -286,136 +298,201 @@ class Outcome(NamedTuple):
     what: str = ""
 
 
+class History:
+    """What is known of the tests of a suite: who has failed how often, and how long each takes."""
+
+    def __init__(self, suite: Suite) -> None:
+        self.suite = suite
+        self.failed: Counter[str] = Counter()
+        self.seconds: dict[str, float] = {}
+
+    def rank(self, name: str) -> tuple[float, int, float]:
+        """The key by which tests are sorted."""
+        first = next((i for i, part in enumerate(self.suite.first) if re.search(part, name)), len(self.suite.first))
+        return -self.failed[name], first, self.seconds.get(name, 0)
+
+
+class Report:
+    """Plugin of pytest: sorts the tests, and tells the parent process of each."""
+
+    def __init__(self, history: History, tell: Callable[[tuple[str, str, float]], None]) -> None:
+        self.history, self.tell = history, tell
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        items.sort(key=lambda item: self.history.rank(item.nodeid))
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        _limit_processor_time()
+        self.tell(("begins", nodeid, 0))
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self.tell(("failed" if report.failed else "passed", report.nodeid, report.duration))
+
+    def pytest_collectreport(self, report: Any) -> None:
+        if report.failed:
+            self.tell(("failed", report.nodeid, 0))
+
+
 class Copy:
     """A copy of the tree, built once, of which one file is changed at a time."""
 
     def __init__(self, folder: Path, variants: str) -> None:
         self.folder, self.variants = folder, variants
-        names = _run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], ROOT)[1].split("\0")
-        for name in filter(None, names):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
+        names = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, stdout=subprocess.PIPE
+        )
+        for name in filter(None, names.stdout.decode().split("\0")):
+            if (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, folder / name)
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("FASTRNN_")} | {
+            "PYTHONPATH": "",
+            "FASTRNN_REQUIRE_EXT": "1",
+            "FASTRNN_CACHE_DIR": str(folder.parent / "cache"),
+            "NUMBA_OPT": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
         self.commands: list[list[str]] = []
-        if not variants:
+        self.made = 0
+        if variants:
+            self._build_once()
+        else:
             for built in (ROOT / "fastrnn" / "backends").glob("_cpp.*"):
                 shutil.copy(built, folder / "fastrnn" / "backends" / built.name)
-            return
-        # Without optimization: it takes less than half the time.
-        setup = folder / "setup.py"
+
+    def _build_once(self) -> None:
+        setup = self.folder / "setup.py"
         setup.write_text(setup.read_text(encoding="utf-8").replace('"-O3"', '"-O0"'), encoding="utf-8")
-        build = [sys.executable, "setup.py", "build_ext", "--build-lib", "."]
-        code, text = _run(build, folder, FASTRNN_VARIANTS=variants, FASTRNN_REQUIRE_EXT="1")
+        self.environment["FASTRNN_VARIANTS"] = self.variants
+        code, text = self._run([sys.executable, "setup.py", "build_ext", "--build-lib", "."])
         if code:
             raise RuntimeError(f"the build fails without a change:\n{text}")
         # What the build did, to do some of it again.
-        self.commands = [
-            shlex.split(line) for line in text.splitlines() if re.search(r" (-c csrc/|-c build/|-shared )", line)
-        ]
+        commands = [shlex.split(line) for line in text.splitlines() if re.search(r" (-c csrc/|-shared )", line)]
+        self.commands = sorted(commands, key=lambda command: "-shared" in command)
+
+    def _run(self, command: list[str]) -> tuple[int, str]:
+        out, mixed = subprocess.PIPE, subprocess.STDOUT
+        done = subprocess.run(command, cwd=self.folder, env=self.environment, stdout=out, stderr=mixed, text=True)
+        return done.returncode, done.stdout
 
     def can_run(self) -> bool:
         """Whether this processor has the instruction sets."""
         code = "from fastrnn.backends import _cpp; print(*_cpp.variants())"
-        return not self.variants or self.python("-c", code)[1].split() == self.variants.split()
+        return not self.variants or self._run([sys.executable, "-c", code])[1].split() == self.variants.split()
 
     def build(self, file: str) -> bool:
         """Whether it compiles, after a change of `file`."""
-        if not file.startswith("csrc/"):
+        if not file.endswith(".h"):
             return True
-        # Of the others only this one reads sizes that change a path.
-        sources = {"csrc/variant.cpp", "csrc/runtime.cpp"} if file == ENGINE_THRESHOLDS else {"csrc/variant.cpp"}
         for command in self.commands:
-            if ("-shared" in command or not sources.isdisjoint(command)) and _run(command, self.folder)[0]:
+            sources = [part for part in command if part.endswith(".cpp")]
+            wanted = "-shared" in command or any(self._includes(source, file) for source in sources)
+            if wanted and self._run(command)[0]:
                 return False
         return True
 
-    def test(self, stages: list[tuple[str, str]]) -> Outcome:
-        for files, which in stages:
-            paths = [f"tests/{file}" for file in files.split()]
-            code, text = self.python("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *paths, "-k", which)
-            if code:
-                failed = re.findall(r"(?m)^(?:FAILED|ERROR) (?:tests/)?(\S+)", text)
-                failed = failed or re.findall(r" in (test_\w+)", text)
-                how = f" (signal {-code})" if code < 0 else ""
-                return Outcome("red", (failed[0] if failed else text[-300:]) + how)
-        return Outcome("green")
+    def _includes(self, source: str, file: str) -> bool:
+        text = (self.folder / source).read_text(encoding="utf-8")
+        included = [f"csrc/{name}" for name in re.findall(r'(?m)^#include "(.*)"', text)]
+        return source == file or any(self._includes(name, file) for name in included)
 
-    def python(self, *arguments: str) -> tuple[int, str]:
-        environment = {
-            "PYTHONPATH": str(self.folder),
-            "FASTRNN_REQUIRE_EXT": "1",
-            "FASTRNN_CACHE_DIR": str(self.folder.parent / "cache"),
-            "OPENBLAS_NUM_THREADS": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-        return _run([sys.executable, *arguments], self.folder, **environment)
+    def write(self, file: str, text: str) -> None:
+        path = self.folder / file
+        path.write_text(text, encoding="utf-8")
+        # Python and Numba compile again what is of another time, in whole seconds.
+        self.made += 1
+        os.utime(path, (10**9 + self.made,) * 2)
 
-    def run(self, mutation: Mutation, stages: list[tuple[str, str]]) -> Outcome:
-        path = self.folder / mutation.file
-        path.write_text(mutation.changed(), encoding="utf-8")
+    def test(self, history: History) -> Outcome:
+        """What the first test says that fails."""
+        receive, send = get_context("fork").Pipe(duplex=False)
+        child = get_context("fork").Process(target=self._tests, args=(history, send))
+        child.start()
+        send.close()
+        running, failed = "", ""
         try:
-            return self.test(stages) if self.build(mutation.file) else Outcome("does not compile")
-        finally:
-            path.write_text(mutation.text, encoding="utf-8")
+            while not failed and receive.poll(SILENT_SECONDS):
+                word, name, seconds = receive.recv()
+                running = name
+                if word == "passed":
+                    history.seconds[name] = history.seconds.get(name, 0) + seconds
+                failed = name if word == "failed" else ""
+        except EOFError:
+            child.join()
+            if child.exitcode == 0:
+                return Outcome("green")
+        _end(child)
+        history.failed[failed or running] += 1
+        said = "" if running else self.log()
+        return Outcome("red", failed or f"{running or said} (ends with {child.exitcode})")
 
-
-def _run(command: list[str], folder: Path, **environment: str) -> tuple[int, str]:
-    """Exit code and output; a change may well run for ever or ask for all memory."""
-
-    def bounded() -> None:
-        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    def _tests(self, history: History, send: connection.Connection) -> None:
+        os.setsid()
+        os.chdir(self.folder)
+        os.environ.clear()
+        os.environ.update(self.environment)
+        _limit_processor_time()
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        ours = (ROOT, ROOT / "tests")
+        sys.path[:] = [str(self.folder), *(path for path in sys.path if Path(path).resolve() not in ours)]
+        files = [f"tests/{name}.py" for name in history.suite.files.split()]
+        ignored = "ignore::pytest.PytestAssertRewriteWarning"
+        options = ["-x", "-p", "no:cacheprovider", "-p", "no:benchmark", "-W", ignored]
+        arguments = [*options, "-k", history.suite.which, *files]
+        sys.exit(int(sys.modules["pytest"].main(arguments, [Report(history, send.send)])))
 
-    given = {name: value for name, value in os.environ.items() if not name.startswith("FASTRNN_")}
+    def log(self) -> str:
+        """What the tests have said at last."""
+        return (self.folder / "log").read_text(errors="replace")[-2000:]
+
+    def run(self, mutation: Mutation, history: History) -> Outcome:
+        self.write(mutation.file, mutation.changed())
+        try:
+            return self.test(history) if self.build(mutation.file) else Outcome("does not compile")
+        finally:
+            self.write(mutation.file, mutation.text)
+
+
+def _limit_processor_time() -> None:
+    until = int(time.process_time()) + TEST_SECONDS
+    resource.setrlimit(resource.RLIMIT_CPU, (until, resource.RLIM_INFINITY))
+
+
+def _end(child: Any) -> None:
+    """End a process and all that it has started."""
     try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env=given | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=WALL_SECONDS,
-            preexec_fn=bounded,
-        )
-    except subprocess.TimeoutExpired:
-        return -9, ""
-    return done.returncode, done.stdout
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        child.kill()
+    child.join()
 
 
-def run_all(chosen: list[Mutation], jobs: int) -> list[tuple[Mutation, Outcome]]:
+def run_all(chosen: list[Mutation]) -> list[tuple[Mutation, Outcome]]:
     """What becomes of each, in turn."""
+    for name in IMPORTED:
+        importlib.import_module(name)
     results = []
     with tempfile.TemporaryDirectory(prefix="fastrnn-mutations-") as folder:
-        for variants in dict.fromkeys(m.variants() for m in chosen):
-            stages = ENGINE_STAGES if variants else NUMBA_STAGES
-            copies: SimpleQueue[Copy] = SimpleQueue()
-            for job in range(jobs):
-                copies.put(Copy(Path(folder, f"{variants.replace(' ', '_')}_{job}"), variants))
-            copy = copies.get()
+        for suite, variants in dict.fromkeys((m.suite, m.variants()) for m in chosen):
+            copy = Copy(Path(folder, variants.replace(" ", "_") or "python"), variants)
             if not copy.can_run():
                 print(f"not run: this processor has not {variants}")
                 continue
-            without = copy.test(stages)
+            history = History(suite)
+            without = copy.test(history)
             if without.word != "green":
-                raise SystemExit(f"red without a change: {without.what}")
-            copies.put(copy)
-
-            def one(
-                mutation: Mutation, copies: SimpleQueue[Copy] = copies, stages: list[tuple[str, str]] = stages
-            ) -> Outcome:
-                copy, begin = copies.get(), time.monotonic()
-                try:
-                    outcome = copy.run(mutation, stages)
-                finally:
-                    copies.put(copy)
+                raise SystemExit(f"red without a change: {without.what}\n{copy.log()}")
+            for mutation in [m for m in chosen if (m.suite, m.variants()) == (suite, variants)]:
+                begin = time.monotonic()
+                outcome = copy.run(mutation, history)
                 print(f"{outcome.word:5} {mutation}  {outcome.what}  [{time.monotonic() - begin:.0f} s]", flush=True)
-                return outcome
-
-            some = [m for m in chosen if m.variants() == variants]
-            with ThreadPoolExecutor(jobs) as pool:
-                results += zip(some, pool.map(one, some), strict=True)
+                results.append((mutation, outcome))
+            shutil.rmtree(copy.folder)
     return results
 
 
@@ -425,7 +502,6 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="REGEX", help="those in whose file and line it is found")
     parser.add_argument("--sample", type=int, metavar="N", help="so many of them")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
-    parser.add_argument("--jobs", type=int, default=1, help="so many at a time")
     arguments = parser.parse_args()
     chosen = [m for m in mutations() if re.search(arguments.only, str(m)) and (arguments.list or not reason(m))]
     if arguments.sample is not None and arguments.sample < len(chosen):
@@ -436,7 +512,7 @@ def main() -> None:
             print(mutation, f"-- {reason(mutation)}" if reason(mutation) else "")
         print(f"{len(chosen)} changes")
         return
-    results = run_all(chosen, arguments.jobs)
+    results = run_all(chosen)
     for word in ("red", "does not compile", "green"):
         print(f"{word}: {sum(outcome.word == word for _, outcome in results)}")
     for mutation, outcome in results:

@@ -452,10 +452,19 @@ def test_bad_input_is_one_line_and_code_2(
     assert Path("book.txt").read_text(encoding="utf-8") == TEXT
 
 
-def test_unknown_backend_in_the_environment(text_file: str) -> None:
-    result = _run(["train", text_file], FASTRNN_BACKEND="abacus")
-    assert result.returncode == 2
-    assert result.stderr.startswith("fastrnn train: error: FASTRNN_BACKEND: expected one of")
+@pytest.mark.parametrize("command", ["train", "sample"])
+@pytest.mark.parametrize("variable", ["FASTRNN_BACKEND", "FASTRNN_CPU", "FASTRNN_NUM_THREADS"])
+def test_bad_environment_is_one_line_and_code_2(variable: str, command: str, model_file: str) -> None:
+    if variable == "FASTRNN_CPU" and "cpp" not in fastrnn.available_backends():
+        pytest.skip("the extension is not built")
+    before = Path(model_file).read_bytes()
+    arguments = ["train", "book.txt", "--overwrite"] if command == "train" else ["sample", model_file]
+    result = _run(arguments, **{variable: "abacus"})
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"fastrnn {command}: error: {variable}: expected ")
+    assert result.stderr.endswith("(see fastrnn info)\n")
+    assert result.stderr.count("\n") == 1
+    assert Path(model_file).read_bytes() == before
 
 
 def test_full_disk_is_one_line(

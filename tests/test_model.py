@@ -93,6 +93,19 @@ def test_parameters_and_gradients_are_the_layers_own_arrays() -> None:
     assert not any(g.any() for g in model.grads.values())
 
 
+def test_masks_and_resets_reach_the_layers() -> None:
+    model = Model([RNN(3, 4, 2, dtype="float64", seed=0), LSTM(4, 3, dtype="float64", seed=1)])
+    rng = np.random.default_rng(0)
+    x, flags = rng.standard_normal((5, 2, 3)), {"mask": rng.random((5, 2)) < 0.6, "resets": rng.random((5, 2)) < 0.4}
+    lower, first = model.layers[0](x, **flags)
+    upper, second = model.layers[1](lower, **flags)
+    for y, (one, other) in (model(x, **flags), model.forward(x, **flags)):
+        np.testing.assert_array_equal(y, upper)
+        np.testing.assert_array_equal(one, first)
+        np.testing.assert_array_equal(other, second)
+    assert (upper != model(x)[0]).any()
+
+
 def test_states_continue_a_sequence() -> None:
     model = Model([RNN(3, 4, 2, dtype="float64", seed=0), LSTM(4, 3, dtype="float64", seed=1)])
     x = np.random.default_rng(0).standard_normal((5, 2, 3))

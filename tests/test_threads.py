@@ -184,6 +184,15 @@ def test_a_container_has_its_share(
     assert thread_module._quota() == (processors or os.cpu_count())
 
 
+@pytest.mark.parametrize(("processors", "cores"), [(3, 3), (None, 1)])
+def test_a_system_without_affinity_counts_its_processors(
+    processors: int | None, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    assert thread_module.physical_cores.__wrapped__() == cores
+
+
 @pytest.mark.parametrize("N", [1, 3])
 def test_directions_in_threads_of_their_own(compiled: str, N: int) -> None:
     x = np.random.default_rng(0).standard_normal((6, N, 3)).astype(np.float32)

@@ -139,7 +139,7 @@ class NumpyBackend:
             dWx += _inside(call.x[t], active).T @ da_x
             dx[t] = _inside(da_x @ call.Wx.T, active)
             for p in plan.products:
-                dWh[:, p.matrix * H : (p.matrix + 1) * H] += _read(slots, p.vector).T @ da[p.slot]
+                dWh[:, p.matrix * H : (p.matrix + 1) * H] += _inside(_read(slots, p.vector), active).T @ da[p.slot]
             dslots += np.sum(da, axis=1)
             accs = _sums(backward[0], matrices[0], slots)
             before = [c if i is None else c + accs[i] for c, i in zip(slots["carry"], plan.grad_acc, strict=True)]

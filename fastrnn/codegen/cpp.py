@@ -7,10 +7,12 @@ the elementwise code of its stages; ``elementary.h`` holds the elementary functi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..cells import Cell
 from ..cells.builtin import built_in
 from ..engine.plan import Plan, Ref, UnitRow, make_plan
 from .elementary import FUNCTIONS
@@ -23,13 +25,31 @@ _HEAD = """\
 """
 
 
+# What the engine's arrays hold: csrc/api.h and csrc/cell.h have the same numbers, and refuse more at compile time.
+BOUNDS = {
+    "states": 4,
+    "gates": 4,
+    "per-unit parameters": 4,
+    "matrices that share a bias": 4,
+    "sums in a stage": 4,
+    "products in a stage": 5,
+    "vectors in a product": 4,
+}
+
+
 def headers() -> dict[str, str]:
     """Name and text of each generated header."""
-    return {"cells.h": _cells_header(), "elementary.h": _elementary_header()}
+    return {"cells.h": cells_header(built_in()), "elementary.h": _elementary_header()}
 
 
-def _cells_header() -> str:
-    cells = built_in()
+def cells_header(cells: Sequence[Cell]) -> str:
+    """The header of `cells`.
+
+    Raises
+    ------
+    ValueError
+        If a cell has more of something than the engine's arrays hold.
+    """
     lines = [_HEAD, "namespace fastrnn {", "namespace FASTRNN_VARIANT {", ""]
     for cell in cells:
         lines += [*_cell(make_plan(cell)), ""]
@@ -37,12 +57,42 @@ def _cells_header() -> str:
     return "\n".join([*lines, "", "}  // namespace FASTRNN_VARIANT", "}  // namespace fastrnn", ""])
 
 
+def _check(plan: Plan, stages: Sequence[FusedStage]) -> None:
+    """Whether the engine can hold a cell."""
+    products = [product for stage in stages for product in (*_projections(stage), *stage.products)]
+    counts = {
+        "states": [plan.n_states],
+        "gates": [plan.n_gates],
+        "per-unit parameters": [len(plan.cell.units)],
+        "matrices that share a bias": [len(row.matrices) for row in plan.unit_rows],
+        "sums in a stage": [len(stage.sums) for stage in stages],
+        "products in a stage": [len(_projections(stage)) + len(stage.products) for stage in stages],
+        "vectors in a product": [len(product.sources) for product in products],
+    }
+    for what, most in BOUNDS.items():
+        if (got := max(counts[what], default=0)) > most:
+            raise ValueError(f"cell {plan.cell.name!r}: the C++ engine holds up to {most} {what}, got {got}")
+
+
+def _one_by_one(stage: FusedStage) -> FusedStage:
+    """`stage` with a product for each sum: going back, the engine's panels serve one."""
+    products = [
+        Product(p.sources, tuple((row[i],) for row in p.matrices), (s,))
+        for p in stage.products
+        for i, s in enumerate(p.sums)
+    ]
+    return replace(stage, products=tuple(products))
+
+
 def _cell(plan: Plan) -> list[str]:
+    stages = {"forward": forward_stages(plan), "backward": [_one_by_one(stage) for stage in backward_stages(plan)]}
+    _check(plan, [stage for of in stages.values() for stage in of])
     kept = {ref for stage in plan.forward[1:] for ref in stage.loads.values() if ref.kind == "keep"}
     kept |= {t.source for stage in plan.forward for terms in stage.products for t in terms if t.source.kind == "keep"}
     counts = {
         "gates": plan.n_gates, "states": plan.n_states, "matrices": plan.n_matrices,
-        "units": len(plan.unit_rows), "keeps": plan.n_keep, "slots": plan.n_da, "uses": len(plan.products),
+        "units": len(plan.unit_rows), "params": len(plan.cell.units), "keeps": plan.n_keep, "slots": plan.n_da,
+        "uses": len(plan.products),
     }  # fmt: skip
     numbers = ", ".join(f"{name} = {count}" for name, count in counts.items())
     uses = ", ".join(f"{{{p.slot}, Kind::{p.vector.kind}, {p.vector.index}, {p.matrix}}}" for p in plan.products)
@@ -57,11 +107,11 @@ def _cell(plan: Plan) -> list[str]:
         f"static constexpr Use use[] = {{{uses or '{}'}}};",
     ]
     names: dict[str, list[str]] = {}
-    for direction, stages in (("forward", forward_stages(plan)), ("backward", backward_stages(plan))):
-        names[direction] = [f"{direction}_{i}" for i in range(len(stages))]
-        for name, stage in zip(names[direction], stages, strict=True):
+    for direction, of in stages.items():
+        names[direction] = [f"{direction}_{i}" for i in range(len(of))]
+        for name, stage in zip(names[direction], of, strict=True):
             body += _stage(name, stage, kept)
-    body += [f"using {direction} = Stages<{', '.join(of)}>;" for direction, of in names.items()]
+    body += [f"using {direction} = Stages<{', '.join(types)}>;" for direction, types in names.items()]
     return [f"struct {plan.cell.name} {{", *_indent(body), "};"]
 
 
