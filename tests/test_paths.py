@@ -124,6 +124,16 @@ def test_what_numba_finds_in_memory_is_not_read(monkeypatch: pytest.MonkeyPatch,
             assert_close(run(p, call), oracle(p, call), ORACLE_RTOL["float64"])
 
 
+# Rows of the input from which Numba packs the input's weights, and one fewer; units that fill vectors.
+@pytest.mark.parametrize("sizes", [(7, 1, 5, 32), (1, 7, 5, 32), (8, 1, 5, 32), (2, 4, 70, 64), (1, 1, 3, 16)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("cell", ["lstm", "gru_after", "rnn_tanh"])
+def test_few_rows_of_input(cell: str, dtype: str, sizes: tuple[int, int, int, int]) -> None:
+    p = problem(cell, *sizes, dtype=dtype)
+    with fastrnn.use_backend("numba"):
+        assert_close(run(p), reference(p), ORACLE_RTOL[dtype])
+
+
 @each_backend
 def test_every_path_is_told_in_words(name: str) -> None:
     for forced in PATHS[name]():

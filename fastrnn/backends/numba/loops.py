@@ -35,7 +35,7 @@ of a chunk (chunk, N, G, Hp) or its gradients (chunk + 2, N, M, Hp), a step befo
 from ...codegen.integers import add, byte, call, clear, copy, get, move, put
 from ...codegen.record import CARRY, CONSTANTS, DA, DY, DY_STEP, KEEP, LENGTH, NEXT, PADDED, PREV, STATES, UNITS, X
 from ...engine.flags import CUT, HOLD, RESET
-from ...thresholds import TILE_COLUMNS, TILE_ROWS
+from ...thresholds import TILE_COLUMNS, TILE_ROWS, WORTH_PACKING
 from .tables import (
     AFTER,
     ALL_PRODUCTS,
@@ -201,8 +201,8 @@ def fill_units(table, to, bx, bh, own, H, Hp):
     return 0
 
 
-def multiply(tiles, a, a_row, a_depth, b, depth, c, c_row, rows, cols, more):
-    """``C = A @ B``, or with `more` ``C += A @ B``, for a block of `cols` vectors of columns, B packed.
+def multiply(tiles, a, a_row, a_depth, b, b_depth, depth, c, c_row, rows, cols, more):
+    """``C = A @ B``, or with `more` ``C += A @ B``, for a block of `cols` vectors of columns.
 
     Steps count numbers, as those of the tiles do.
     """
@@ -210,7 +210,7 @@ def multiply(tiles, a, a_row, a_depth, b, depth, c, c_row, rows, cols, more):
     while r < rows:
         n = next_rows(rows - r, cols)
         tile = get(tiles + 8 * (n * 16 + cols))
-        call(tile, a + r * a_row * SIZE, a_row, a_depth, b, cols * WIDTH, depth, c + r * c_row * SIZE, c_row, more)
+        call(tile, a + r * a_row * SIZE, a_row, a_depth, b, b_depth, depth, c + r * c_row * SIZE, c_row, more)
         r += n
     return 0
 
@@ -382,12 +382,13 @@ def pack_back(gates, to, Wx, D, H, Hp):
     return 0
 
 
-def project(tiles, x, D, panel, to, rows, vectors):
-    """The input's projections of a chunk."""
+def project(tiles, x, D, Wx, packed, to, rows, vectors):
+    """The input's projections of a chunk, by Wx that is packed or whose columns are whole vectors."""
     v = 0
     while v < vectors:
         cols = min(TILE_COLUMNS, vectors - v)
-        multiply(tiles, x, D, 1, panel + v * D * SIZE * WIDTH, D, to + v * SIZE * WIDTH, vectors * WIDTH, rows, cols, 0)
+        b, step = Wx + v * (D if packed else 1) * SIZE * WIDTH, (cols if packed else vectors) * WIDTH
+        multiply(tiles, x, D, 1, b, step, D, to + v * SIZE * WIDTH, vectors * WIDTH, rows, cols, 0)
         v += cols
     return 0
 
@@ -400,11 +401,12 @@ def project_back(tiles, da, da_row, panel, dx, D, depth, rows, scratch):
         cols = (inside + WIDTH - 1) // WIDTH
         b, c = panel + d * depth * SIZE, dx + d * SIZE
         if inside == cols * WIDTH:
-            multiply(tiles, da, da_row, 1, b, depth, c, D, rows, cols, 0)
+            multiply(tiles, da, da_row, 1, b, cols * WIDTH, depth, c, D, rows, cols, 0)
         else:
             for r in range(0, rows, MOST_ROWS):
                 n = min(MOST_ROWS, rows - r)
-                multiply(tiles, da + r * da_row * SIZE, da_row, 1, b, depth, scratch, cols * WIDTH, n, cols, 0)
+                a, step = da + r * da_row * SIZE, cols * WIDTH
+                multiply(tiles, a, da_row, 1, b, step, depth, scratch, step, n, cols, 0)
                 copy_rows(c + r * D * SIZE, D * SIZE, scratch, cols * SIZE * WIDTH, n, inside * SIZE, 0)
         d += inside
     return 0
@@ -421,7 +423,7 @@ def add_products(table, tiles, block, da, rows, x, D, sums_x, entered, entered_s
             copy_rows(block, cols * SIZE * WIDTH, da + at, M * Hp * SIZE, rows, cols * SIZE * WIDTH, 0)
             add_rows(sums + at, 0, block, cols * SIZE * WIDTH, rows, cols * WIDTH)
             if m < G:
-                multiply(tiles, x, 1, D, block, rows, sums_x + at, G * Hp, D, cols, 1)
+                multiply(tiles, x, 1, D, block, cols * WIDTH, rows, sums_x + at, G * Hp, D, cols, 1)
             for i in range(uses):
                 use = entry(table, USES_AT) + i * USE
                 if entry(table, use + SLOT) == m:
@@ -430,7 +432,7 @@ def add_products(table, tiles, block, da, rows, x, D, sums_x, entered, entered_s
                         a, step = kept + entry(table, use + VECTOR_BLOCK) * Hp * SIZE, entry(table, KEEPS) * Hp
                     else:
                         a, step = entered + (entry(table, use + VECTOR_PLACE) - STATES) // 3 * entered_step, Hp
-                    multiply(tiles, a, 1, step, block, rows, c, P * Hp, H, cols, 1)
+                    multiply(tiles, a, 1, step, block, cols * WIDTH, rows, c, P * Hp, H, cols, 1)
             u += cols * WIDTH
     return 0
 
@@ -460,7 +462,10 @@ def forward(
     start_record(table, record, units, H, Hp)
     fresh = units + lines(entry(table, UNITS_ROWS) * Hp * SIZE)
     panel = fresh + (lines(S * row) if flags else 0)
-    pack_input(G, panel, Wx, D, H, Hp)
+    # Packed it is read faster, but not as much faster for few rows as packing takes.
+    packed = Hp > H or T * N >= WORTH_PACKING
+    if packed:
+        pack_input(G, panel, Wx, D, H, Hp)
     end = pack_panels(table, panel + lines(D * G * Hp * SIZE), Wh, entry(table, MATRICES) * H, N, H, Hp, 0, record)
     projected = end
     start, stop = (T, 0) if reverse else (0, T)
@@ -476,7 +481,8 @@ def forward(
         if s % chunk == 0:
             steps = min(chunk, T - s)
             low = T - s - steps if reverse else s
-            project(tiles, x + low * N * D * SIZE, D, panel, projected, steps * N, G * Hp // WIDTH)
+            of = panel if packed else Wx
+            project(tiles, x + low * N * D * SIZE, D, of, packed, projected, steps * N, G * Hp // WIDTH)
         prev, next = (t + 1, t) if reverse else (t, t + 1)
         put(record + 8 * X, projected + (t - low) * G * row)
         put(record + 8 * KEEP, keep + (t * J * row if keeps else 0))
