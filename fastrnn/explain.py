@@ -25,7 +25,7 @@ def explain(layer: Recurrent | Model, x: Array) -> str:
     layer : Recurrent or Model
         Of a model, its recurrent layers are explained.
     x : (T, N, ...) array, or (N, T, ...) with `batch_first`
-        An input as a call would get it. Only its shape counts.
+        An input as a call would get it. Its shape and strides count, its elements do not.
 
     Returns
     -------
@@ -53,18 +53,21 @@ def explain(layer: Recurrent | Model, x: Array) -> str:
         raise ValueError(f"x: expected at least the axes T and N, got shape {x.shape}")
     layers = [layer] if isinstance(layer, Recurrent) else [one for one in layer.layers if isinstance(one, Recurrent)]
     now = current()
-    return "\n".join(line for one in layers for line in _explain_layer(one, x.shape, now))
+    return "\n".join(line for one in layers for line in _explain_layer(one, x, now))
 
 
-def _explain_layer(layer: Recurrent, shape: tuple[int, ...], now: Settings) -> list[str]:
-    T, N = (shape[1], shape[0]) if layer.batch_first else shape[:2]
+def _explain_layer(layer: Recurrent, given: Array, now: Settings) -> list[str]:
+    T, N = (given.shape[1], given.shape[0]) if layer.batch_first else given.shape[:2]
     if T == 0:
-        raise ValueError(f"x: expected at least one step, got shape {shape}")
+        raise ValueError(f"x: expected at least one step, got shape {given.shape}")
     backend = backend_for(make_plan(layer.cell), now.backend)
     lines = [f"{type(layer).__name__}, cell {layer.cell.name}: {_backend(backend, now.backend)}"]
     for number in range(layer.num_layers):
         D = layer.input_size if number == 0 else layer.directions * layer.hidden_size
-        lines += _explain_call(layer, backend, number, (T, N, D), now)
+        # What another layer computes, or an embedding, is read where it is.
+        own = number == 0 and given.shape[2:] == (D,) and given.dtype == layer.dtype
+        x = given.swapaxes(0, 1) if layer.batch_first else given
+        lines += _explain_call(layer, backend, number, x if own else np.empty((T, N, D), layer.dtype), now)
     if layer.bidirectional:
         lines.append("two directions: one after the other, or in a thread each where the batch cannot be divided")
     return lines
@@ -76,17 +79,14 @@ def _backend(backend: Backend, wanted: str) -> str:
     return text if backend.name == wanted else f"{text} ({wanted} does not have this cell)"
 
 
-def _explain_call(
-    layer: Recurrent, backend: Backend, number: int, shape: tuple[int, int, int], now: Settings
-) -> list[str]:
-    T, N, D = shape
+def _explain_call(layer: Recurrent, backend: Backend, number: int, x: Array, now: Settings) -> list[str]:
+    T, N, D = x.shape
     H, plan = layer.hidden_size, make_plan(layer.cell)
-    # Of input and states only sizes count.
-    x, state = np.broadcast_to(np.zeros((), layer.dtype), shape), np.broadcast_to(np.zeros((), layer.dtype), (N, H))
+    state = np.empty((N, H), layer.dtype)
     names = names_of(layer._layout(), number * layer.directions)
     params = {"Wh": np.empty((H, 0), layer.dtype)}
     params |= {name: layer.params[key] for name, key in names.items() if key in layer.params}
-    work = work_of(plan, shape, H)
+    work = work_of(plan, x.shape, H)
     threads, bf16_parts = threads_up_to(now.num_threads)(work), PARTS[now.matmul_precision]
     call = Call(plan, x, (state,) * len(layer.cell.states), params, False, threads, bf16_parts)
     lines = [
@@ -94,6 +94,8 @@ def _explain_call(
         f"{work:,} multiply-adds forward; may take {call.threads} of {now.num_threads} threads, "
         f"precision {now.matmul_precision!r}"
     ]
+    if copied := backend.copies(call):
+        lines.append(f"    copied first, as elements are not contiguous: {', '.join(copied)}")
     for what, path in (("forward", backend.forward_path(call)), ("BPTT", backend.backward_path(call))):
         lines += [f"    {what}", *(f"      {line}" for line in path.describe())]
     return lines

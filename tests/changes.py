@@ -57,7 +57,7 @@ SIGNS: list[tuple[str, Suite | None]] = [
     ("fastrnn/codegen/fused.py", PLAN),
     ("fastrnn/codegen/cpp.py", None),
     ("fastrnn/codegen/*.py", NUMBA),
-    *((f"fastrnn/backends/numba/{name}.py", None) for name in ("simd", "tile", "vecmath", "subnormals", "store")),
+    *((f"fastrnn/backends/numba/{name}.py", None) for name in ("pointers", "machine", "subnormals", "store")),
     ("fastrnn/backends/numba/*.py", NUMBA),
 ]
 

@@ -48,6 +48,16 @@ def test_it_tells_of_cells_that_the_extension_does_not_have() -> None:
     assert "backend numba (cpp does not have this cell)" in text
 
 
+def test_it_tells_what_is_copied(backend: str) -> None:
+    x = np.zeros((7, 2, 6), np.float32)
+    layer = fastrnn.LSTM(3, 4, 2)
+    assert "copied" not in fastrnn.explain(layer, x[..., :3].copy())
+    text = fastrnn.explain(layer, x[..., ::2])
+    assert ("copied first, as elements are not contiguous: x\n" in text) == (backend != "numpy")
+    # That of the layer above is the layer's own.
+    assert text.count("copied") == (backend != "numpy")
+
+
 def test_every_recurrent_layer_of_a_model_is_told(backend: str) -> None:
     model = fastrnn.Model([fastrnn.Embedding(9, 3), fastrnn.LSTM(3, 4, 2), fastrnn.GRU(4, 5), fastrnn.Linear(5, 9)])
     text = fastrnn.explain(model, np.zeros((7, 2), np.int64))

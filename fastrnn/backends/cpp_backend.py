@@ -101,6 +101,12 @@ class CppBackend:
         # By the cell itself: a user's cell may have the name of a built-in one.
         return plan.cell in _cells()
 
+    def copies(self, call: Call) -> list[str]:
+        x, params = call.x, call.params
+        rows = x.flags.aligned and (x.strides[-1] == x.itemsize or x.shape[-1] == 1)
+        biases = [name for name in ("bx", "bh") if name in params and not params[name].flags.carray]
+        return ["x"] * (not rows) + [name for name in ("Wx", "Wh") if not params[name].flags.aligned] + biases
+
     def forward_path(self, call: Call) -> CppPath:
         return self._path(call, backward=False)
 

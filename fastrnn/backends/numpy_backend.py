@@ -68,6 +68,9 @@ class NumpyBackend:
     def prepare(self, layout: Layout, params: Mapping[str, Array]) -> LayerByLayer:
         return LayerByLayer(self, layout, params)
 
+    def copies(self, call: Call) -> list[str]:
+        return []
+
     def forward_path(self, call: Call) -> NumpyPath:
         return NumpyPath()
 

@@ -224,6 +224,9 @@ class Backend(Protocol):
     def supports(self, plan: Plan) -> bool:
         """Whether this backend can run `plan`."""
 
+    def copies(self, call: Call) -> list[str]:
+        """Names of the arrays of `call` that are copied, as they cannot be read where they are."""
+
     def forward_path(self, call: Call) -> Path:
         """The way that :meth:`forward` takes: a pure function of sizes, strides, threads and precision."""
 

@@ -34,6 +34,10 @@ class NumbaBackend:
     def prepare(self, layout: Layout, params: Mapping[str, Array]) -> NumbaStack:
         return NumbaStack(self, layout, params)
 
+    def copies(self, call: Call) -> list[str]:
+        arrays = {"x": call.x, **call.params}
+        return [name for name, array in arrays.items() if not array.flags.carray]
+
     def forward_path(self, call: Call) -> NumbaPath:
         T, N, _, _ = call.sizes
         return choose(T, N, _row_bytes(call, call.plan.n_gates), call.threads)
