@@ -38,7 +38,12 @@ NUMBA = Suite(
     "test_paths test_threads test_functional test_recurrent test_stack",
     "not cpp and (numba or worth or chooses or quick or memory or few_rows or tiles or apart)"
     " and not (float32 or rnn_ or leaky or mgu or coupled or peephole or indrnn or forked)",
-    ("test_numba_chooses|worth|quick|memory|few_rows|tiles|apart", "path_is_right.*gru_before", "path_is_right", "test_paths"),
+    (
+        "test_numba_chooses|worth|quick|memory|few_rows|tiles|apart",
+        "path_is_right.*gru_before",
+        "path_is_right",
+        "test_paths",
+    ),
 )
 PLAN = Suite(
     "test_plan test_paths test_random_cells test_functional test_recurrent test_stack test_settings test_threads"
