@@ -87,6 +87,9 @@ def test_every_backward_adds(kind: str) -> None:
     arrays = dict(layer.grads)
     layer.backward(dy)
     once = {k: g.copy() for k, g in layer.grads.items()}
+    with pytest.raises(RuntimeError, match="call forward first"):
+        layer.backward(dy)
+    layer.forward(x)
     layer.backward(dy)
     for name, grad in layer.grads.items():
         assert grad is arrays[name] and grad.dtype == layer.params[name].dtype
