@@ -127,7 +127,7 @@ def extension() -> Extension:
 
     binding = Extension(
         "fastrnn.backends._cpp",
-        ["csrc/_cpp.pyx", "csrc/runtime.cpp", "csrc/memory.cpp", "csrc/threads.cpp"],
+        ["csrc/_cpp.pyx", "csrc/runtime.cpp", "csrc/stack.cpp", "csrc/memory.cpp", "csrc/threads.cpp"],
         include_dirs=["csrc", numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
         extra_compile_args=[] if sys.platform == "win32" else [*FLAGS, "-pthread"],

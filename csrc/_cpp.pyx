@@ -3,7 +3,7 @@
 
 cimport cython
 cimport numpy as cnp
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport uint8_t, uint64_t, uintptr_t
 from libc.stddef cimport ptrdiff_t
 from libcpp cimport bool as cbool
 from libcpp.vector cimport vector
@@ -12,97 +12,20 @@ import threading
 
 import numpy as np
 
+from fastrnn import thresholds
+from fastrnn.engine.call import LayerGradients
+from fastrnn.engine.flags import with_cuts
+from fastrnn.engine.precision import PARTS
+
 cnp.import_array()
 
-cdef extern from "Python.h":
-    # Declared here so that the exception it leaves stays where it is.
-    int PyErr_CheckSignals() noexcept
-
-cdef extern from "runtime.h" namespace "fastrnn" nogil:
-    cdef enum class Input(int):
-        none
-        step
-        chunk
-        ahead
-    cdef cppclass Path:
-        int parts, bf16_parts
-        cbool by_units, packed, merged
-        Input input
-        ptrdiff_t chunk
-    cdef cppclass Ran(Path):
-        ptrdiff_t steps
-    cdef cppclass Stop:
-        cbool requested()
-    cdef cppclass Interruptible:
-        const Stop* begin(cbool (*check)() noexcept)
-    cdef cppclass Call:
-        ptrdiff_t T, N, D, H
-        const void* x
-        ptrdiff_t x_time, x_row
-        const void* state[2]
-        const void* Wx
-        ptrdiff_t Wx_row, Wx_col
-        const void* Wh
-        ptrdiff_t Wh_row, Wh_col
-        const void* bx
-        const void* bh
-        const int64_t* lengths
-        int reverse, threads, bf16_parts
-        Path path
-        const Stop* stop
-    cdef cppclass ForwardCall(Call):
-        int keep
-        void* y
-        ptrdiff_t y_time, y_row
-        void* last[2]
-        void* saved
-    cdef cppclass BackwardCall(Call):
-        const void* y
-        ptrdiff_t y_time, y_row
-        const void* saved
-        const void* dy
-        ptrdiff_t dy_time, dy_row
-        const void* dlast[2]
-        ptrdiff_t truncate
-        void* dx
-        void* dstate[2]
-        void* dWx
-        void* dWh
-        void* dslots
-    cdef cppclass Kernel:
-        const char* cell
-        int bytes, bf16_parts
-        size_t (*saved_size)(const Call&) noexcept nogil
-    cdef cppclass Variant:
-        const char* name
-        const Kernel* kernels
-        int count
-    cdef cppclass Kernels:
-        const Kernel* whole
-        vector[const Kernel*] split
-        Path forward_path(const Call&)
-        Path backward_path(const Call&)
-        const char* forward_hindrance(const Call&)
-        const char* backward_hindrance(const Call&)
-        cbool forward(const ForwardCall&, Ran&) except + nogil
-        cbool backward(const BackwardCall&, Ran&) except + nogil
-    cdef cppclass LastCall:
-        vector[Ran] layers
-        int at_once
-    const Variant* find_variant(const char* wanted)
-    const char* variant_names()
-    vector[Kernels] all_kernels(const Variant* variant) except +
-    int find_kernels(const vector[Kernels]& kernels, const char* cell, int bytes)
-    void* take_buffer(size_t bytes)
-    void give_buffer(void* at, size_t bytes)
-    cbool forward_layers(const Kernels& kernels, vector[ForwardCall]& calls, int threads) except +
-    LastCall& last_call_ "fastrnn::last_call"()
-    size_t huge_page
+include "engine.pxi"
 
 cdef const Variant* variant = find_variant(NULL)
 cdef vector[Kernels] kernels = all_kernels(variant)
 cdef enum:
     LINE = 64
+    SMALL = 1024
 
 
 def variants():
@@ -215,11 +138,13 @@ cdef cnp.ndarray empty(int typenum, ptrdiff_t a, ptrdiff_t b):
 
 
 cdef cnp.ndarray aligned(int typenum, int item, int ndim, cnp.npy_intp* shape):
-    """An array that begins at a cache line."""
+    """An array that begins at a cache line, unless it is so small that a second object would cost more."""
     cdef cnp.npy_intp size = LINE // item
     cdef cnp.npy_intp count = 1
     for i in range(ndim):
         count *= shape[i]
+    if count * item <= SMALL:
+        return cnp.PyArray_EMPTY(ndim, shape, typenum, 0)
     size += count
     cdef cnp.ndarray memory = cnp.PyArray_EMPTY(1, &size, typenum, 0)
     cdef char* start = <char*> cnp.PyArray_DATA(memory)
@@ -246,7 +171,7 @@ cdef class Buffer:
             give_buffer(self.at, self.size)
 
 
-cdef cnp.ndarray kept(int typenum, int item, cnp.npy_intp count):
+cdef cnp.ndarray kept_array(int typenum, int item, cnp.npy_intp count):
     """An array for what a forward pass keeps, beginning at a cache line."""
     if count * item < <cnp.npy_intp> huge_page:
         return aligned(typenum, item, 1, &count)
@@ -280,29 +205,45 @@ cdef int set_params(Call* call, cnp.ndarray Wx, cnp.ndarray Wh, bx, bh) except -
     return 0
 
 
-cdef tuple usable(dict params):
+cdef tuple usable(tuple arrays):
     """Wx, Wh, bx and bh as the engine reads them; copies where it could not."""
-    cdef object bx = params.get("bx"), bh = params.get("bh")
     return (
-        strided(params["Wx"]),
-        strided(params["Wh"]),
-        None if bx is None else contiguous(bx),
-        None if bh is None else contiguous(bh),
+        strided(arrays[0]),
+        strided(arrays[1]),
+        None if arrays[2] is None else contiguous(arrays[2]),
+        None if arrays[3] is None else contiguous(arrays[3]),
     )
+
+
+cdef tuple usable_of(dict params):
+    return usable((params["Wx"], params["Wh"], params.get("bx"), params.get("bh")))
 
 
 cdef ptrdiff_t columns(cnp.ndarray matrix):
     return cnp.PyArray_DIM(matrix, 1)
 
 
-cdef int fill(Call* call, cnp.ndarray x, tuple params, lengths, bint reverse, int threads, int bf16_parts) except -1:
+cdef int fill(Call* call, cnp.ndarray x, tuple params, int threads, int bf16_parts) except -1:
     set_input(call, x, 0, 1)
     set_params(call, params[0], params[1], params[2], params[3])
-    call.lengths = NULL
-    if lengths is not None:
-        call.lengths = <const int64_t*> cnp.PyArray_DATA(<cnp.ndarray> lengths)
-    call.reverse, call.threads, call.bf16_parts = reverse, threads, bf16_parts
+    call.threads, call.bf16_parts = threads, bf16_parts
     return 0
+
+
+cdef list set_flags(Call* call, flags, reset_state, bint reverse):
+    """The arrays that the call refers to."""
+    cdef list alive = []
+    cdef cnp.ndarray array
+    call.reverse = reverse
+    if flags is not None:
+        array = contiguous(flags)
+        alive.append(array)
+        call.flags = <const uint8_t*> cnp.PyArray_DATA(array)
+    for i in range(0 if reset_state is None else len(reset_state)):
+        array = contiguous(reset_state[i])
+        alive.append(array)
+        call.reset[i] = cnp.PyArray_DATA(array)
+    return alive
 
 
 cdef double work_of(const Call& call, ptrdiff_t gates, ptrdiff_t matrices):
@@ -310,16 +251,16 @@ cdef double work_of(const Call& call, ptrdiff_t gates, ptrdiff_t matrices):
     return <double> call.T * call.N * (call.D * gates + call.H * matrices)
 
 
-def path(int kernel, cnp.ndarray x, dict params, lengths, bint reverse, int threads, int bf16_parts, bint backward):
+def path(int kernel, cnp.ndarray x, dict params, int threads, int bf16_parts, bint backward):
     """Fields of the path that a call would take."""
     cdef Call call
-    cdef tuple given = usable(params)
-    fill(&call, x, given, lengths, reverse, threads, bf16_parts)
+    cdef tuple given = usable_of(params)
+    fill(&call, x, given, threads, bf16_parts)
     return shown(kernels[kernel].backward_path(call) if backward else kernels[kernel].forward_path(call))
 
 
-def forward(int kernel, cnp.ndarray x, tuple state, dict params, lengths, bint reverse, bint keep, int threads,
-            int bf16_parts, path):
+def forward(int kernel, cnp.ndarray x, tuple state, dict params, flags, reset_state, bint reverse, bint keep,
+            int threads, int bf16_parts, path):
     """Returns y (T, N, H), the last states, what `backward` needs, and the fields of the path that was taken.
 
     `path` are the fields of one, or None for the one that is chosen.
@@ -330,10 +271,11 @@ def forward(int kernel, cnp.ndarray x, tuple state, dict params, lengths, bint r
     cdef int item = cnp.PyArray_ITEMSIZE(x), typenum = cnp.PyArray_TYPE(x)
     cdef cnp.ndarray array, y, saved = None
     cdef cnp.npy_intp shape[3]
-    cdef tuple given = usable(params)
-    cdef list last = [], alive = []
+    cdef tuple given = usable_of(params)
+    cdef list last = [], alive
     x = contiguous_rows(x)
-    fill(&call, x, given, lengths, reverse, threads, bf16_parts)
+    fill(&call, x, given, threads, bf16_parts)
+    alive = set_flags(&call, flags, reset_state, reverse)
     if path is None:
         call.path = kernels[kernel].forward_path(call)
     else:
@@ -351,7 +293,7 @@ def forward(int kernel, cnp.ndarray x, tuple state, dict params, lengths, bint r
     call.y, call.y_time, call.y_row = cnp.PyArray_DATA(y), call.N * call.H, call.H
     call.keep = keep
     if keep:
-        saved = kept(typenum, item, kernels[kernel].whole.saved_size(call))
+        saved = kept_array(typenum, item, kernels[kernel].whole.saved_size(call))
         call.saved = cnp.PyArray_DATA(saved)
     call.stop = watched(&interruptible, call.T, work_of(call, columns(given[0]), columns(given[1])))
     with nogil:
@@ -361,19 +303,21 @@ def forward(int kernel, cnp.ndarray x, tuple state, dict params, lengths, bint r
     return y, tuple(last), saved, shown(ran)
 
 
-def backward(int kernel, cnp.ndarray x, dict params, lengths, bint reverse, int threads, int bf16_parts,
-             cnp.ndarray y, cnp.ndarray saved, dy, tuple dlast, ptrdiff_t truncate, int slots, path):
-    """Returns dx, the gradients of the first states, dWx, dWh, the sums over `da`, and the path as `forward` does."""
+def backward(int kernel, cnp.ndarray x, dict params, flags, reset_state, bint reverse, int threads, int bf16_parts,
+             cnp.ndarray y, cnp.ndarray saved, dy, tuple dlast, int slots, path):
+    """Returns dx, the gradients of the first states, dWx, dWh, the sums over `da`, the gradients of the reset states
+    (None where there are none), and the path as `forward` does."""
     cdef BackwardCall call
     cdef Interruptible interruptible
     cdef Ran ran
     cdef int item = cnp.PyArray_ITEMSIZE(x), typenum = cnp.PyArray_TYPE(x)
     cdef cnp.ndarray array, dx, dWx, dWh, dslots
     cdef cnp.npy_intp shape[3]
-    cdef tuple given = usable(params)
-    cdef list dstate = [], alive = []
+    cdef tuple given = usable_of(params)
+    cdef list dstate = [], dreset = [], alive
     x = contiguous_rows(x)
-    fill(&call, x, given, lengths, reverse, threads, bf16_parts)
+    fill(&call, x, given, threads, bf16_parts)
+    alive = set_flags(&call, flags, reset_state, reverse)
     if path is None:
         call.path = kernels[kernel].backward_path(call)
     else:
@@ -394,7 +338,10 @@ def backward(int kernel, cnp.ndarray x, dict params, lengths, bint reverse, int 
         array = empty(typenum, call.N, call.H)
         dstate.append(array)
         call.dstate[i] = cnp.PyArray_DATA(array)
-    call.truncate = truncate
+        if reset_state is not None:
+            array = empty(typenum, call.N, call.H)
+            dreset.append(array)
+            call.dreset[i] = cnp.PyArray_DATA(array)
     shape[0], shape[1], shape[2] = call.T, call.N, call.D
     dx = aligned(typenum, item, 3, shape)
     dWx = empty(typenum, call.D, cnp.PyArray_DIM(<cnp.ndarray> params["Wx"], 1))
@@ -407,7 +354,7 @@ def backward(int kernel, cnp.ndarray x, dict params, lengths, bint reverse, int 
         kernels[kernel].backward(call, ran)
     note_call(ran)
     raise_pending(call.stop)
-    return dx, tuple(dstate), dWx, dWh, dslots, shown(ran)
+    return dx, tuple(dstate), dWx, dWh, dslots, None if reset_state is None else tuple(dreset), shown(ran)
 
 
 cdef bint is_array(object value, int typenum, int ndim, ptrdiff_t a, ptrdiff_t b, ptrdiff_t c):
@@ -421,138 +368,4 @@ cdef bint is_array(object value, int typenum, int ndim, ptrdiff_t a, ptrdiff_t b
     return ndim < 3 or cnp.PyArray_DIM(<cnp.ndarray> value, 2) == c
 
 
-cdef class Stack:
-    """Layers of one direction, run with no Python between them, for calls so short that it would cost the most.
-
-    A call takes what it is sure of and gives None for everything else: the caller's own way then runs or raises.
-
-    Parameters
-    ----------
-    cell : str
-    names : tuple of (Wx, Wh, bx, bh)
-        For each layer the keys of its parameters.
-    D, H, states, gates, matrices : int
-    item_bytes : int
-    batch_first : bool
-    """
-
-    cdef str cell
-    cdef tuple names
-    cdef ptrdiff_t D, H
-    cdef int states, gates, matrices, item, typenum, number
-    cdef bint batch_first
-
-    def __init__(self, str cell, tuple names, D, H, states, gates, matrices, item_bytes, batch_first):
-        self.cell, self.names, self.D, self.H = cell, names, D, H
-        self.states, self.gates, self.matrices = states, gates, matrices
-        self.item, self.batch_first = item_bytes, batch_first
-        self.typenum = cnp.NPY_FLOAT if self.item == 4 else cnp.NPY_DOUBLE
-        self.number = kernel(cell, item_bytes)
-
-    def __reduce__(self):
-        sizes = (self.D, self.H, self.states, self.gates, self.matrices, self.item, self.batch_first)
-        return Stack, (self.cell, self.names, *sizes)
-
-    def __call__(self, dict params, x, state, int ndim, threads_for, int bf16_parts):
-        """`x` (T, N, D) or (N, T, D), or one step (N, D) with `ndim` 2; `state` as the layer's, or None; `bf16_parts`
-        of a number of a product, 0 for none.
-
-        `threads_for(multiply-adds)` is asked for every layer.
-        """
-        cdef vector[ForwardCall] calls
-        cdef ForwardCall* call
-        cdef Interruptible interruptible
-        cdef const Stop* stop
-        cdef int layers = len(self.names), layer, k, threads, step_axis = -1 if ndim == 2 else self.batch_first
-        cdef ptrdiff_t state_bytes, work, total = 0
-        cdef tuple weights
-        cdef cnp.ndarray rows, y = None
-        cdef list first, last, alive = []
-        if not self.accepts(x, ndim):
-            return None
-        rows = contiguous_rows(x)
-        calls.resize(layers)
-        set_input(&calls[0], rows, step_axis, 0 if ndim == 2 else 1 - step_axis)
-        first = self.initial(state, layers, calls[0].N)
-        if first is None:
-            return None
-        last = self.states_of(layers, calls[0].N)
-        state_bytes = calls[0].N * self.H * self.item
-        for layer in range(layers):
-            call = &calls[layer]
-            weights = self.weights(params, layer)
-            if weights is None:
-                return None
-            set_params(call, weights[0], weights[1], weights[2], weights[3])
-            if layer:
-                set_input(call, y, -1 if ndim == 2 else 0, 0 if ndim == 2 else 1)
-            call.keep, call.saved, call.lengths, call.reverse = False, NULL, <const int64_t*> NULL, False
-            for k in range(self.states):
-                call.state[k] = NULL
-                if state is not None:
-                    call.state[k] = <char*> cnp.PyArray_DATA(<cnp.ndarray> first[k]) + layer * state_bytes
-                call.last[k] = <char*> cnp.PyArray_DATA(<cnp.ndarray> last[k]) + layer * state_bytes
-            y = self.outputs(call.T, call.N, ndim)
-            call.y, call.y_time, call.y_row = cnp.PyArray_DATA(y), call.N * self.H, self.H
-            alive.append((weights, y))
-            work = call.T * call.N * self.H * (call.D * self.gates + self.H * self.matrices)
-            call.threads, call.bf16_parts = threads_for(work), bf16_parts
-            total += work
-        threads = call.threads if layers == 1 else threads_for(total)
-        stop = watched(&interruptible, calls[0].T, total)
-        for layer in range(layers):
-            calls[layer].stop = stop
-        with nogil:
-            forward_layers(kernels[self.number], calls, threads)
-        raise_pending(stop)
-        if step_axis == 1:
-            y = cnp.PyArray_SwapAxes(y, 0, 1)
-        return y, (last[0] if self.states == 1 else tuple(last))
-
-    cdef bint accepts(self, x, int ndim):
-        if type(x) is not cnp.ndarray or cnp.PyArray_NDIM(<cnp.ndarray> x) != ndim:
-            return False
-        if cnp.PyArray_TYPE(<cnp.ndarray> x) != self.typenum or not behaved(x):
-            return False
-        return cnp.PyArray_DIM(<cnp.ndarray> x, ndim - 1) == self.D and cnp.PyArray_SIZE(<cnp.ndarray> x) > 0
-
-    cdef list initial(self, state, ptrdiff_t layers, ptrdiff_t N):
-        """The given states, contiguous; None if they are not what they should be."""
-        cdef list result = []
-        cdef object given
-        if state is None:
-            return result
-        given = state if self.states > 1 else (state,)
-        if not isinstance(given, (tuple, list)) or len(given) != self.states:
-            return None
-        for part in given:
-            if not is_array(part, self.typenum, 3, layers, N, self.H):
-                return None
-            result.append(contiguous(part))
-        return result
-
-    cdef list states_of(self, ptrdiff_t layers, ptrdiff_t N):
-        cdef cnp.npy_intp shape[3]
-        shape[0], shape[1], shape[2] = layers, N, self.H
-        return [cnp.PyArray_EMPTY(3, shape, self.typenum, 0) for _ in range(self.states)]
-
-    cdef cnp.ndarray outputs(self, ptrdiff_t T, ptrdiff_t N, int ndim):
-        cdef cnp.npy_intp shape[3]
-        shape[0], shape[1], shape[2] = T, N, self.H
-        return aligned(self.typenum, self.item, ndim, shape + 3 - ndim)
-
-    cdef tuple weights(self, dict params, ptrdiff_t layer):
-        """Wx, Wh, bx and bh of a layer; None if they are not what they should be."""
-        cdef tuple names = self.names[layer]
-        cdef object Wx = params.get(names[0]), Wh = params.get(names[1])
-        cdef object bx = params.get(names[2]), bh = params.get(names[3])
-        cdef ptrdiff_t D = self.H if layer else self.D
-        if not is_array(Wx, self.typenum, 2, D, self.gates * self.H, 0):
-            return None
-        if not is_array(Wh, self.typenum, 2, self.H, self.matrices * self.H, 0):
-            return None
-        if bx is not None and not is_array(bx, self.typenum, 1, self.gates * self.H, 0, 0):
-            return None
-        if bh is not None and not is_array(bh, self.typenum, 1, self.matrices * self.H, 0, 0):
-            return None
-        return Wx, Wh, None if bx is None else contiguous(bx), None if bh is None else contiguous(bh)
+include "stack.pxi"

@@ -2,7 +2,7 @@
 // the product of 16 rows of 16 items and 16 items of 16 columns to 16 rows of 16 sums.
 #pragma once
 
-#include "factor.h"
+#include "operand.h"
 
 namespace fastrnn {
 namespace FASTRNN_VARIANT {

@@ -9,7 +9,7 @@
 
 namespace fastrnn {
 
-constexpr int max_states = 2;
+constexpr int max_states = 4, max_unit_params = 4;
 constexpr int max_threads = 64;
 // Bf16 numbers of 8 bits that are all 24 bits of a float32 number.
 constexpr int whole_parts = 3;
@@ -68,6 +68,13 @@ class Stop {
 // every other thread: nothing.
 void poll();
 
+// Bits of the flags of a step of a sequence; see engine/call.py.
+enum Flag : uint8_t {
+    hold = 1,   // the state that enters the step is held: it is not one of the sequence's
+    reset = 2,  // the state that enters the step is the reset state
+    cut = 4,    // BPTT: no gradient passes to the step before
+};
+
 // One layer and direction over one batch. Strides count numbers, not bytes; rows of `x` and `dy` are contiguous.
 struct Call {
     ptrdiff_t T, N, D, H;
@@ -78,9 +85,11 @@ struct Call {
     ptrdiff_t Wx_row, Wx_col;
     const void* Wh;  // (H, P*H)
     ptrdiff_t Wh_row, Wh_col;
-    const void* bx;          // (G, H) contiguous, or null
-    const void* bh;          // (P, H) contiguous, or null
-    const int64_t* lengths;  // (N), or null when every sequence has T steps
+    const void* bx;  // (G, H) contiguous, or null
+    const void* bh;  // (P, H) contiguous, or null
+    const void* unit[max_unit_params] = {};  // (H) contiguous, the cell's per-unit parameters; null for zeros
+    const uint8_t* flags = nullptr;       // (T, N) contiguous, by time; null where all are 0
+    const void* reset[max_states] = {};   // (N, H) contiguous, the states after a reset; null for zeros
     int reverse;
     int threads;
     int bf16_parts;  // bf16 numbers that each number of a product may be split into; 0: none
@@ -104,7 +113,7 @@ class Progress {
 
 struct ForwardCall : Call {
     int keep;
-    void* y;  // (T, N, H), zeros past each sequence's end
+    void* y;  // (T, N, H), zeros where a state is held
     ptrdiff_t y_time, y_row;
     void* last[max_states];  // (N, H)
     void* saved;             // `saved_size` numbers if `keep`
@@ -119,10 +128,10 @@ struct BackwardCall : Call {
     const void* dy;  // (T, N, H), or null for zeros
     ptrdiff_t dy_time, dy_row;
     const void* dlast[max_states];  // (N, H), contiguous; null for zeros
-    ptrdiff_t truncate;             // 0: never
-    void* dx;                       // (T, N, D), contiguous, as all that follow
+    void* dx;                       // (T, N, D), contiguous, as all that follow; null if it is not needed
     void* dstate[max_states];       // (N, H)
-    void* dWx;                      // (D, G*H)
+    void* dreset[max_states] = {};  // (N, H), or null where nobody asks
+    void* dWx;                      // (D, G*H); this and the next two are null if they are not needed
     void* dWh;                      // (H, P*H)
     void* dslots;                   // (slots, H)
 };

@@ -1,7 +1,7 @@
 // Products over many steps at once: the projection of the input, its gradient, and the gradients of the weights.
 #pragma once
 
-#include "panel.h"
+#include "packed.h"
 
 namespace fastrnn {
 namespace FASTRNN_VARIANT {

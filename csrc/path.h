@@ -3,8 +3,9 @@
 
 #include <algorithm>
 
-#include "division.h"
-#include "tally.h"
+#include "merged.h"
+#include "project_ahead.h"
+#include "thread_split.h"
 
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
@@ -21,17 +22,10 @@ inline Path share_work(const Call& call, int matrices) {
     return path;
 }
 
-// Whether a stage has units that do not fill a vector and can share vectors between its sums.
-template <class Cell, class T> bool can_merge(ptrdiff_t H) {
-    bool can = false;
-    Cell::forward::each([&](auto stage, int) { can |= merged_vectors<decltype(stage), T>(H) > 0; });
-    return can;
-}
-
 // What both directions choose alike; `packs`: whether weights that could be read where they are are packed.
 template <class Cell, class F> Path shared_path(const Call& call, bool packs) {
     Path path = share_work(call, Cell::matrices);
-    if (F::gains(call.T, Division(call.N, path).most_rows(), call.H)) path.bf16_parts = F::bf16_parts;
+    if (F::gains(call.T, ThreadSplit(call.N, path).most_rows(), call.H)) path.bf16_parts = F::bf16_parts;
     path.packed = F::per_item > 1 || !call.rows_lie_along_memory() || packs;
     return path;
 }
@@ -39,7 +33,7 @@ template <class Cell, class F> Path shared_path(const Call& call, bool packs) {
 template <class Cell, class F> Path forward_path(const Call& call) {
     const ptrdiff_t T = call.T, H = call.H;
     Path path = shared_path<Cell, F>(call, worth_packing(T, call.N, H));
-    const ptrdiff_t rows = Division(call.N, path).most_rows();
+    const ptrdiff_t rows = ThreadSplit(call.N, path).most_rows();
     path.input = Input::step;
     if (worth_hoisting(T, rows, call.D)) {
         const bool ahead = can_project_ahead<F> && path.packed && worth_projecting_ahead(rows, H);
@@ -53,7 +47,7 @@ template <class Cell, class F> Path forward_path(const Call& call) {
 
 template <class Cell, class F> Path backward_path(const Call& call) {
     Path path = shared_path<Cell, F>(call, worth_packing_transposed(call.T, call.N, call.H));
-    path.chunk = std::max<ptrdiff_t>(1, std::min(call.T, gemm_depth / Division(call.N, path).most_rows()));
+    path.chunk = std::max<ptrdiff_t>(1, std::min(call.T, gemm_depth / ThreadSplit(call.N, path).most_rows()));
     return path;
 }
 
@@ -75,7 +69,7 @@ template <class Cell, class F> const char* forward_hindrance(const Call& call) {
     if (path.input == Input::step && path.chunk != 1) return "chunk: 1 where each step projects its own input";
     if (path.input == Input::ahead) {
         if (!can_project_ahead<F>) return "input: this kernel projects nothing ahead";
-        if (!path.packed || Division(call.N, path).most_rows() != 1) return "input: ahead are packed weights and one sequence a thread";
+        if (!path.packed || ThreadSplit(call.N, path).most_rows() != 1) return "input: ahead are packed weights and one sequence a thread";
         if (path.chunk != ahead_rows) return "chunk: ten steps are projected ahead";
     }
     if (path.merged && (F::per_item > 1 || !path.packed || path.input != Input::step || path.by_units))

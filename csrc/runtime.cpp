@@ -1,11 +1,9 @@
-// Which variant runs here, and layers over each other.
+// Which variant runs here, and what a call asks of its surroundings.
 #include "runtime.h"
 
 #include <algorithm>
 #include <cstring>
 #include <iterator>
-#include <memory>
-#include <new>
 
 #if defined(__linux__) && defined(__x86_64__)
 #define FASTRNN_TILES  // the system is asked before their first use
@@ -135,78 +133,6 @@ bool Kernels::backward(const BackwardCall& call, Ran& ran) const {
     again.path = whole->backward_path(call);
     ran = {};
     return whole->backward(again, ran) == Outcome::done;
-}
-
-namespace {
-
-// Layers are dealt to the threads in turn; each follows the one below it, step by step.
-struct Wave {
-    const Kernels& kernels;
-    std::vector<ForwardCall>& calls;
-    std::vector<Ran>& ran;
-    std::unique_ptr<Progress[]> progress{new Progress[calls.size()]};
-    std::atomic<bool> failed{false}, stopped{false};
-    std::atomic<int> threads{0};
-
-    static void run(void* wave, int thread, Barrier& barrier) {
-        Wave& self = *static_cast<Wave*>(wave);
-        ++self.threads;
-        for (size_t layer = thread; layer < self.calls.size(); layer += barrier.threads) self.run_layer(layer);
-    }
-
-    void run_layer(size_t layer) {
-        ForwardCall& call = calls[layer];
-        if (layer) call.below = &progress[layer - 1];
-        call.above = &progress[layer];
-        try {
-            if (!kernels.forward(call, ran[layer])) stopped = true;
-        } catch (...) {  // no memory; whoever waits for this layer must not wait for ever
-            failed = true;
-            progress[layer].reached(call.T);
-        }
-    }
-};
-
-// A layer of a wave: it follows the one below it closely, and is not done again, which would mislead its followers.
-void choose_wave_path(const Kernels& kernels, ForwardCall& call, bool follows) {
-    if (call.bf16_parts == whole_parts) {
-        call.bf16_parts = 0;
-        call.path = kernels.forward_path(call);
-    }
-    if (follows && call.path.input == Input::chunk) call.path.chunk = std::min(call.path.chunk, wave_steps);
-}
-
-// Threads that layers over each other take, each following the one below; 1: one layer after the other.
-int wave_threads(const std::vector<ForwardCall>& calls, int threads) {
-    // The steps of a layer that is itself divided are not done one after the other: nobody could follow it.
-    const bool divided = std::any_of(calls.begin(), calls.end(), [](const Call& call) { return call.path.parts > 1; });
-    const int layers = int(calls.size());
-    if (divided || layers < 2 || threads < 2 || calls[0].T < worth_a_wave) return 1;
-    return threads < layers ? threads : layers;
-}
-
-}  // namespace
-
-bool forward_layers(const Kernels& kernels, std::vector<ForwardCall>& calls, int threads) {
-    for (ForwardCall& call : calls) call.path = kernels.forward_path(call);
-    LastCall done, &last = last_call();
-    std::swap(done.layers, last.layers);  // for its memory
-    done.layers.assign(calls.size(), {});
-    bool finished = true;
-    const int at_once = wave_threads(calls, threads);
-    if (at_once == 1) {
-        for (size_t layer = 0; finished && layer < calls.size(); ++layer)
-            finished = kernels.forward(calls[layer], done.layers[layer]);
-    } else {
-        for (size_t layer = 0; layer < calls.size(); ++layer) choose_wave_path(kernels, calls[layer], layer > 0);
-        Wave wave{kernels, calls, done.layers};
-        together(at_once, Wave::run, &wave);
-        if (wave.failed) throw std::bad_alloc();
-        done.at_once = wave.threads;
-        finished = !wave.stopped;
-    }
-    last = std::move(done);
-    return finished;
 }
 
 LastCall& last_call() {

@@ -41,11 +41,8 @@ std::vector<Kernels> all_kernels(const Variant* variant);
 // Index of the kernels of a cell and number type, or -1.
 int find_kernels(const std::vector<Kernels>& kernels, const char* cell, int bytes);
 
-// The forward pass of layers over each other, each one's `y` the next one's `x`; at the same time where that is all
-// that several threads can do. The paths are chosen here. False if the call was stopped.
-bool forward_layers(const Kernels& kernels, std::vector<ForwardCall>& calls, int threads);
-
-// What the calling thread's last call has done, layer by layer, and how many of the layers at the same time.
+// What the calling thread's last call has done, layer by layer and direction by direction, and how many of these ran at
+// the same time.
 struct LastCall {
     std::vector<Ran> layers;
     int at_once = 1;

@@ -42,6 +42,7 @@ template <class T> struct Simd {
 template <class T> using Vec = typename Simd<T>::Vec;
 
 #define FASTRNN_INLINE static inline __attribute__((always_inline))
+#define FASTRNN_INLINED __attribute__((always_inline))
 #define FASTRNN_UNROLL _Pragma("GCC unroll 64")
 
 template <class T> FASTRNN_INLINE Vec<T> load(const T* at) {

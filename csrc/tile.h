@@ -2,7 +2,7 @@
 // A tile has R rows, A sums a row and V vectors of units a sum.
 #pragma once
 
-#include "factor.h"
+#include "operand.h"
 #ifdef __AMX_BF16__
 #include "amx.h"
 #endif

@@ -4,8 +4,8 @@
 #include <tuple>
 #include <type_traits>
 
-#include "backward.h"
 #include "forward.h"
+#include "backward.h"
 #include "generated/elementary.h"
 #include "generated/cells.h"
 
@@ -22,7 +22,7 @@ template <class Cell, class F> constexpr Kernel kernel() {
         backward_path<Cell, F>,
         forward_hindrance<Cell, F>,
         backward_hindrance<F>,
-        [](const Call& call) { return size_t(Run<Cell, T>(call).saved_size()); },
+        [](const Call& call) { return size_t(CallState<Cell, T>(call).saved_size()); },
         [](const ForwardCall& call, Ran& ran) { return Forward<Cell, F>(call).execute(ran); },
         [](const BackwardCall& call, Ran& ran) { return Backward<Cell, F>(call).execute(ran); },
     };

@@ -8,6 +8,7 @@ from .engine.threads import get_num_threads, set_num_threads, use_num_threads
 from .explain import explain
 from .layers import Embedding, Linear
 from .model import Model
+from .prepared import Prepared, prepare
 from .recurrent import GRU, LSTM, RNN, Recurrent
 
 __version__ = "0.1.0"
@@ -21,6 +22,7 @@ __all__ = [
     "Embedding",
     "Linear",
     "Model",
+    "Prepared",
     "Recurrent",
     "available_backends",
     "cell",
@@ -32,6 +34,7 @@ __all__ = [
     "losses",
     "ops",
     "optim",
+    "prepare",
     "set_backend",
     "set_matmul_precision",
     "set_num_threads",

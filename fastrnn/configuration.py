@@ -145,7 +145,7 @@ def _one_of(options: Iterable[str]) -> Callable[[str, Any], Any]:
 _FIELDS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("input_size", "output_size", "hidden_size", "num_layers"), _size),
     **dict.fromkeys(("num_embeddings", "embedding_size"), _size),
-    **dict.fromkeys(("bias", "batch_first", "bidirectional", "reset_after"), _flag),
+    **dict.fromkeys(("bias", "batch_first", "bidirectional", "reverse", "reset_after"), _flag),
     "dropout": _number,
     "dtype": _one_of(dtype.name for dtype in FLOATS),
     "nonlinearity": _one_of(NONLINEARITIES),

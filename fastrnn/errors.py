@@ -98,6 +98,13 @@ def positive_int(name: str, value: Any) -> int:
     return number
 
 
+def share(name: str, value: Any) -> float:
+    """`value`, if it is a number from 0 up to but not including 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"{name}: expected a number from 0 up to but not including 1, got {_shown(value)}")
+    return float(value)
+
+
 def generator(name: str, seed: Any) -> np.random.Generator:
     """Random numbers from `seed`, if it is one of those that NumPy takes."""
     try:
@@ -122,6 +129,8 @@ def sequence_lengths(name: str, value: Any, n: int, longest: int) -> NDArray[np.
     if value is None:
         return None
     lengths = as_array(name, value)
+    if lengths.dtype == bool:
+        raise TypeError(f"{name}: expected integers, got booleans: which steps are active is what mask= says")
     if lengths.size and lengths.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got dtype {lengths.dtype}")
     if lengths.shape != (n,):
@@ -129,6 +138,16 @@ def sequence_lengths(name: str, value: Any, n: int, longest: int) -> NDArray[np.
     if lengths.size and (lengths.min() < 0 or lengths.max() > longest):
         raise ValueError(f"{name}: expected values from 0 to {longest}, got {lengths.min()} to {lengths.max()}")
     return None if (lengths == longest).all() else lengths.astype(np.int64)
+
+
+def booleans(name: str, value: Any, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """`value` as an array of booleans, if it is one of `shape` or what NumPy makes one of."""
+    array = as_array(name, value)
+    if array.dtype != bool and array.size:
+        raise TypeError(f"{name}: expected booleans, got dtype {array.dtype}")
+    if array.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
+    return array.astype(bool, copy=False)
 
 
 def known_keys(name: str, given: Mapping[str, Any], required: Sequence[str], optional: Sequence[str]) -> None:

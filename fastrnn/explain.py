@@ -9,6 +9,7 @@ from .engine.call import Array, Backend, Call
 from .engine.plan import make_plan
 from .engine.precision import PARTS
 from .engine.settings import Settings, current
+from .engine.stack import names_of
 from .engine.threads import threads_up_to, work_of
 from .model import Model
 from .recurrent import Recurrent
@@ -82,12 +83,12 @@ def _explain_call(
     H, plan = layer.hidden_size, make_plan(layer.cell)
     # Of input and states only sizes count.
     x, state = np.broadcast_to(np.zeros((), layer.dtype), shape), np.broadcast_to(np.zeros((), layer.dtype), (N, H))
-    names = layer._names[number * layer.directions]
+    names = names_of(layer._layout(), number * layer.directions)
     params = {"Wh": np.empty((H, 0), layer.dtype)}
     params |= {name: layer.params[key] for name, key in names.items() if key in layer.params}
     work = work_of(plan, shape, H)
     threads, bf16_parts = threads_up_to(now.num_threads)(work), PARTS[now.matmul_precision]
-    call = Call(plan, x, (state,) * len(layer.cell.states), params, None, False, threads, bf16_parts)
+    call = Call(plan, x, (state,) * len(layer.cell.states), params, False, threads, bf16_parts)
     lines = [
         f"  layer {number}: T={T} steps, N={N} sequences, D={D} features, H={H} hidden units, {layer.dtype}: "
         f"{work:,} multiply-adds forward; may take {call.threads} of {now.num_threads} threads, "

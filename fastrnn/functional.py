@@ -15,28 +15,43 @@ Wrong input raises before anything is computed: ``TypeError`` for what is not an
 Arguments that all functions of sequences share:
 
 lengths : (N,) integers, optional
-    Number of steps of each sequence, from 0 to T, in any order. Steps past a sequence's end give zeros, hold
-    the state and pass no gradient; what `x` holds there is never used.
+    Number of steps of each sequence, from 0 to T, in any order. Steps past a sequence's end are inactive.
+mask : (T, N) or (N, T) booleans, optional
+    Which steps are active, in any form: padding in front, gaps. An inactive step gives zeros, holds the state and
+    passes the state's gradient by; what `x` holds there is never used. `lengths` is the right-padded case; with both,
+    a step is active where both say so.
+resets : (T, N) or (N, T) booleans, optional
+    Where True, the state that enters the step, in the direction's own order, is `reset_state`, and no gradient passes
+    to the step before. An initial state still enters the first step unless that is reset. A step that is inactive and
+    reset holds the reset state.
+reset_state : sequence of (H,) or (N, H) arrays, optional
+    For each state, one row for all sequences or a row for each; zeros by default, also for an entry None. Its
+    gradient, of the same shapes, comes under the name ``"reset_state"`` or, where a function returns a tuple of
+    gradients, as a tuple at its end.
 batch_first : bool
     Whether `x`, the outputs and their gradients are (N, T, ...).
 reverse : bool
     Run from each sequence's last step to its first; outputs stay at their step's place.
 truncate : int, optional
-    Cut the gradient after every `truncate` steps of a sequence (truncated BPTT; Williams & Peng 1990).
+    Cut the gradient after every `truncate` active steps of a sequence (truncated BPTT; Williams & Peng 1990), counted
+    from the sequence's start, resets or not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from .backends.registry import backend_for
 from .cells import Cell, gru, lstm, rnn
-from .engine import run
-from .engine.call import Array
-from .engine.run import Cache
-from .errors import array_like, flag, float_array, known_keys, positive_int, sequence_lengths
+from .engine.call import Array, Given, Layout, Need, Stack
+from .engine.plan import make_plan
+from .engine.settings import current
+from .errors import array_like, flag, float_array, known_keys, positive_int
+from .prepared import check_flags
 
 __all__ = [
     "Cache",
@@ -63,6 +78,25 @@ OptionalState = Sequence[Array | None] | None
 _BIASES = ("bx", "bh")
 
 
+@dataclass(frozen=True, eq=False)
+class Cache:
+    """What a forward function keeps for the backward function of the same name. It refers to the arrays of the call:
+    leave them unchanged until the last backward pass is done."""
+
+    layout: Layout
+    outer: tuple[int, int]
+    stack: Stack
+    kept: Any
+    params: Mapping[str, tuple[int, ...]]
+    blocks: list[int] | None
+    reset_rows: tuple[bool, ...]
+
+    @property
+    def cell(self) -> Cell:
+        """The cell that ran."""
+        return self.layout.cell
+
+
 def cell_forward(
     cell: Cell,
     x: Array,
@@ -75,6 +109,9 @@ def cell_forward(
     gate_order: Sequence[str] | None = None,
     state_names: Sequence[str] | None = None,
     bias_name: str = "bx",
+    mask: Array | None = None,
+    resets: Array | None = None,
+    reset_state: OptionalState = None,
 ) -> tuple[Array, State, Cache | None]:
     """Run any cell over a batch of sequences.
 
@@ -88,7 +125,7 @@ def cell_forward(
         Initial states in the cell's order; None, or an entry None, for zeros.
     params : mapping
         As :meth:`Cell.param_shapes` names them; ``bx`` and ``bh`` may be missing or None.
-    lengths, batch_first, reverse
+    lengths, batch_first, reverse, mask, resets, reset_state
         See :mod:`fastrnn.functional`.
     keep : bool
         Whether to keep what the backward pass needs.
@@ -124,10 +161,23 @@ def cell_forward(
     given = _reorder(given, blocks)
     H = given["Wx"].shape[1] // len(cell.gates)
     initial = _check_states("state", state_names, len(cell.states), state, (N, H), x.dtype)
-    lengths = sequence_lengths("lengths", lengths, N, T)
-    y, last, call, backend, saved = run.forward(cell, x, initial, given, lengths, reverse, keep)
-    cache = Cache(call, backend, saved, shapes, blocks, batch_first) if keep else None
-    return _batch_first(y, batch_first), last, cache
+    flags = check_flags(T, N, batch_first, lengths, mask, resets)
+    fresh, rows = _check_reset_state(resets, reset_state, len(cell.states), (N, H), x.dtype)
+    names = (("Wx", "Wh", "bx", "bh", *cell.units),)
+    layout = Layout(cell, D, H, names, 1, reverse, x.dtype, batch_first)
+    now = current()
+    rank_one = {name: value.reshape(-1) if name in _BIASES else value for name, value in given.items()}
+    stack = backend_for(make_plan(cell), now.backend).prepare(layout, rank_one)
+    arguments = Given(x, _of_layer(initial), flags, None if fresh is None else _of_layer(fresh))
+    y, last, kept = stack.forward(arguments, now, keep)
+    y.flags.writeable = not keep
+    cache = Cache(layout, (T, N), stack, kept, shapes, blocks, rows) if keep else None
+    return _batch_first(y, batch_first), tuple(state[0] for state in last), cache
+
+
+def _of_layer(states: State) -> State:
+    """States (N, H) as those of one layer and direction, (1, N, H)."""
+    return tuple(state[None] for state in states)
 
 
 def cell_backward(
@@ -136,7 +186,7 @@ def cell_backward(
     dlast: OptionalState = None,
     truncate: int | None = None,
     names: Sequence[str] | None = None,
-) -> tuple[Array, State, dict[str, Array]]:
+) -> tuple[Array, State, dict[str, Any]]:
     """Gradients of any cell over a batch of sequences, by BPTT.
 
     Parameters
@@ -158,22 +208,28 @@ def cell_backward(
     dstate : tuple of (N, H) arrays
         Gradient with respect to the initial states.
     dparams : dict
-        Gradient of each parameter that was given, by name.
+        Gradient of each parameter that was given, by name; if there was a `reset_state`, its gradient is
+        ``dparams["reset_state"]``, a tuple of arrays.
     """
     if not isinstance(cache, Cache):
         raise TypeError(f"cache: expected what a forward function returned, got {type(cache).__name__}")
-    T, N, _, H = cache.call.sizes
-    dtype = cache.call.dtype
+    (T, N), H, dtype = cache.outer, cache.layout.hidden_size, cache.layout.dtype
+    batch_first = cache.layout.batch_first
     if dhs is not None:
-        shape = (N, T, H) if cache.batch_first else (T, N, H)
-        dhs = _batch_first(array_like("dhs", dhs, shape, dtype, "the forward call"), cache.batch_first)
+        shape = (N, T, H) if batch_first else (T, N, H)
+        dhs = _batch_first(array_like("dhs", dhs, shape, dtype, "the forward call"), batch_first)
     gradients = _check_states("dlast", names, len(cache.cell.states), dlast, (N, H), dtype)
     if truncate is not None:
         # More than all steps cuts nothing, however much more.
         truncate = min(positive_int("truncate", truncate), T)
-    dx, dstate, dparams = run.backward(cache, dhs, gradients, truncate)
+    dx, dstate, grads, dreset = cache.stack.backward(cache.kept, dhs, _of_layer(gradients), truncate, Need())
+    assert dx is not None and dstate is not None
     inverse = None if cache.blocks is None else [int(i) for i in np.argsort(cache.blocks)]
-    return _batch_first(dx, cache.batch_first), dstate, _reorder(dparams, inverse)
+    found: dict[str, Any] = _reorder({n: grads[n].reshape(shape) for n, shape in cache.params.items()}, inverse)
+    if dreset is not None:
+        each = zip(dreset, cache.reset_rows, strict=True)
+        found["reset_state"] = tuple(d[0].sum(axis=0) if row else d[0] for d, row in each)
+    return _batch_first(dx, batch_first), tuple(d[0] for d in dstate), found
 
 
 def cell_step_forward(
@@ -203,7 +259,7 @@ def cell_step_forward(
 
 def cell_step_backward(
     dlast: OptionalState, cache: Cache, names: Sequence[str] | None = None
-) -> tuple[Array, State, dict[str, Array]]:
+) -> tuple[Array, State, dict[str, Any]]:
     """Gradients of one step: ``dx`` (N, D), gradients of the old states, gradients of the parameters."""
     dx, dstate, dparams = cell_backward(None, cache, dlast, names=names)
     return dx[0], dstate, dparams
@@ -219,6 +275,9 @@ def rnn_forward(
     lengths: Any = None,
     batch_first: bool = False,
     reverse: bool = False,
+    mask: Array | None = None,
+    resets: Array | None = None,
+    reset_state: OptionalState = None,
 ) -> tuple[Array, Cache]:
     """Elman network over a batch of sequences: ``h_t = f(x_t Wx + h_{t-1} Wh + b)``.
 
@@ -232,7 +291,7 @@ def rnn_forward(
     Wh : (H, H) array
     b : (H,) or (1, H) array, optional
     nonlinearity : {"tanh", "relu", "sigmoid", "identity"}
-    lengths, batch_first, reverse
+    lengths, batch_first, reverse, mask, resets, reset_state
         See :mod:`fastrnn.functional`.
 
     Returns
@@ -251,6 +310,9 @@ def rnn_forward(
         reverse,
         state_names=("h0",),
         bias_name="b",
+        mask=mask,
+        resets=resets,
+        reset_state=reset_state,
     )
     assert cache is not None
     return hs, cache
@@ -258,11 +320,14 @@ def rnn_forward(
 
 def rnn_backward(
     dhs: Array | None, cache: Cache, dh_last: Array | None = None, truncate: int | None = None
-) -> tuple[Array, Array, Array, Array, Array | None]:
-    """Gradients ``(dx, dh0, dWx, dWh, db)`` of :func:`rnn_forward`; ``db`` is None if there was no bias."""
+) -> tuple[Any, ...]:
+    """Gradients ``(dx, dh0, dWx, dWh, db)`` of :func:`rnn_forward`; ``db`` is None if there was no bias.
+
+    If there was a `reset_state`, the tuple of its gradients comes last.
+    """
     _check_family("rnn", cache)
     dx, (dh0,), d = cell_backward(dhs, cache, (dh_last,), truncate, ("dh_last",))
-    return dx, dh0, d["Wx"], d["Wh"], d.get("bx")
+    return dx, dh0, d["Wx"], d["Wh"], d.get("bx"), *_of_reset_state(d)
 
 
 def rnn_step_forward(
@@ -293,6 +358,9 @@ def lstm_forward(
     lengths: Any = None,
     batch_first: bool = False,
     reverse: bool = False,
+    mask: Array | None = None,
+    resets: Array | None = None,
+    reset_state: OptionalState = None,
 ) -> tuple[Array, tuple[Array, Array], Cache]:
     """LSTM with forget gate over a batch of sequences.
 
@@ -308,7 +376,7 @@ def lstm_forward(
     b : (4*H,) or (1, 4*H) array, optional
     gate_order : str
         Order of the column blocks of the weights: a permutation of ``"ifgo"`` (input, forget, cell, output).
-    lengths, batch_first, reverse
+    lengths, batch_first, reverse, mask, resets, reset_state
         See :mod:`fastrnn.functional`.
 
     Returns
@@ -328,6 +396,9 @@ def lstm_forward(
         gate_order=gate_order,
         state_names=("h0", "c0"),
         bias_name="b",
+        mask=mask,
+        resets=resets,
+        reset_state=reset_state,
     )
     assert cache is not None
     return hs, (h, c), cache
@@ -339,11 +410,14 @@ def lstm_backward(
     dh_last: Array | None = None,
     dc_last: Array | None = None,
     truncate: int | None = None,
-) -> tuple[Array, Array, Array, Array, Array, Array | None]:
-    """Gradients ``(dx, dh0, dc0, dWx, dWh, db)`` of :func:`lstm_forward`, in its gate order."""
+) -> tuple[Any, ...]:
+    """Gradients ``(dx, dh0, dc0, dWx, dWh, db)`` of :func:`lstm_forward`, in its gate order.
+
+    If there was a `reset_state`, the tuple of its gradients comes last.
+    """
     _check_family("lstm", cache)
     dx, (dh0, dc0), d = cell_backward(dhs, cache, (dh_last, dc_last), truncate, ("dh_last", "dc_last"))
-    return dx, dh0, dc0, d["Wx"], d["Wh"], d.get("bx")
+    return dx, dh0, dc0, d["Wx"], d["Wh"], d.get("bx"), *_of_reset_state(d)
 
 
 def lstm_step_forward(
@@ -391,6 +465,9 @@ def gru_forward(
     lengths: Any = None,
     batch_first: bool = False,
     reverse: bool = False,
+    mask: Array | None = None,
+    resets: Array | None = None,
+    reset_state: OptionalState = None,
 ) -> tuple[Array, Cache]:
     """Gated recurrent unit over a batch of sequences.
 
@@ -410,7 +487,7 @@ def gru_forward(
         Order of the column blocks of the weights: a permutation of ``"rzn"`` (reset, update, new).
     reset_after : bool
         Whether the reset gate is applied after the product with ``Wh`` or before it.
-    lengths, batch_first, reverse
+    lengths, batch_first, reverse, mask, resets, reset_state
         See :mod:`fastrnn.functional`.
 
     Returns
@@ -428,6 +505,9 @@ def gru_forward(
         reverse,
         gate_order=gate_order,
         state_names=("h0",),
+        mask=mask,
+        resets=resets,
+        reset_state=reset_state,
     )
     assert cache is not None
     return hs, cache
@@ -435,11 +515,14 @@ def gru_forward(
 
 def gru_backward(
     dhs: Array | None, cache: Cache, dh_last: Array | None = None, truncate: int | None = None
-) -> tuple[Array, Array, Array, Array, Array | None, Array | None]:
-    """Gradients ``(dx, dh0, dWx, dWh, dbx, dbh)`` of :func:`gru_forward`, in its gate order."""
+) -> tuple[Any, ...]:
+    """Gradients ``(dx, dh0, dWx, dWh, dbx, dbh)`` of :func:`gru_forward`, in its gate order.
+
+    If there was a `reset_state`, the tuple of its gradients comes last.
+    """
     _check_family("gru", cache)
     dx, (dh0,), d = cell_backward(dhs, cache, (dh_last,), truncate, ("dh_last",))
-    return dx, dh0, d["Wx"], d["Wh"], d.get("bx"), d.get("bh")
+    return dx, dh0, d["Wx"], d["Wh"], d.get("bx"), d.get("bh"), *_of_reset_state(d)
 
 
 def gru_step_forward(
@@ -505,6 +588,29 @@ def _check_family(family: str, cache: Any) -> None:
     if not isinstance(cache, Cache) or not cache.cell.name.startswith(family):
         got = cache.cell.name if isinstance(cache, Cache) else type(cache).__name__
         raise TypeError(f"cache: expected what a {family}_ function returned, got that of {got}")
+
+
+def _of_reset_state(found: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (found["reset_state"],) if "reset_state" in found else ()
+
+
+def _check_reset_state(
+    resets: Any, values: Any, count: int, shape: tuple[int, int], dtype: np.dtype[Any]
+) -> tuple[State | None, tuple[bool, ...]]:
+    """The reset state as (N, H) arrays, and of which one row was given for all sequences."""
+    if values is None:
+        return None, ()
+    if resets is None:
+        raise ValueError("reset_state: expected resets as well, which say where it enters")
+    names = [f"reset_state[{k}]" for k in range(count)]
+    if not isinstance(values, tuple | list):
+        raise TypeError(f"reset_state: expected a tuple of arrays, one per state, got {type(values).__name__}")
+    rows = tuple(isinstance(value, np.ndarray) and value.ndim == 1 for value in values)
+    spread = [
+        np.broadcast_to(array_like(name, value, shape[1:], dtype, "x"), shape) if row else value
+        for name, value, row in zip(names, values, rows, strict=False)
+    ]
+    return _check_states("reset_state", names, count, spread + list(values[count:]), shape, dtype), rows
 
 
 def _check_states(

@@ -137,7 +137,8 @@ class Layer(Trainable):
 
     def _kept(self) -> Any:
         if self._cache is None:
-            raise RuntimeError(f"{type(self).__name__}.backward: call forward first, it keeps what backward needs")
+            name = type(self).__name__
+            raise RuntimeError(f"{name}.backward: call forward first; it keeps what one backward needs and uses up")
         return self._cache
 
 
@@ -224,6 +225,7 @@ class Linear(Layer):
         if self.bias:
             grads["b"] = d.sum(axis=0)
         dx: Array = d @ self.params["W"].T
+        self._cache = None
         self._add(grads)
         return dx.reshape(x.shape)
 
@@ -292,6 +294,7 @@ class Embedding(Layer):
         """Adds the gradient of ``W`` to ``grads``; integers have none."""
         x = self._kept()
         dy = array_like("dy", dy, (*x.shape, self.embedding_size), self.dtype, "the layer")
+        self._cache = None
         self._at_the_end(lambda: np.add.at(self.grads["W"], x.reshape(-1), dy.reshape(-1, self.embedding_size)))
 
     def torch_name(self, name: str) -> tuple[str, bool]:

@@ -56,7 +56,9 @@ class Model(Trainable):
         self.__dict__.update(state)
         self._gather()
 
-    def __call__(self, x: Array, state: Any = None, lengths: Any = None) -> tuple[Array, list[Any]]:
+    def __call__(
+        self, x: Array, state: Any = None, lengths: Any = None, *, mask: Any = None, resets: Any = None
+    ) -> tuple[Array, list[Any]]:
         """Output and last states, keeping nothing.
 
         Parameters
@@ -65,24 +67,26 @@ class Model(Trainable):
             Input of the first layer.
         state : list, optional
             A state for each recurrent layer, as this returns it; zeros by default.
-        lengths : (N,) integers, optional
-            Steps of each sequence.
+        lengths, mask, resets
+            Of the recurrent layers; see :mod:`fastrnn.functional`. Resets are to zeros.
         """
         with pinned():
-            return self._run(x, state, lengths, keep=False)
+            return self._run(x, state, {"lengths": lengths, "mask": mask, "resets": resets}, keep=False)
 
-    def forward(self, x: Array, state: Any = None, lengths: Any = None) -> tuple[Array, list[Any]]:
-        """The same, keeping what :meth:`backward` needs."""
+    def forward(
+        self, x: Array, state: Any = None, lengths: Any = None, *, mask: Any = None, resets: Any = None
+    ) -> tuple[Array, list[Any]]:
+        """The same, with dropout, keeping what one :meth:`backward` needs."""
         with pinned():
-            return self._run(x, state, lengths, keep=True)
+            return self._run(x, state, {"lengths": lengths, "mask": mask, "resets": resets}, keep=True)
 
-    def _run(self, x: Array, state: Any, lengths: Any, keep: bool) -> tuple[Array, list[Any]]:
+    def _run(self, x: Array, state: Any, flags: dict[str, Any], keep: bool) -> tuple[Array, list[Any]]:
         initial = iter(self._states("state", state))
         last = []
         for layer in self.layers:
             if isinstance(layer, Recurrent):
                 run = layer.forward if keep else layer
-                x, end = run(x, next(initial), lengths)
+                x, end = run(x, next(initial), **flags)
                 last.append(end)
             else:
                 x = layer.forward(x) if keep else layer(x)  # type: ignore[attr-defined, operator]

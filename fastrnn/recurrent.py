@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Collection
+from typing import Any
 
-import numpy as np
 from numpy.typing import DTypeLike
 
-from . import functional
 from .arrays import Array
-from .backends.registry import load_backend
 from .cells import Cell, gru, lstm, rnn
-from .engine.call import Stack, StackLayout
-from .engine.plan import make_plan
-from .engine.precision import PARTS
-from .engine.settings import current, pinned
-from .engine.threads import apart, run_together, threads_up_to, work_of
-from .errors import array_like, flag, generator, positive_int, rows_array
+from .engine.call import Layout
+from .engine.settings import current
+from .errors import flag, generator, positive_int, share
 from .layers import Layer, float_dtype, uniform
-
-Answer = TypeVar("Answer")
-State = Any
-"""An array (num_layers*directions, N, H), or a tuple of them for a cell with several states."""
-
-
-class _Kept(NamedTuple):
-    """What :meth:`Recurrent.forward` keeps.
-
-    caches : of each layer and direction
-    masks : of the dropout between layers
-    threads : that the call may take
-    """
-
-    caches: list[functional.Cache]
-    masks: list[Array | None]
-    threads: int
+from .prepared import Prepared, Pullback, State, param_shapes, parameter_names
 
 
 class Recurrent(Layer):
@@ -58,6 +35,8 @@ class Recurrent(Layer):
         a call without :meth:`forward` drops nothing. One layer has none between, and a warning says so.
     bidirectional : bool
         Run a second set of cells from the end; outputs are concatenated, (T, N, 2*H).
+    reverse : bool
+        Run a layer of one direction from the last step to the first; outputs stay at their step's place.
     dtype : {"float32", "float64"}
     seed : int, optional
         For the initial values, uniform in ``±1/sqrt(H)``, and for dropout.
@@ -80,6 +59,7 @@ class Recurrent(Layer):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        reverse: bool = False,
         dtype: DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
@@ -89,60 +69,52 @@ class Recurrent(Layer):
         self.input_size = positive_int("input_size", input_size)
         self.hidden_size = positive_int("hidden_size", hidden_size)
         self.num_layers = positive_int("num_layers", num_layers)
-        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-            raise ValueError(f"dropout: expected a number from 0 up to but not including 1, got {dropout!r}")
-        self.bias, self.batch_first, self.dropout = flag("bias", bias), flag("batch_first", batch_first), float(dropout)
-        self.bidirectional, self.dtype = flag("bidirectional", bidirectional), float_dtype(dtype)
+        self.bias, self.batch_first = flag("bias", bias), flag("batch_first", batch_first)
+        self.dropout, self.dtype = share("dropout", dropout), float_dtype(dtype)
+        self.bidirectional, self.reverse = flag("bidirectional", bidirectional), flag("reverse", reverse)
+        if self.bidirectional and self.reverse:
+            raise ValueError("reverse: expected False for a bidirectional layer, which runs both ways")
         if self.dropout and self.num_layers == 1:
             warnings.warn(
                 f"dropout: acts between layers, so {self.dropout} does nothing with num_layers=1",
                 # Whoever called the constructor, of this class or of one that calls this one.
                 stacklevel=2 if type(self) is Recurrent else 3,
             )
-        self._rng = generator("seed", seed)
-        self._stacks: dict[str, Stack | None] = {}
-        super().__init__(self._initial())
+        rng = generator("seed", seed)
+        sizes = (self.input_size, self.hidden_size, self.num_layers)
+        shapes = self.param_shapes(self.cell, *sizes, self.bias, self.bidirectional)
+        super().__init__({name: uniform(rng, shape, self.hidden_size, self.dtype) for name, shape in shapes})
+        self._prepared = Prepared(self._layout(), self._params.own, self.dropout, rng)
 
-    def __getstate__(self) -> dict[str, Any]:
-        # What a backend holds for this layer it makes again where it is needed.
-        return {**super().__getstate__(), "_stacks": {}}
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # The arrays may be others than those that were there.
+        self._prepared = self._prepared.on(self._params.own)
+
+    def __copy__(self) -> Recurrent:
+        twin = super().__copy__()
+        assert isinstance(twin, Recurrent)
+        twin._prepared = self._prepared.on(self._params.own)
+        return twin
 
     @property
     def directions(self) -> int:
         """1, or 2 if bidirectional."""
         return 2 if self.bidirectional else 1
 
-    @cached_property
-    def _suffixes(self) -> list[str]:
-        """Name endings of the parameters of each layer and direction, in PyTorch's order."""
-        ends = ("", "_reverse")[: self.directions]
-        return [f"_l{layer}{end}" for layer in range(self.num_layers) for end in ends]
+    # Name and shape of every parameter of such a layer.
+    param_shapes = staticmethod(param_shapes)
 
-    @cached_property
-    def _names(self) -> list[dict[str, str]]:
-        """For each layer and direction the keys of its parameters, by the cell's names for them."""
-        names = self.cell.param_shapes(1, 1)
-        return [{name: name + suffix for name in names} for suffix in self._suffixes]
-
-    def _initial(self) -> dict[str, Array]:
-        sizes = (self.input_size, self.hidden_size, self.num_layers)
-        shapes = self.param_shapes(self.cell, *sizes, self.bias, self.bidirectional)
-        return {name: uniform(self._rng, shape, self.hidden_size, self.dtype) for name, shape in shapes}
-
-    @staticmethod
-    def param_shapes(
-        cell: Cell, input_size: int, hidden_size: int, num_layers: int, bias: bool, bidirectional: bool
-    ) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Name and shape of every parameter of such a layer, one by one: a file may claim more than memory holds."""
-        ends = ("", "_reverse") if bidirectional else ("",)
-        for layer in range(num_layers):
-            D = len(ends) * hidden_size if layer else input_size
-            for end in ends:
-                for name, shape in cell.param_shapes(D, hidden_size).items():
-                    if bias or name not in ("bx", "bh"):
-                        yield f"{name}_l{layer}{end}", shape
-
-    def __call__(self, x: Array, state: State = None, lengths: Any = None) -> tuple[Array, State]:
+    def __call__(
+        self,
+        x: Array,
+        state: State = None,
+        lengths: Any = None,
+        *,
+        mask: Any = None,
+        resets: Any = None,
+        reset_state: State = None,
+    ) -> tuple[Array, State]:
         """Run the stack, keeping nothing.
 
         Parameters
@@ -152,88 +124,86 @@ class Recurrent(Layer):
             Initial states, (num_layers*directions, N, H) each; zeros by default.
         lengths : (N,) integers, optional
             Steps of each sequence; see :mod:`fastrnn.functional`.
+        mask : (T, N) booleans, or (N, T) if `batch_first`, optional
+            Which steps are active: the others give zeros, hold the state, and pass its gradient by.
+        resets : (T, N) booleans, or (N, T) if `batch_first`, optional
+            Where True, the state that enters the step, in the direction's own order, is `reset_state`.
+        reset_state : array or tuple of arrays, optional
+            Like `state`, or one row for all sequences, (num_layers*directions, H); zeros by default.
 
         Returns
         -------
         y : (T, N, directions*H) array, or (N, T, directions*H)
         state : like the argument, after each sequence's last step
-        """
-        done = self._quick(x, state, 3) if lengths is None else None
-        if done:
-            return done
-        with pinned():
-            return self._run(x, state, lengths, None)
 
-    def forward(self, x: Array, state: State = None, lengths: Any = None) -> tuple[Array, State]:
-        """The same with dropout, keeping what :meth:`backward` needs.
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument has the wrong type, dtype, shape or value; nothing has run then.
+        """
+        if lengths is None and mask is None and resets is None and reset_state is None:
+            # `Prepared.quick` without its frame, which is a twentieth of a short call.
+            now, prepared = current(), self._prepared
+            stack = prepared.stacks.get(now.backend) or prepared.stack(now)
+            done = stack.quick(x, state, 3, now, False)
+            if done is not None:
+                return done[0], done[1]
+        return self._prepared(x, state, lengths, mask=mask, resets=resets, reset_state=reset_state)
+
+    def vjp(
+        self,
+        x: Array,
+        state: State = None,
+        lengths: Any = None,
+        *,
+        mask: Any = None,
+        resets: Any = None,
+        reset_state: State = None,
+        training: bool = False,
+        need: Collection[str] = ("x", "state", "params"),
+    ) -> tuple[Array, State, Pullback]:
+        """Run the stack and give the function that takes a gradient back; see :meth:`Prepared.vjp`.
+
+        ``y, state, pullback = layer.vjp(x, state)``, then ``dx, dstate, grads = pullback(dy, dstate)`` any number of
+        times, from any thread; ``grads`` has a new array for every parameter, and nothing is added to ``layer.grads``.
+        """
+        return self._prepared.vjp(
+            x,
+            state,
+            lengths,
+            mask=mask,
+            resets=resets,
+            reset_state=reset_state,
+            training=training,
+            need=need,
+        )
+
+    def forward(
+        self,
+        x: Array,
+        state: State = None,
+        lengths: Any = None,
+        *,
+        mask: Any = None,
+        resets: Any = None,
+        reset_state: State = None,
+    ) -> tuple[Array, State]:
+        """The same as a call, with dropout, keeping what one :meth:`backward` needs.
 
         Of `x`, `state` and ``params`` it keeps the arrays themselves: leave them unchanged until then. ``y`` is
         read-only.
         """
         # What the last call kept would be there twice.
         self._cache = None
-        with pinned():
-            kept = _Kept([], [], current().num_threads)
-            y, last = self._run(x, state, lengths, kept)
-        y.flags.writeable = False
-        self._cache = kept
+        y, last, self._cache = self._prepared.vjp(
+            x, state, lengths, mask=mask, resets=resets, reset_state=reset_state, training=True
+        )
         return y, last
 
-    def _quick(self, x: Any, state: Any, ndim: int) -> tuple[Array, Any] | None:
-        """What the current backend's quick way through this layer gives, if it has one and takes these arguments."""
-        now = current()
-        try:
-            stack = self._stacks[now.backend]
-        except KeyError:
-            stack = None if self.bidirectional else load_backend(now.backend).stack(self._layout())
-            self._stacks[now.backend] = stack
-        if stack is None:
-            return None
-        threads_for, bf16_parts = threads_up_to(now.num_threads), PARTS[now.matmul_precision]
-        return stack(self._params.own, x, state, ndim, threads_for, bf16_parts)
-
-    def _run(self, x: Array, state: State, lengths: Any, kept: _Kept | None) -> tuple[Array, State]:
-        x = rows_array("x", x, "N, T" if self.batch_first else "T, N", self.input_size, self.dtype)
-        initial = self._split_state("state", state, x.shape[0 if self.batch_first else 1])
-        last: list[tuple[Array, ...]] = []
-        for layer in range(self.num_layers):
-            if layer:
-                x = self._drop(x, kept)
-            outputs, ends, caches = zip(*self._directions_of(layer, x, initial, lengths, kept is not None), strict=True)
-            last += ends
-            if kept is not None:
-                kept.caches.extend(caches)
-            x = np.concatenate(outputs, axis=2) if self.bidirectional else outputs[0]
-        return x, self._join_state(last)
-
-    def _directions_of(
-        self, layer: int, x: Array, initial: list[Any], lengths: Any, keep: bool
-    ) -> list[tuple[Array, tuple[Array, ...], functional.Cache | None]]:
-        """Outputs, last states and cache of each direction of `layer`."""
-
-        def forward(i: int) -> tuple[Array, tuple[Array, ...], functional.Cache | None]:
-            params = {name: self._params.own.get(key) for name, key in self._names[i].items()}
-            reverse = i % self.directions == 1
-            return functional.cell_forward(
-                self.cell, x, initial[i], params, lengths, self.batch_first, reverse, keep=keep
-            )
-
-        T, N = x.shape[:2]
-        outer = (N, T) if self.batch_first else (T, N)
-        return self._each_direction(forward, layer, outer, current().num_threads)
-
-    def _each_direction(
-        self, work: Callable[[int], Answer], layer: int, outer: tuple[int, ...], threads: int
-    ) -> list[Answer]:
-        """``work(i)`` of both directions of `layer`, in two of `threads` where that is quicker."""
-        both = range(layer * self.directions, (layer + 1) * self.directions)
-        shape = (*outer, self.input_size if layer == 0 else self.directions * self.hidden_size)
-        if self.bidirectional and apart(threads, outer[1], work_of(make_plan(self.cell), shape, self.hidden_size)):
-            return run_together(work, both)
-        return [work(i) for i in both]
-
-    def backward(self, dy: Array | None, dstate: State = None, truncate: int | None = None) -> tuple[Array, State]:
+    def backward(self, dy: Array | None, dstate: State = None, truncate: int | None = None) -> tuple[Any, ...]:
         """BPTT through the last :meth:`forward`; when all is done, adds the parameters' gradients to ``grads``.
+
+        It uses up what :meth:`forward` kept; for gradients of the same call again see :meth:`vjp`.
 
         Parameters
         ----------
@@ -242,39 +212,31 @@ class Recurrent(Layer):
         dstate : like the state, optional
             Gradient with respect to the last states; zeros by default.
         truncate : int, optional
-            Cut the gradient after every `truncate` steps of a sequence.
+            Cut the gradient after every `truncate` active steps of a sequence.
 
         Returns
         -------
         dx : array like ``x``
         dstate : like the state
             Gradient with respect to the initial states.
+        dreset : like the `reset_state`
+            The third, if :meth:`forward` had one.
+
+        Raises
+        ------
+        RuntimeError
+            If there was no :meth:`forward` since the last one.
         """
-        kept: _Kept = self._kept()
-        T, N, _, H = kept.caches[0].call.sizes
-        if dy is not None:
-            outer = (N, T) if self.batch_first else (T, N)
-            dy = array_like("dy", dy, (*outer, self.directions * H), self.dtype, "the layer")
-        dlast = self._split_state("dstate", dstate, N)
-        first: list[Any] = [None] * len(dlast)
-        new: dict[str, Array] = {}
-        for layer in reversed(range(self.num_layers)):
-
-            def backward(i: int, dy: Array | None = dy) -> tuple[Array, tuple[Array, ...], dict[str, Array]]:
-                d = i % self.directions
-                dhs = None if dy is None else dy[..., d * H : (d + 1) * H]
-                return functional.cell_backward(dhs, kept.caches[i], dlast[i], truncate)
-
-            results = self._each_direction(backward, layer, (T, N), kept.threads)
-            for i, (_, dstate_i, grads) in enumerate(results, layer * self.directions):
-                first[i] = dstate_i
-                new |= {self._names[i][name]: grad for name, grad in grads.items()}
-            dx = results[0][0] + results[1][0] if self.bidirectional else results[0][0]
-            mask = kept.masks[layer - 1] if layer else None
-            dy = dx if mask is None else dx * mask
-        result = dx, self._join_state(first)
-        self._add(new)
-        return result
+        pullback: Pullback = self._kept()
+        if self._later is None:
+            dx, dfirst, grads = pullback(dy, dstate, truncate=truncate, into=self._grads.own, add=True)
+        else:
+            dx, dfirst, grads = pullback(dy, dstate, truncate=truncate)
+            dreset = grads.pop("reset_state", None)
+            self._add(grads)
+            grads = {} if dreset is None else {"reset_state": dreset}
+        self._cache = None
+        return (dx, dfirst, grads["reset_state"]) if "reset_state" in grads else (dx, dfirst)
 
     def step(self, x: Array, state: State = None) -> tuple[Array, State]:
         """One step of a stream: `x` (N, D) and the states give ``y`` (N, H) and the new states.
@@ -282,55 +244,15 @@ class Recurrent(Layer):
         Raises
         ------
         ValueError
-            If the layer is bidirectional: a stream has no end to begin from.
+            If the layer is bidirectional or reversed: a stream has no end to begin from.
         """
-        done = self._quick(x, state, 2)
-        if done:
-            return done
-        if self.bidirectional:
-            raise ValueError("step: expected a layer with one direction, got a bidirectional one")
-        x = rows_array("x", x, "N", self.input_size, self.dtype)
-        y, state = self(x[:, None] if self.batch_first else x[None], state)
-        return (y[:, 0] if self.batch_first else y[0]), state
+        done = self._prepared.quick(x, state, 2, current(), False)
+        return (done[0], done[1]) if done is not None else self._prepared.step(x, state)
 
-    def _layout(self) -> StackLayout:
-        own = ("Wx", "Wh", "bx", "bh", *self.cell.units)
-        names = tuple(tuple(name + suffix for name in own) for suffix in self._suffixes)
-        return StackLayout(self.cell, self.input_size, self.hidden_size, names, self.dtype, self.batch_first)
-
-    def _drop(self, x: Array, kept: _Kept | None) -> Array:
-        if kept is None:
-            return x
-        mask = None
-        if self.dropout:
-            mask = (self._rng.random(x.shape) >= self.dropout).astype(x.dtype) / x.dtype.type(1 - self.dropout)
-            x = x * mask
-        kept.masks.append(mask)
-        return x
-
-    def _split_state(self, argument: str, state: State, N: int) -> list[tuple[Array, ...] | None]:
-        """The states of each layer and direction."""
-        count = self.num_layers * self.directions
-        if state is None:
-            return [None] * count
-        names = self.cell.states
-        several = len(names) > 1
-        parts: Sequence[Any] = state if several else (state,)
-        expected = f"{argument}: expected a tuple of {len(names)} arrays ({', '.join(names)})"
-        if several and not isinstance(state, tuple | list):
-            raise TypeError(f"{expected}, got {type(state).__name__}")
-        if len(parts) != len(names):
-            raise ValueError(f"{expected}, got {len(parts)}")
-        shape = (count, N, self.hidden_size)
-        arrays = [
-            array_like(f"{argument}[{k}]" if several else argument, part, shape, self.dtype, "the layer")
-            for k, part in enumerate(parts)
-        ]
-        return [tuple(a[i] for a in arrays) for i in range(count)]
-
-    def _join_state(self, states: Sequence[tuple[Array, ...]]) -> State:
-        joined = tuple(np.stack(parts) if len(parts) > 1 else parts[0][None] for parts in zip(*states, strict=True))
-        return joined if len(joined) > 1 else joined[0]
+    def _layout(self) -> Layout:
+        names = parameter_names(self.cell, self.num_layers, self.bidirectional)
+        sizes = (self.input_size, self.hidden_size)
+        return Layout(self.cell, *sizes, names, self.directions, self.reverse, self.dtype, self.batch_first)
 
     def torch_name(self, name: str) -> tuple[str, bool]:
         """See :meth:`Layer.torch_name`."""
@@ -351,6 +273,7 @@ class Recurrent(Layer):
             "batch_first": self.batch_first,
             "dropout": self.dropout,
             "bidirectional": self.bidirectional,
+            "reverse": self.reverse,
             "dtype": self.dtype.name,
         }
 
@@ -374,6 +297,7 @@ class RNN(Recurrent):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        reverse: bool = False,
         dtype: DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
@@ -387,6 +311,7 @@ class RNN(Recurrent):
             batch_first=batch_first,
             dropout=dropout,
             bidirectional=bidirectional,
+            reverse=reverse,
             dtype=dtype,
             seed=seed,
         )
@@ -409,6 +334,7 @@ class LSTM(Recurrent):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        reverse: bool = False,
         dtype: DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
@@ -421,6 +347,7 @@ class LSTM(Recurrent):
             batch_first=batch_first,
             dropout=dropout,
             bidirectional=bidirectional,
+            reverse=reverse,
             dtype=dtype,
             seed=seed,
         )
@@ -450,6 +377,7 @@ class GRU(Recurrent):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        reverse: bool = False,
         dtype: DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
@@ -463,6 +391,7 @@ class GRU(Recurrent):
             batch_first=batch_first,
             dropout=dropout,
             bidirectional=bidirectional,
+            reverse=reverse,
             dtype=dtype,
             seed=seed,
         )

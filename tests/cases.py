@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 import fastrnn
 import user_cells
 from fastrnn import cells
@@ -52,7 +54,8 @@ def run(p: Problem, call: Call = PLAIN, batch_first: bool = False, **changes: An
     def major(a: Any) -> Any:
         return a.swapaxes(0, 1) if batch_first else a
 
-    arguments = {"x": major(p.x), "state": p.state, "params": p.params} | changes
+    flags = {name: major(np.array(rows)) for name in ("mask", "resets") if (rows := getattr(call, name)) is not None}
+    arguments = {"x": major(p.x), "state": p.state, "params": p.params} | flags | changes
     lengths = None if call.lengths is None else list(call.lengths)
     hs, last, cache = cell_forward(
         CELLS[p.cell], **arguments, lengths=lengths, reverse=call.reverse, batch_first=batch_first

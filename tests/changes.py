@@ -30,18 +30,19 @@ _WITHOUT_ENGINE = (
     " or as_precise_as_float32 or rnn_relu or rnn_sigmoid or rnn_identity"
 )
 ENGINE = Suite(
-    "test_cpp_paths test_cpp test_threads test_stack test_properties test_gradients test_precision test_interrupt",
+    "test_cpp_paths test_cpp_flags test_cpp test_flags test_threads test_stack test_properties test_gradients"
+    " test_precision test_interrupt",
     f"not ({_WITHOUT_ENGINE})",
     ("chosen|follows|refused", "test_cpp_paths.*(oracle|ahead_where)", "test_cpp_paths"),
 )
 NUMBA = Suite(
-    "test_paths test_threads test_functional test_recurrent test_stack",
+    "test_paths test_threads test_flags test_functional test_recurrent test_stack",
     "not cpp and (numba or worth or chooses or short or buffers or tiles or apart)"
     " and not (float32 or rnn_ or leaky or mgu or coupled or peephole or indrnn or forked)",
     ("test_numba_chooses|worth|short|buffers|tiles|apart", "path_is_right.*gru_before", "path_is_right", "test_paths"),
 )
 PLAN = Suite(
-    "test_plan test_paths test_random_cells test_functional test_recurrent test_stack test_settings test_threads"
+    "test_plan test_paths test_random_cells test_flags test_prepared test_functional test_recurrent test_stack test_settings test_threads"
     " test_backends test_explain test_precision test_cpp test_bad_descriptions test_layers",
     "not (cpp or numba or forked) or headers",
     ("headers|keep|settings", "numpy-random|test_random_cell", "path_is_right"),
@@ -49,8 +50,8 @@ PLAN = Suite(
 
 # Whose signs are turned; a file belongs to the first pattern that fits it. None: the kernels have tests of their own.
 SIGNS: list[tuple[str, Suite | None]] = [
-    *((f"csrc/{name}.h", None) for name in ("api", "runtime", "simd", "subnormals", "thresholds", "factor")),
-    *((f"csrc/{name}.h", None) for name in ("tile", "amx", "ahead", "cell", "panel", "gemm")),
+    *((f"csrc/{name}.h", None) for name in ("api", "runtime", "simd", "subnormals", "thresholds", "cell", "operand")),
+    *((f"csrc/{name}.h", None) for name in ("tile", "step_tile", "amx", "packed", "unpacked", "gemm")),
     ("csrc/*.h", ENGINE),
     ("fastrnn/backends/numpy_backend.py", PLAN),
     ("fastrnn/engine/*.py", PLAN),
@@ -117,16 +118,9 @@ EQUIVALENT: list[tuple[str, str, str]] = [
     ("fastrnn/engine/threads.py", "ThreadPoolExecutor(os.cpu_count() «and» 1", "time only"),
     ("fastrnn/engine/plan.py", "not in base «or» n.op", "a place for what is found elsewhere first"),
     (ENGINE_THRESHOLDS, "N <= «9»", "of nine sequences, eight steps are the first that are worth it either way"),
-    ("csrc/forward.h", "input «>=» stage", EQUAL),
-    ("csrc/forward.h", "needed «<=» run.T_", EQUAL),
-    ("csrc/forward.h", "first + chunk «<=» run.T_", EQUAL),
-    ("csrc/forward.h", "rest «<=» chunk", EQUAL),
-    ("csrc/forward.h", "steps «>=» ran.chunk", EQUAL),
-    ("csrc/forward.h", "division.by_units ? «1 : division.parts»", "size of a block"),
-    ("csrc/forward.h", "r «<=» rows && !tail.all", "one more row of scratch, which nobody reads"),
-    ("csrc/backward.h", "chunk * rows «<=» gemm_depth", EQUAL),
-    ("csrc/backward.h", "source_of(i) + 1 «>=» count", EQUAL),
-    ("csrc/backward.h", "done.steps «>=» ran.chunk", EQUAL),
+    ("csrc/products.h", "split.by_units ? «1 : split.parts»", "size of a block"),
+    ("csrc/merged.h", "r «<=» rows && !columns.all", "one more row of scratch, which nobody reads"),
+    ("csrc/project_ahead.h", "depth «<=» piece.depth", EQUAL),
 ]
 
 
@@ -163,7 +157,7 @@ class Mutation(NamedTuple):
             around += self.text[begin : self.text.find("\n", begin)]
         if re.search("splitting|left_size|per_item", around):
             return "avx512bf16 avx512"
-        if re.search("ahead|beside", around):
+        if re.search("ahead|beside", around) or self.file.endswith("project_ahead.h"):
             return "avx512"
         return os.environ.get("FASTRNN_VARIANTS", "avx2")
 

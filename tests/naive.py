@@ -259,31 +259,42 @@ CELLS = {
 class Call:
     """How a layer is run over a batch.
 
-    `truncate` = k cuts gradients before each sequence's own steps k, 2k, ...
+    `truncate` = k cuts gradients before each sequence's own steps k, 2k, ...; `mask` and `resets` are [T][N].
     """
 
     lengths: tuple[int, ...] | None = None
     reverse: bool = False
     truncate: int | None = None
+    mask: tuple[tuple[bool, ...], ...] | None = None
+    resets: tuple[tuple[bool, ...], ...] | None = None
+
+    def active(self, t: int, n: int) -> bool:
+        inside = self.lengths is None or t < self.lengths[n]
+        return inside and (self.mask is None or self.mask[t][n])
 
 
 PLAIN = Call()
 
 
-def run(step: Step, x: Any, state: Sequence[Any], params: Params, call: Call) -> tuple[Any, list[Any]]:
-    """Outputs [T][N][H], zero past a sequence's end, and last states [states][N][H]."""
+def run(
+    step: Step, x: Any, state: Sequence[Any], params: Params, call: Call, reset_state: Any = None
+) -> tuple[Any, list[Any]]:
+    """Outputs [T][N][H], zero where a sequence is inactive, and last states [states][N][H]."""
     size = len(state[0][0])
     hs = [[[0.0] * size for _ in x[0]] for _ in x]
     last: list[list[Vector]] = [[] for _ in state]
     for n in range(len(x[0])):
-        own = len(x) if call.lengths is None else call.lengths[n]
         now: States = tuple(s[n] for s in state)
-        for count in range(own):
-            if call.truncate is not None and count > 0 and count % call.truncate == 0:
+        count = 0
+        for t in reversed(range(len(x))) if call.reverse else range(len(x)):
+            if call.resets is not None and call.resets[t][n]:
+                now = tuple([0.0] * size for _ in state) if reset_state is None else tuple(s[n] for s in reset_state)
+            elif call.truncate is not None and call.active(t, n) and count > 0 and count % call.truncate == 0:
                 now = tuple(detach(v) for v in now)
-            t = own - 1 - count if call.reverse else count
-            now = step(params, x[t][n], *now)
-            hs[t][n] = now[0]
+            if call.active(t, n):
+                now = step(params, x[t][n], *now)
+                hs[t][n] = now[0]
+                count += 1
         for which, values in enumerate(now):
             last[which].append(values)
     return hs, last
@@ -317,13 +328,24 @@ class Run:
     dx: Any
     dstate: Any
     dparams: dict[str, Any] = field(default_factory=dict)
+    dreset: Any = None
 
 
-def differentiate(step: Step, x: Any, state: Sequence[Any], params: Params, dhs: Any, dlast: Any, call: Call) -> Run:
+def differentiate(
+    step: Step,
+    x: Any,
+    state: Sequence[Any],
+    params: Params,
+    dhs: Any,
+    dlast: Any,
+    call: Call,
+    reset_state: Any = None,
+) -> Run:
     """The run and its gradients: a tape over every scalar of the call."""
     x, state = nested(x, Scalar), nested(state, Scalar)
+    reset_state = None if reset_state is None else nested(reset_state, Scalar)
     params = {name: nested(value, Scalar) for name, value in params.items()}
-    hs, last = run(step, x, state, params, call)
+    hs, last = run(step, x, state, params, call, reset_state)
     as_scalar(loss(hs, last, nested(dhs), nested(dlast))).backward()
 
     def value(v: Any) -> Any:
@@ -332,4 +354,6 @@ def differentiate(step: Step, x: Any, state: Sequence[Any], params: Params, dhs:
     def grad(v: Any) -> Any:
         return [grad(e) for e in v] if isinstance(v, list) else v.grad
 
-    return Run(value(hs), value(last), grad(x), grad(state), {k: grad(v) for k, v in params.items()})
+    dparams = {k: grad(v) for k, v in params.items()}
+    dreset = None if reset_state is None else grad(reset_state)
+    return Run(value(hs), value(last), grad(x), grad(state), dparams, dreset)

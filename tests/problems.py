@@ -82,12 +82,18 @@ def problem(
     )
 
 
+def reset_state(p: Problem) -> tuple[np.ndarray, ...]:
+    """A reset state for `p`, each (N, H), unlike its initial state."""
+    return tuple(_frozen((-0.5 * a[::-1] + a.dtype.type(0.25)).astype(a.dtype)) for a in p.state)
+
+
 @cache
-def oracle(p: Problem, call: naive.Call = naive.PLAIN) -> Result:
-    """What the naive implementation makes of `p`."""
-    r = naive.differentiate(naive.CELLS[p.cell].step, *p.parts(), call)
+def oracle(p: Problem, call: naive.Call = naive.PLAIN, to_state: bool = False) -> Result:
+    """What the naive implementation makes of `p`; `to_state`: resets are to :func:`reset_state`."""
+    r = naive.differentiate(naive.CELLS[p.cell].step, *p.parts(), call, reset_state(p) if to_state else None)
     shapes = {"hs": p.dhs.shape, "dx": p.x.shape}
-    result = named(np.array(r.hs), np.array(r.last), np.array(r.dx), np.array(r.dstate), r.dparams)
+    dparams = r.dparams if r.dreset is None else {**r.dparams, "reset_state": r.dreset}
+    result = named(np.array(r.hs), np.array(r.last), np.array(r.dx), np.array(r.dstate), dparams)
     return {name: a.reshape(shapes.get(name, a.shape)) for name, a in result.items()}
 
 

@@ -257,7 +257,7 @@ def engine_call(cell: str, T: int, N: int, D: int, H: int, threads: int) -> Any:
     shapes = CELLS[cell].param_shapes(D, H)
     params = {name: np.empty(shape, "f4") for name, shape in shapes.items()}
     x, state = np.empty((T, N, D), "f4"), (np.empty((N, H), "f4"),) * len(CELLS[cell].states)
-    return call.Call(make_plan(CELLS[cell]), x, state, params, None, False, threads)
+    return call.Call(make_plan(CELLS[cell]), x, state, params, False, threads)
 
 
 def test_the_path_of_a_layers_call_is_noted() -> None:

@@ -77,6 +77,7 @@ def test_truncation_reaches_the_layers() -> None:
     layer = RNN(3, 4, dtype="float64", seed=0)
     layer.forward(x)
     np.testing.assert_array_equal(dx, layer.backward(dy, truncate=1)[0])
+    layer.forward(x)
     assert (dx != layer.backward(dy)[0]).any()
 
 
@@ -90,6 +91,19 @@ def test_parameters_and_gradients_are_the_layers_own_arrays() -> None:
     assert model.grads["3.W"] is model.layers[3].grads["W"] and model.grads["3.W"].any()
     model.zero_grad()
     assert not any(g.any() for g in model.grads.values())
+
+
+def test_masks_and_resets_reach_the_layers() -> None:
+    model = Model([RNN(3, 4, 2, dtype="float64", seed=0), LSTM(4, 3, dtype="float64", seed=1)])
+    rng = np.random.default_rng(0)
+    x, flags = rng.standard_normal((5, 2, 3)), {"mask": rng.random((5, 2)) < 0.6, "resets": rng.random((5, 2)) < 0.4}
+    lower, first = model.layers[0](x, **flags)
+    upper, second = model.layers[1](lower, **flags)
+    for y, (one, other) in (model(x, **flags), model.forward(x, **flags)):
+        np.testing.assert_array_equal(y, upper)
+        np.testing.assert_array_equal(one, first)
+        np.testing.assert_array_equal(other, second)
+    assert (upper != model(x)[0]).any()
 
 
 def test_states_continue_a_sequence() -> None:
@@ -113,16 +127,19 @@ def test_a_backward_that_does_not_end_adds_nothing(monkeypatch: pytest.MonkeyPat
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
+    model.forward(X)
     with monkeypatch.context() as patch:
         patch.setattr(fails, "backward", interrupt)
         with pytest.raises(KeyboardInterrupt):
             model.backward(y)
     for name, grad in model.grads.items():
         np.testing.assert_array_equal(grad, before[name])
+    model.forward(X)
     model.backward(y)
     for name, grad in model.grads.items():
         np.testing.assert_allclose(grad, 2 * before[name], rtol=1e-12)
     # And each layer alone adds at once, as ever.
+    model.forward(X)
     model.layers[3].backward(y)
     np.testing.assert_allclose(model.grads["3.W"], 3 * before["3.W"], rtol=1e-12)
 

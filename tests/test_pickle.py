@@ -242,7 +242,7 @@ def test_the_quick_ways_of_every_backend_stay_behind() -> None:
     for name in fastrnn.available_backends():
         with fastrnn.use_backend(name):
             layer.step(np.ones((1, 3), np.float32))
-    assert set(layer._stacks) == set(fastrnn.available_backends())
+    assert set(layer._prepared.stacks) == set(fastrnn.available_backends())
     assert len(pickle.dumps(layer)) < len(pickle.dumps(GRU(3, 4, seed=0))) + 200
 
 

@@ -13,6 +13,7 @@ import fastrnn
 from cases import CELLS
 from differences import assert_gradient
 from fastrnn import GRU, LSTM, RNN, Recurrent, functional
+from fastrnn.backends.numpy_backend import NumpyBackend
 
 T, N, D, H = 6, 4, 3, 5
 LENGTHS = [4, 6, 1, 6]
@@ -229,6 +230,7 @@ def test_every_backward_adds_and_leaves_its_arguments() -> None:
     arrays = dict(layer.grads)
     first = layer.backward(p["dy"], p["dstate"])
     once = {k: g.copy() for k, g in layer.grads.items()}
+    layer.forward(p["x"], p["state"], LENGTHS)
     second = layer.backward(p["dy"], p["dstate"])
     for have, want in zip(second, first, strict=True):
         np.testing.assert_array_equal(have, want)
@@ -245,9 +247,9 @@ def test_no_gradient_is_a_gradient_of_zeros() -> None:
     layer = LSTM(D, H, 2, bidirectional=True, dtype="float64", seed=0)
     p = inputs(layer)
     zeros = tuple(map(np.zeros_like, p["dstate"]))
-    layer.forward(p["x"])
+    _, _, pullback = layer.vjp(p["x"])
     for one, other in (((p["dy"], None), (p["dy"], zeros)), ((None, p["dstate"]), (0 * p["dy"], p["dstate"]))):
-        (dx, dstate), (dx2, dstate2) = layer.backward(*one), layer.backward(*other)
+        (dx, dstate, _), (dx2, dstate2, _) = pullback(*one), pullback(*other)
         np.testing.assert_array_equal(dx, dx2)
         assert_states_equal(dstate, dstate2)
 
@@ -257,11 +259,11 @@ def test_no_gradient_is_a_gradient_of_zeros() -> None:
 def test_a_backward_that_does_not_end_adds_nothing(
     monkeypatch: pytest.MonkeyPatch, bidirectional: bool, error: type[BaseException]
 ) -> None:
-    layer = GRU(D, H, 3, bidirectional=bidirectional, seed=0)
-    y, _ = layer.forward(np.ones((T, N, D), np.float32))
+    layer, x = GRU(D, H, 3, bidirectional=bidirectional, seed=0), np.ones((T, N, D), np.float32)
+    y, _ = layer.forward(x)
     layer.backward(y)
     before = {name: grad.copy() for name, grad in layer.grads.items()}
-    run, calls = functional.cell_backward, []
+    run, calls = NumpyBackend.backward, []
 
     def fail_at_the_second(*arguments: Any, **options: Any) -> Any:
         calls.append(1)
@@ -269,12 +271,14 @@ def test_a_backward_that_does_not_end_adds_nothing(
             raise error
         return run(*arguments, **options)
 
+    layer.forward(x)
     with monkeypatch.context() as patch:
-        patch.setattr(functional, "cell_backward", fail_at_the_second)
+        patch.setattr(NumpyBackend, "backward", fail_at_the_second)
         with pytest.raises(error):
             layer.backward(y)
     for name, grad in layer.grads.items():
         np.testing.assert_array_equal(grad, before[name])
+    layer.forward(x)
     layer.backward(y)
     for name, grad in layer.grads.items():
         np.testing.assert_array_equal(grad, 2 * before[name])
@@ -360,13 +364,13 @@ def test_a_seed_decides_the_initial_values() -> None:
 
 def test_a_call_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, keeps = LSTM(D, H, 2), []
-    run = functional.cell_forward
+    run = NumpyBackend.forward
 
-    def spy(*args: Any, keep: bool, **options: Any) -> Any:
+    def spy(self: Any, call: Any, keep: bool, path: Any = None) -> Any:
         keeps.append(keep)
-        return run(*args, keep=keep, **options)
+        return run(self, call, keep, path)
 
-    monkeypatch.setattr(functional, "cell_forward", spy)
+    monkeypatch.setattr(NumpyBackend, "forward", spy)
     layer(np.ones((T, N, D), np.float32))
     assert keeps == [False, False]
     with pytest.raises(RuntimeError, match=r"LSTM.backward: call forward first"):
@@ -377,19 +381,19 @@ def test_batch_first_is_the_same_without_a_copy(monkeypatch: pytest.MonkeyPatch)
     options: dict[str, Any] = {"num_layers": 2, "bidirectional": True, "dtype": "float64", "seed": 0}
     time_major, batch_major = LSTM(D, H, **options), LSTM(D, H, batch_first=True, **options)
     p, seen = inputs(time_major), []
-    run = functional.cell_forward
+    run = NumpyBackend.forward
 
-    def spy(cell: Any, x: np.ndarray, *args: Any, **options: Any) -> Any:
-        seen.append(x)
-        return run(cell, x, *args, **options)
+    def spy(self: Any, call: Any, keep: bool, path: Any = None) -> Any:
+        seen.append(call.x)
+        return run(self, call, keep, path)
 
     y, state = time_major.forward(p["x"], p["state"], LENGTHS)
     dx, dstate = time_major.backward(p["dy"], p["dstate"])
-    monkeypatch.setattr(functional, "cell_forward", spy)
+    monkeypatch.setattr(NumpyBackend, "forward", spy)
     x = p["x"].swapaxes(0, 1).copy()
     got, got_state = batch_major.forward(x, p["state"], LENGTHS)
     got_dx, got_dstate = batch_major.backward(p["dy"].swapaxes(0, 1), p["dstate"])
-    assert seen[0] is x
+    assert seen[0].base is x
     np.testing.assert_allclose(got.swapaxes(0, 1), y, rtol=0, atol=1e-13)
     np.testing.assert_allclose(got_dx.swapaxes(0, 1), dx, rtol=0, atol=1e-13)
     assert_states_equal(got_state, state, atol=1e-13)

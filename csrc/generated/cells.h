@@ -6,14 +6,14 @@ namespace FASTRNN_VARIANT {
 
 struct rnn_tanh {
     static constexpr const char* name = "rnn_tanh";
-    static constexpr int gates = 1, states = 1, matrices = 1, units = 1, keeps = 0, slots = 1, uses = 1;
+    static constexpr int gates = 1, states = 1, matrices = 1, units = 1, params = 0, keeps = 0, slots = 1, uses = 1;
     static constexpr int grad_sum[] = {0};
-    static constexpr Bias bias[] = {{0, 0}};
+    static constexpr Bias bias[] = {{0, -1, 1, {0}}};
     static constexpr Use use[] = {{0, Kind::prev, 0, 0}};
     struct forward_0 {
-        static constexpr int sums = 1, products = 1;
+        static constexpr int sums = 1, products = 2;
         static constexpr Sum sum[] = {{0, 0}};
-        static constexpr Product product[] = {{Kind::prev, 0, 1, 1, {0}, {0}}};
+        static constexpr Product product[] = {{Kind::x, 0, 1, 1, {0}, {0}}, {Kind::prev, 0, 1, 1, {0}, {0}}};
         template <bool KEEP, class T> FASTRNN_INLINE void run(const Row<T>& row, const Vec<T>* grad) {
             const Vec<T> acc0 = load(row.acc[0]);
             const Vec<T> v0 = tanh(acc0);
@@ -40,14 +40,14 @@ struct rnn_tanh {
 
 struct rnn_relu {
     static constexpr const char* name = "rnn_relu";
-    static constexpr int gates = 1, states = 1, matrices = 1, units = 1, keeps = 0, slots = 1, uses = 1;
+    static constexpr int gates = 1, states = 1, matrices = 1, units = 1, params = 0, keeps = 0, slots = 1, uses = 1;
     static constexpr int grad_sum[] = {0};
-    static constexpr Bias bias[] = {{0, 0}};
+    static constexpr Bias bias[] = {{0, -1, 1, {0}}};
     static constexpr Use use[] = {{0, Kind::prev, 0, 0}};
     struct forward_0 {
-        static constexpr int sums = 1, products = 1;
+        static constexpr int sums = 1, products = 2;
         static constexpr Sum sum[] = {{0, 0}};
-        static constexpr Product product[] = {{Kind::prev, 0, 1, 1, {0}, {0}}};
+        static constexpr Product product[] = {{Kind::x, 0, 1, 1, {0}, {0}}, {Kind::prev, 0, 1, 1, {0}, {0}}};
         template <bool KEEP, class T> FASTRNN_INLINE void run(const Row<T>& row, const Vec<T>* grad) {
             const Vec<T> acc0 = load(row.acc[0]);
             const Vec<T> v0 = relu(acc0);
@@ -73,14 +73,14 @@ struct rnn_relu {
 
 struct rnn_sigmoid {
     static constexpr const char* name = "rnn_sigmoid";
-    static constexpr int gates = 1, states = 1, matrices = 1, units = 1, keeps = 0, slots = 1, uses = 1;
+    static constexpr int gates = 1, states = 1, matrices = 1, units = 1, params = 0, keeps = 0, slots = 1, uses = 1;
     static constexpr int grad_sum[] = {0};
-    static constexpr Bias bias[] = {{0, 0}};
+    static constexpr Bias bias[] = {{0, -1, 1, {0}}};
     static constexpr Use use[] = {{0, Kind::prev, 0, 0}};
     struct forward_0 {
-        static constexpr int sums = 1, products = 1;
+        static constexpr int sums = 1, products = 2;
         static constexpr Sum sum[] = {{0, 0}};
-        static constexpr Product product[] = {{Kind::prev, 0, 1, 1, {0}, {0}}};
+        static constexpr Product product[] = {{Kind::x, 0, 1, 1, {0}, {0}}, {Kind::prev, 0, 1, 1, {0}, {0}}};
         template <bool KEEP, class T> FASTRNN_INLINE void run(const Row<T>& row, const Vec<T>* grad) {
             const Vec<T> acc0 = load(row.acc[0]);
             const Vec<T> v0 = sigmoid(acc0);
@@ -107,14 +107,14 @@ struct rnn_sigmoid {
 
 struct rnn_identity {
     static constexpr const char* name = "rnn_identity";
-    static constexpr int gates = 1, states = 1, matrices = 1, units = 1, keeps = 0, slots = 1, uses = 1;
+    static constexpr int gates = 1, states = 1, matrices = 1, units = 1, params = 0, keeps = 0, slots = 1, uses = 1;
     static constexpr int grad_sum[] = {0};
-    static constexpr Bias bias[] = {{0, 0}};
+    static constexpr Bias bias[] = {{0, -1, 1, {0}}};
     static constexpr Use use[] = {{0, Kind::prev, 0, 0}};
     struct forward_0 {
-        static constexpr int sums = 1, products = 1;
+        static constexpr int sums = 1, products = 2;
         static constexpr Sum sum[] = {{0, 0}};
-        static constexpr Product product[] = {{Kind::prev, 0, 1, 1, {0}, {0}}};
+        static constexpr Product product[] = {{Kind::x, 0, 1, 1, {0}, {0}}, {Kind::prev, 0, 1, 1, {0}, {0}}};
         template <bool KEEP, class T> FASTRNN_INLINE void run(const Row<T>& row, const Vec<T>* grad) {
             const Vec<T> acc0 = load(row.acc[0]);
             store(row.next[0], acc0);
@@ -136,14 +136,14 @@ struct rnn_identity {
 
 struct lstm {
     static constexpr const char* name = "lstm";
-    static constexpr int gates = 4, states = 2, matrices = 4, units = 4, keeps = 5, slots = 4, uses = 4;
+    static constexpr int gates = 4, states = 2, matrices = 4, units = 4, params = 0, keeps = 5, slots = 4, uses = 4;
     static constexpr int grad_sum[] = {0, -1};
-    static constexpr Bias bias[] = {{0, 0}, {1, 1}, {2, 2}, {3, 3}};
+    static constexpr Bias bias[] = {{0, -1, 1, {0}}, {1, -1, 1, {1}}, {2, -1, 1, {2}}, {3, -1, 1, {3}}};
     static constexpr Use use[] = {{0, Kind::prev, 0, 0}, {1, Kind::prev, 0, 1}, {2, Kind::prev, 0, 2}, {3, Kind::prev, 0, 3}};
     struct forward_0 {
-        static constexpr int sums = 4, products = 1;
+        static constexpr int sums = 4, products = 2;
         static constexpr Sum sum[] = {{0, 0}, {1, 1}, {2, 2}, {3, 3}};
-        static constexpr Product product[] = {{Kind::prev, 0, 1, 4, {0, 1, 2, 3}, {0, 1, 2, 3}}};
+        static constexpr Product product[] = {{Kind::x, 0, 1, 4, {0, 1, 2, 3}, {0, 1, 2, 3}}, {Kind::prev, 0, 1, 4, {0, 1, 2, 3}, {0, 1, 2, 3}}};
         template <bool KEEP, class T> FASTRNN_INLINE void run(const Row<T>& row, const Vec<T>* grad) {
             const Vec<T> acc3 = load(row.acc[3]);
             const Vec<T> acc1 = load(row.acc[1]);
@@ -217,14 +217,14 @@ struct lstm {
 
 struct gru_reset_after {
     static constexpr const char* name = "gru_reset_after";
-    static constexpr int gates = 3, states = 1, matrices = 3, units = 4, keeps = 4, slots = 4, uses = 3;
+    static constexpr int gates = 3, states = 1, matrices = 3, units = 4, params = 0, keeps = 4, slots = 4, uses = 3;
     static constexpr int grad_sum[] = {0};
-    static constexpr Bias bias[] = {{0, 0}, {1, 1}, {2, -1}, {-1, 2}};
+    static constexpr Bias bias[] = {{0, -1, 1, {0}}, {1, -1, 1, {1}}, {2, -1, 0, {}}, {-1, -1, 1, {2}}};
     static constexpr Use use[] = {{0, Kind::prev, 0, 0}, {1, Kind::prev, 0, 1}, {3, Kind::prev, 0, 2}};
     struct forward_0 {
-        static constexpr int sums = 4, products = 1;
+        static constexpr int sums = 4, products = 2;
         static constexpr Sum sum[] = {{2, 2}, {0, 0}, {1, 1}, {3, -1}};
-        static constexpr Product product[] = {{Kind::prev, 0, 1, 3, {1, 2, 3}, {0, 1, 2}}};
+        static constexpr Product product[] = {{Kind::x, 0, 1, 3, {0, 1, 2}, {2, 0, 1}}, {Kind::prev, 0, 1, 3, {1, 2, 3}, {0, 1, 2}}};
         template <bool KEEP, class T> FASTRNN_INLINE void run(const Row<T>& row, const Vec<T>* grad) {
             const Vec<T> acc2 = load(row.acc[2]);
             const Vec<T> acc0 = load(row.acc[0]);
@@ -288,14 +288,14 @@ struct gru_reset_after {
 
 struct gru_reset_before {
     static constexpr const char* name = "gru_reset_before";
-    static constexpr int gates = 3, states = 1, matrices = 3, units = 3, keeps = 4, slots = 4, uses = 3;
+    static constexpr int gates = 3, states = 1, matrices = 3, units = 3, params = 0, keeps = 4, slots = 4, uses = 3;
     static constexpr int grad_sum[] = {0};
-    static constexpr Bias bias[] = {{0, 0}, {1, 1}, {2, 2}};
+    static constexpr Bias bias[] = {{0, -1, 1, {0}}, {1, -1, 1, {1}}, {2, -1, 1, {2}}};
     static constexpr Use use[] = {{0, Kind::prev, 0, 0}, {1, Kind::prev, 0, 1}, {2, Kind::keep, 0, 2}};
     struct forward_0 {
-        static constexpr int sums = 2, products = 1;
+        static constexpr int sums = 2, products = 2;
         static constexpr Sum sum[] = {{0, 0}, {1, 1}};
-        static constexpr Product product[] = {{Kind::prev, 0, 1, 2, {0, 1}, {0, 1}}};
+        static constexpr Product product[] = {{Kind::x, 0, 1, 2, {0, 1}, {0, 1}}, {Kind::prev, 0, 1, 2, {0, 1}, {0, 1}}};
         template <bool KEEP, class T> FASTRNN_INLINE void run(const Row<T>& row, const Vec<T>* grad) {
             const Vec<T> acc0 = load(row.acc[0]);
             const Vec<T> prev0 = load(row.prev[0]);
@@ -309,9 +309,9 @@ struct gru_reset_before {
         }
     };
     struct forward_1 {
-        static constexpr int sums = 1, products = 1;
+        static constexpr int sums = 1, products = 2;
         static constexpr Sum sum[] = {{2, 2}};
-        static constexpr Product product[] = {{Kind::keep, 0, 1, 1, {0}, {2}}};
+        static constexpr Product product[] = {{Kind::x, 0, 1, 1, {0}, {2}}, {Kind::keep, 0, 1, 1, {0}, {2}}};
         template <bool KEEP, class T> FASTRNN_INLINE void run(const Row<T>& row, const Vec<T>* grad) {
             const Vec<T> keep1 = load(row.keep + 1 * row.Hp);
             const Vec<T> acc0 = load(row.acc[0]);

@@ -1,9 +1,11 @@
 """Types of the extension; see csrc/_cpp.pyx."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from ..engine.call import Array
+from ..engine.call import Array, Given, LayerGradients, Layout, Need
+from ..engine.flags import Flags
+from ..engine.settings import Settings
 
 Fields = tuple[int, bool, int, bool, str, bool, int]
 """Of a :class:`fastrnn.backends.cpp_backend.CppPath`."""
@@ -18,8 +20,6 @@ def path(
     kernel: int,
     x: Array,
     params: Mapping[str, Array],
-    lengths: Array | None,
-    reverse: bool,
     threads: int,
     bf16_parts: int,
     backward: bool,
@@ -29,7 +29,8 @@ def forward(
     x: Array,
     state: tuple[Array, ...],
     params: Mapping[str, Array],
-    lengths: Array | None,
+    flags: Flags | None,
+    reset_state: tuple[Array, ...] | None,
     reverse: bool,
     keep: bool,
     threads: int,
@@ -40,7 +41,8 @@ def backward(
     kernel: int,
     x: Array,
     params: Mapping[str, Array],
-    lengths: Array | None,
+    flags: Flags | None,
+    reset_state: tuple[Array, ...] | None,
     reverse: bool,
     threads: int,
     bf16_parts: int,
@@ -48,30 +50,27 @@ def backward(
     saved: Array,
     dy: Array | None,
     dlast: tuple[Array, ...],
-    truncate: int,
     slots: int,
     path: Fields | None,
-) -> tuple[Array, tuple[Array, ...], Array, Array, Array, Fields]: ...
+) -> tuple[Array, tuple[Array, ...], Array, Array, Array, tuple[Array, ...] | None, Fields]: ...
 
 class Stack:
     def __init__(
         self,
         cell: str,
-        names: tuple[tuple[str, ...], ...],
-        D: int,
-        H: int,
+        layout: Layout,
+        arrays: list[tuple[Array | None, ...]],
         states: int,
         gates: int,
         matrices: int,
-        item_bytes: int,
-        batch_first: bool,
+        terms: tuple[tuple[int, int], ...],
+        slots: int,
     ) -> None: ...
-    def __call__(
-        self,
-        params: Mapping[str, Array],
-        x: Any,
-        state: Any,
-        ndim: int,
-        threads_for: Callable[[int], int],
-        bf16_parts: int,
-    ) -> tuple[Array, Any] | None: ...
+    def quick(self, x: Any, state: Any, ndim: int, now: Settings, keep: bool) -> tuple[Array, Any, Any] | None: ...
+    def quick_backward(
+        self, kept: Any, dy: Any, dstate: Any, need: Need, into: Any, add: bool
+    ) -> tuple[Array | None, Any, dict[str, Any]] | None: ...
+    def forward(self, given: Given, now: Settings, keep: bool) -> tuple[Array, tuple[Array, ...], Any]: ...
+    def backward(
+        self, kept: Any, dy: Array | None, dlast: tuple[Array, ...] | None, truncate: int | None, need: Need
+    ) -> LayerGradients: ...

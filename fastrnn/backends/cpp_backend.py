@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from ..cells import Cell
 from ..cells.builtin import built_in
-from ..engine.call import Array, Call, Gradients, Result, Stack, StackLayout
+from ..engine.call import Array, Call, Gradients, Layout, Result, Stack
+from ..engine.flags import Flags
 from ..engine.plan import Plan, make_plan
 from . import _cpp
 
@@ -113,7 +114,8 @@ class CppBackend:
             call.x,
             call.state,
             call.params,
-            call.lengths,
+            call.flags,
+            call.reset_state,
             call.reverse,
             keep,
             call.threads,
@@ -128,34 +130,44 @@ class CppBackend:
         saved: Saved,
         dy: Array | None,
         dlast: tuple[Array, ...],
-        truncate: int | None,
+        flags: Flags | None,
         path: CppPath | None = None,
     ) -> Gradients:
         plan = call.plan
         kernel = _kernel(plan, call.dtype.itemsize)
-        gradients = dy, dlast, truncate or 0, plan.n_da
-        results = _cpp.backward(kernel, *_given(call), saved.y, saved.buffer, *gradients, _fields(path))
-        return Gradients(*results[:-1], CppPath(*results[-1]))
+        dx, dstate, dWx, dWh, dslots, dreset, taken = _cpp.backward(
+            kernel,
+            call.x,
+            call.params,
+            flags,
+            call.reset_state,
+            call.reverse,
+            call.threads,
+            call.bf16_parts,
+            saved.y,
+            saved.buffer,
+            dy,
+            dlast,
+            plan.n_da,
+            _fields(path),
+        )
+        return Gradients(dx, dstate, dWx, dWh, dslots, dreset, CppPath(*taken))
 
     def _path(self, call: Call, backward: bool) -> CppPath:
         kernel = _kernel(call.plan, call.dtype.itemsize)
-        return CppPath(*_cpp.path(kernel, *_given(call), backward))
+        return CppPath(*_cpp.path(kernel, call.x, call.params, call.threads, call.bf16_parts, backward))
 
-    def stack(self, layout: StackLayout) -> Stack | None:
+    def prepare(self, layout: Layout, params: Mapping[str, Array]) -> Stack:
         plan = make_plan(layout.cell)
-        if not self.supports(plan):
-            return None
-        sizes = (layout.input_size, layout.hidden_size, plan.n_states, plan.n_gates, plan.n_matrices)
-        return _cpp.Stack(layout.cell.name, layout.names, *sizes, layout.dtype.itemsize, layout.batch_first)
+        arrays = [tuple(params.get(key) for key in names[:4]) for names in layout.names]
+        terms = tuple((product.matrix, product.slot) for product in plan.products)
+        sizes = (plan.n_states, plan.n_gates, plan.n_matrices)
+        return _cpp.Stack(layout.cell.name, layout, arrays, *sizes, terms, plan.n_da)
 
 
 def _fields(path: CppPath | None) -> Any:
     # The extension takes no subclass of a tuple.
     return None if path is None else tuple(path)
-
-
-def _given(call: Call) -> tuple[Array, Mapping[str, Array], Array | None, bool, int, int]:
-    return call.x, call.params, call.lengths, call.reverse, call.threads, call.bf16_parts
 
 
 @cache

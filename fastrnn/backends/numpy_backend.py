@@ -6,15 +6,17 @@ each step adds its part to the weights' gradients (eq. 10.22-10.28). It is also 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..codegen.python import Code, stage_code
-from ..engine.call import Array, Call, Gradients, Result, StackLayout
+from ..engine.call import Array, Call, Gradients, Layout, Result
+from ..engine.flags import CUT, HOLD, RESET, Flags
 from ..engine.plan import Plan, Ref, Stage
+from ..engine.stack import LayerByLayer
 
 Slots = dict[str, list[Any]]
 
@@ -72,8 +74,8 @@ class NumpyBackend:
     def supports(self, plan: Plan) -> bool:
         return True
 
-    def stack(self, layout: StackLayout) -> None:
-        return None
+    def prepare(self, layout: Layout, params: Mapping[str, Array]) -> LayerByLayer:
+        return LayerByLayer(self, layout, params)
 
     def forward_path(self, call: Call) -> NumpyPath:
         return NumpyPath()
@@ -89,10 +91,12 @@ class NumpyBackend:
         state = [np.array(s) for s in call.state]
         saved = []
         units = list(call.units)
-        for s, t in _times(call):
-            active = _active(call, s)
+        for _, t in _times(call):
+            active, reset = _active(call.flags, t), _rows(call.flags, t, RESET)
+            if reset is not None:
+                state = _reset(state, reset, call.reset_state)
             slots: Slots = {
-                "x": _split(call.x[t] @ call.Wx, call.plan.n_gates),
+                "x": _split(_inside(call.x[t], active) @ call.Wx, call.plan.n_gates),
                 "prev": state,
                 "unit": units,
                 "next": [None] * len(state),
@@ -104,7 +108,7 @@ class NumpyBackend:
             if active is not None:
                 slots["next"] = [np.where(active, new, old) for new, old in zip(slots["next"], state, strict=True)]
             state = slots["next"]
-            y[t] = state[0]
+            y[t] = _inside(state[0], active)
             if keep:
                 saved.append(slots)
         # Copies: the last step's states are among what BPTT reads.
@@ -116,7 +120,7 @@ class NumpyBackend:
         saved: list[Slots],
         dy: Array | None,
         dlast: tuple[Array, ...],
-        truncate: int | None,
+        flags: Flags | None,
         path: NumpyPath | None = None,
     ) -> Gradients:
         _check(path)
@@ -127,10 +131,11 @@ class NumpyBackend:
         dWx, dWh = np.zeros_like(call.Wx, order="C"), np.zeros_like(call.Wh, order="C")
         dslots = np.zeros((plan.n_da, H), dtype)
         dstate = [np.array(d) for d in dlast]
+        dreset = None if call.reset_state is None else [np.zeros((N, H), dtype) for _ in dlast]
         for s, t in reversed(_times(call)):
-            active = _active(call, s)
+            active, reset, cut = _active(flags, t), _rows(flags, t, RESET), _rows(flags, t, CUT)
             slots = dict(saved[s])
-            grad = dstate if dy is None else [dstate[0] + dy[t], *dstate[1:]]
+            grad = dstate if dy is None else [dstate[0] + _inside(dy[t], active), *dstate[1:]]
             slots |= {"grad": grad, "carry": [None] * plan.n_states, "da": [None] * plan.n_da}
             for i, stage in enumerate(backward):
                 # The first stage's products went into `grad` with the step after.
@@ -138,16 +143,20 @@ class NumpyBackend:
                 _run(stage, slots, (N, H), dtype, active)
             da = slots["da"]
             da_x = np.concatenate(da[: plan.n_gates], axis=1)
-            dWx += call.x[t].T @ da_x
-            dx[t] = da_x @ call.Wx.T
+            dWx += _inside(call.x[t], active).T @ da_x
+            dx[t] = _inside(da_x @ call.Wx.T, active)
             for p in plan.products:
-                dWh[:, p.matrix * H : (p.matrix + 1) * H] += _read(slots, p.vector).T @ da[p.slot]
+                dWh[:, p.matrix * H : (p.matrix + 1) * H] += _inside(_read(slots, p.vector), active).T @ da[p.slot]
             dslots += np.sum(da, axis=1)
             before = _through_products(call, backward[0], slots)
             if active is not None:
                 before = [np.where(active, new, old) for new, old in zip(before, dstate, strict=True)]
-            dstate = _cut(call, s, truncate, before)
-        return Gradients(dx, tuple(dstate), dWx, dWh, dslots, NumpyPath())
+            if reset is not None:
+                if dreset is not None:
+                    dreset = [sums + np.where(reset, d, 0) for sums, d in zip(dreset, before, strict=True)]
+                before = _without(before, reset)
+            dstate = before if cut is None else _without(before, cut)
+        return Gradients(dx, tuple(dstate), dWx, dWh, dslots, None if dreset is None else tuple(dreset), NumpyPath())
 
 
 def _check(path: Any) -> None:
@@ -161,23 +170,35 @@ def _times(call: Call) -> list[tuple[int, int]]:
     return list(enumerate(reversed(range(T)) if call.reverse else range(T)))
 
 
-def _active(call: Call, s: int) -> Array | None:
-    """(N, 1) which sequences step `s` belongs to; None if it belongs to all."""
-    if call.lengths is None:
+def _rows(flags: Flags | None, t: int, flag: int) -> Array | None:
+    """(N, 1) for which sequences the step at time `t` has `flag`; None if for none."""
+    if flags is None:
         return None
-    own = call.own_step(s)
-    active: Array = (own >= 0) & (own < call.lengths)
-    return None if active.all() else active[:, None]
+    rows: Array = (flags[t] & flag) != 0
+    return rows[:, None] if rows.any() else None
 
 
-def _cut(call: Call, s: int, truncate: int | None, dstate: list[Array]) -> list[Array]:
-    """Truncation: no gradient leaves a sequence's step number ``k*truncate`` for the step before."""
-    if truncate is None:
-        return dstate
-    own = np.asarray(call.own_step(s))
-    length = call.x.shape[0] if call.lengths is None else call.lengths
-    cut = (own > 0) & (own < length) & (own % truncate == 0)
-    return [np.where(cut[..., None], 0, d).astype(d.dtype, copy=False) for d in dstate] if cut.any() else dstate
+def _active(flags: Flags | None, t: int) -> Array | None:
+    """(N, 1) which sequences are active at time `t`; None if all are."""
+    held = _rows(flags, t, HOLD)
+    return None if held is None else ~held
+
+
+def _inside(rows: Array, active: Array | None) -> Array:
+    """`rows` with zeros for inactive sequences, whatever stands there."""
+    return rows if active is None else np.where(active, rows, rows.dtype.type(0))
+
+
+def _without(values: list[Array], rows: Array) -> list[Array]:
+    """`values` with zeros for the sequences `rows`."""
+    return [np.where(rows, v.dtype.type(0), v) for v in values]
+
+
+def _reset(state: list[Array], rows: Array, to: tuple[Array, ...] | None) -> list[Array]:
+    """`state` with the reset state for the sequences `rows`."""
+    if to is None:
+        return _without(state, rows)
+    return [np.where(rows, new, old) for new, old in zip(to, state, strict=True)]
 
 
 def _through_products(call: Call, first: Step, slots: Slots) -> list[Array]:

@@ -7,12 +7,13 @@ the elementwise code of its stages; ``elementary.h`` holds the elementary functi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..cells import Cell
 from ..cells.builtin import built_in
-from ..engine.plan import Plan, Ref, make_plan
+from ..engine.plan import Plan, Ref, UnitRow, make_plan
 from .fused import FusedStage, Product, backward_stages, forward_stages
 from .python import stage_code
 
@@ -22,13 +23,31 @@ _HEAD = """\
 """
 
 
+# What the engine's arrays hold: csrc/api.h and csrc/cell.h have the same numbers, and refuse more at compile time.
+BOUNDS = {
+    "states": 4,
+    "gates": 4,
+    "per-unit parameters": 4,
+    "matrices that share a bias": 4,
+    "sums in a stage": 4,
+    "products in a stage": 5,
+    "vectors in a product": 4,
+}
+
+
 def headers() -> dict[str, str]:
     """Name and text of each generated header."""
-    return {"cells.h": _cells_header(), "elementary.h": _elementary_header()}
+    return {"cells.h": cells_header(built_in()), "elementary.h": _elementary_header()}
 
 
-def _cells_header() -> str:
-    cells = built_in()
+def cells_header(cells: Sequence[Cell]) -> str:
+    """The header of `cells`.
+
+    Raises
+    ------
+    ValueError
+        If a cell has more of something than the engine's arrays hold.
+    """
     lines = [_HEAD, "namespace fastrnn {", "namespace FASTRNN_VARIANT {", ""]
     for cell in cells:
         lines += [*_cell(make_plan(cell)), ""]
@@ -36,40 +55,62 @@ def _cells_header() -> str:
     return "\n".join([*lines, "", "}  // namespace FASTRNN_VARIANT", "}  // namespace fastrnn", ""])
 
 
+def _check(plan: Plan, stages: Sequence[FusedStage]) -> None:
+    """Whether the engine can hold a cell."""
+    products = [product for stage in stages for product in (*_projections(stage), *stage.products)]
+    counts = {
+        "states": [plan.n_states],
+        "gates": [plan.n_gates],
+        "per-unit parameters": [len(plan.cell.units)],
+        "matrices that share a bias": [len(row.matrices) for row in plan.unit_rows],
+        "sums in a stage": [len(stage.sums) for stage in stages],
+        "products in a stage": [len(_projections(stage)) + len(stage.products) for stage in stages],
+        "vectors in a product": [len(product.sources) for product in products],
+    }
+    for what, most in BOUNDS.items():
+        if (got := max(counts[what], default=0)) > most:
+            raise ValueError(f"cell {plan.cell.name!r}: the C++ engine holds up to {most} {what}, got {got}")
+
+
 def _cell(plan: Plan) -> list[str]:
+    stages = {"forward": forward_stages(plan), "backward": backward_stages(plan)}
+    _check(plan, [stage for of in stages.values() for stage in of])
     kept = {ref for stage in plan.forward[1:] for ref in stage.loads.values() if ref.kind == "keep"}
     kept |= {t.source for stage in plan.forward for terms in stage.products for t in terms if t.source.kind == "keep"}
     counts = {
         "gates": plan.n_gates, "states": plan.n_states, "matrices": plan.n_matrices,
-        "units": len(plan.unit_rows), "keeps": plan.n_keep, "slots": plan.n_da, "uses": len(plan.products),
+        "units": len(plan.unit_rows), "params": len(plan.cell.units), "keeps": plan.n_keep, "slots": plan.n_da,
+        "uses": len(plan.products),
     }  # fmt: skip
     numbers = ", ".join(f"{name} = {count}" for name, count in counts.items())
     uses = ", ".join(f"{{{p.slot}, Kind::{p.vector.kind}, {p.vector.index}, {p.matrix}}}" for p in plan.products)
-    bias = ", ".join(f"{{{_or_none(r.gate)}, {r.matrices[0] if r.matrices else -1}}}" for r in plan.unit_rows)
+    bias = ", ".join(_bias(row, plan) for row in plan.unit_rows)
     grad = ", ".join("-1" if acc is None else str(acc) for acc in plan.grad_acc)
     body = [
         f'static constexpr const char* name = "{plan.cell.name}";',
         f"static constexpr int {numbers};",
         f"static constexpr int grad_sum[] = {{{grad}}};",
         f"static constexpr Bias bias[] = {{{bias}}};",
-        f"static constexpr Use use[] = {{{uses}}};",
+        # An array has at least one element.
+        f"static constexpr Use use[] = {{{uses or '{}'}}};",
     ]
     names: dict[str, list[str]] = {}
-    for direction, stages in (("forward", forward_stages(plan)), ("backward", backward_stages(plan))):
-        names[direction] = [f"{direction}_{i}" for i in range(len(stages))]
-        for name, stage in zip(names[direction], stages, strict=True):
+    for direction, of in stages.items():
+        names[direction] = [f"{direction}_{i}" for i in range(len(of))]
+        for name, stage in zip(names[direction], of, strict=True):
             body += _stage(name, stage, kept)
-    body += [f"using {direction} = Stages<{', '.join(of)}>;" for direction, of in names.items()]
+    body += [f"using {direction} = Stages<{', '.join(types)}>;" for direction, types in names.items()]
     return [f"struct {plan.cell.name} {{", *_indent(body), "};"]
 
 
 def _stage(name: str, stage: FusedStage, kept: set[Ref]) -> list[str]:
     code = stage_code(stage.code)
     sums = ", ".join(f"{{{_or_none(s.row)}, {_or_none(s.gate)}}}" for s in stage.sums)
+    products = [_product(product) for product in (*_projections(stage), *stage.products)]
     body = [
-        f"static constexpr int sums = {len(stage.sums)}, products = {len(stage.products)};",
-        f"static constexpr Sum sum[] = {{{sums}}};",
-        f"static constexpr Product product[] = {{{', '.join(map(_product, stage.products))}}};",
+        f"static constexpr int sums = {len(stage.sums)}, products = {len(products)};",
+        f"static constexpr Sum sum[] = {{{sums or '{}'}}};",
+        f"static constexpr Product product[] = {{{', '.join(products) or '{}'}}};",
         "template <bool KEEP, class T> FASTRNN_INLINE void run(const Row<T>& row, const Vec<T>* grad) {",
     ]
     for variable, ref in code.loads:
@@ -82,6 +123,18 @@ def _stage(name: str, stage: FusedStage, kept: set[Ref]) -> list[str]:
         spare = ref.kind == "keep" and ref not in kept
         body.append(f"    {'if (KEEP) ' if spare else ''}{_store(ref, vector)};")
     return [f"struct {name} {{", *_indent([*body, "}"]), "};"]
+
+
+def _projections(stage: FusedStage) -> list[Product]:
+    """The projections of the gates that begin a stage's sums, as one product."""
+    gates = tuple(s.gate for s in stage.sums if s.gate is not None)
+    return [Product((Ref("x", 0),), (gates,), tuple(range(len(gates))))] if gates else []
+
+
+def _bias(row: UnitRow, plan: Plan) -> str:
+    param = plan.cell.units.index(row.name) if row.name else -1
+    matrices = ", ".join(map(str, row.matrices))
+    return f"{{{_or_none(row.gate)}, {param}, {len(row.matrices)}, {{{matrices}}}}}"
 
 
 def _product(product: Product) -> str:

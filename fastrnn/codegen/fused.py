@@ -62,15 +62,15 @@ def _fuse(plan: Plan, stage: Stage) -> FusedStage:
 
     # Projections alone first, products alone last: both kinds of terms then meet neighbouring sums.
     matrix = {acc: terms[0].matrix for acc, terms in enumerate(stage.products)}
-    merged = {home[m]: acc for acc, m in matrix.items() if m in home}
-    gates = sorted(here, key=lambda g: (g in merged, g))
+    merged = {acc: home[m] for acc, m in matrix.items() if m in home}
+    gates = sorted(here, key=lambda g: (g in merged.values(), g))
     alone = [acc for acc, m in matrix.items() if m not in home]
     sums = [Sum(gate_row[g], g) for g in gates] + [Sum(own_row.get(matrix[acc])) for acc in alone]
-    place = {acc: gates.index(g) for g, acc in merged.items()}
+    place = {acc: gates.index(g) for acc, g in merged.items()}
     place |= {acc: len(gates) + i for i, acc in enumerate(alone)}
 
     zero = {node for node, ref in stage.loads.items() if ref.kind == "unit" and not plan.unit_rows[ref.index].name}
-    zero |= {leaf_of[Ref("acc", acc)] for acc in merged.values()}
+    zero |= {leaf_of[Ref("acc", acc)] for acc in merged}
     loads = {leaf_of[Ref("x", g)]: Ref("acc", i) for i, g in enumerate(gates)}
     loads |= {leaf_of[Ref("acc", acc)]: Ref("acc", place[acc]) for acc in alone}
     loads |= {n: ref for n, ref in stage.loads.items() if n not in zero and ref.kind not in ("x", "acc")}
@@ -79,8 +79,11 @@ def _fuse(plan: Plan, stage: Stage) -> FusedStage:
     products = []
     for source in dict.fromkeys(terms[0].source for terms in stage.products):
         accs = [acc for acc, terms in enumerate(stage.products) if terms[0].source == source]
-        accs.sort(key=lambda acc: place[acc])
-        products.append(Product((source,), (tuple(matrix[a] for a in accs),), tuple(place[a] for a in accs)))
+        while accs:
+            # A product adds to a sum once; a second matrix of the same source and gate is a product of its own.
+            first = {place[acc]: acc for acc in reversed(accs)}
+            products.append(Product((source,), (tuple(matrix[first[s]] for s in sorted(first)),), tuple(sorted(first))))
+            accs = [acc for acc in accs if acc not in first.values()]
     return FusedStage(tuple(sums), tuple(products), code)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cells import Cell
+from .dropout import Draw
+from .flags import Flags
 from .plan import Plan
+from .settings import Settings
 
 Array = NDArray[Any]
 
@@ -20,26 +23,28 @@ class Call:
     """One layer and direction over one batch; every floating array has the dtype `dtype`.
 
     plan : the cell
-    x : (T, N, D), any strides; zeros past each sequence's end
+    x : (T, N, D), any strides
     state : for each state (N, H), before the first step
     params : ``Wx`` (D, G*H) and ``Wh`` (H, P*H), of any strides, P may be 0; the biases and per-unit parameters
         that were given
-    lengths : (N,) int64, or None when every sequence has T steps
-    reverse : whether time runs from each sequence's last step to its first
+    reverse : whether the loop runs from the last time to the first
     threads : how many threads may be used, forward and backward alike
     bf16_parts : bf16 numbers that each float32 number of a product may be split into; 0: none
+    flags : (T, N) uint8, see :mod:`fastrnn.engine.flags`; None if every step is plain
+    reset_state : for each state (N, H), with which a step that is reset begins; None for zeros
 
-    A step past a sequence's end holds the state and passes the state's gradient through.
+    What `x` and the gradient of the outputs hold at an inactive step is never used; outputs and ``dx`` are 0 there.
     """
 
     plan: Plan
     x: Array
     state: tuple[Array, ...]
     params: Mapping[str, Array]
-    lengths: Array | None
     reverse: bool
     threads: int
     bf16_parts: int = 0
+    flags: Flags | None = None
+    reset_state: tuple[Array, ...] | None = None
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -74,13 +79,6 @@ class Call:
         """T, N, D, H."""
         return (*self.x.shape, self.Wh.shape[0])
 
-    def own_step(self, s: int) -> Array | int:
-        """Index of the `s`-th step of the loop in each sequence's own count; below 0 or past its length if idle."""
-        if self.reverse and self.lengths is not None:
-            own: Array = s - (self.x.shape[0] - self.lengths)
-            return own
-        return s
-
 
 class Path(Protocol):
     """The way that a backend takes through one call: a small value, chosen by sizes, to be shown, compared, forced.
@@ -114,6 +112,7 @@ class Gradients(NamedTuple):
     dstate : for each state (N, H)
     dWx, dWh : like the weights
     dslots : (plan.n_da, H), every slot of ``da`` summed over steps and sequences
+    dreset : like the call's `reset_state`; None if that is None
     path : as of a :class:`Result`
     """
 
@@ -122,41 +121,99 @@ class Gradients(NamedTuple):
     dWx: Array
     dWh: Array
     dslots: Array
+    dreset: tuple[Array, ...] | None
     path: Path
 
 
-class StackLayout(NamedTuple):
-    """Layers of one direction over each other: their cell, sizes, and the keys of each layer's parameters.
+class Layout(NamedTuple):
+    """Layers of a cell over each other, in one direction or both.
 
-    names : for each layer the keys of ``Wx``, ``Wh``, ``bx``, ``bh`` and the per-unit parameters
+    names : for each layer and direction the keys of ``Wx``, ``Wh``, ``bx``, ``bh`` and the per-unit parameters
+    directions : of each layer, 1 or 2
+    reverse : whether the only direction runs from the last time to the first
+    batch_first : whether the caller's arrays are (N, T, ...)
     """
 
     cell: Cell
     input_size: int
     hidden_size: int
     names: tuple[tuple[str, ...], ...]
+    directions: int
+    reverse: bool
     dtype: np.dtype[Any]
     batch_first: bool
 
+    @property
+    def num_layers(self) -> int:
+        return len(self.names) // self.directions
+
+    def input_of(self, layer: int) -> int:
+        """Features of the input of `layer`."""
+        return self.directions * self.hidden_size if layer else self.input_size
+
+
+class Given(NamedTuple):
+    """The arguments of a call of layers, checked; states are (num_layers*directions, N, H) for each state of the cell.
+
+    x : (T, N, D), any strides
+    state : None for zeros
+    flags : (T, N), see :mod:`fastrnn.engine.flags`
+    reset_state : None for zeros, or where nothing is reset
+    draw : what is dropped between layers; None for nothing
+    """
+
+    x: Array
+    state: tuple[Array, ...] | None
+    flags: Flags | None = None
+    reset_state: tuple[Array, ...] | None = None
+    draw: Draw | None = None
+
+
+class Need(NamedTuple):
+    """Which gradients a backward pass is asked for."""
+
+    x: bool = True
+    state: bool = True
+    params: bool = True
+
+
+class LayerGradients(NamedTuple):
+    """What a backward pass of layers gives; what was not needed is None, or missing.
+
+    dx : (T, N, D)
+    dstate : for each state (num_layers*directions, N, H)
+    grads : by the keys of the parameters
+    dreset : like `dstate`; None unless there was a reset state
+    """
+
+    dx: Array | None
+    dstate: tuple[Array, ...] | None
+    grads: dict[str, Array]
+    dreset: tuple[Array, ...] | None
+
 
 class Stack(Protocol):
-    """A stack of layers, run at once: where a step is short, what Python does between layers costs the most."""
+    """Layers ready to run on one backend, on parameters that stay where they are."""
 
-    def __call__(
-        self,
-        params: Mapping[str, Array],
-        x: Any,
-        state: Any,
-        ndim: int,
-        threads_for: Callable[[int], int],
-        bf16_parts: int,
-    ) -> tuple[Array, Any] | None:
-        """Outputs and last states of unchecked arguments; None for what it does not take, wrong or unusual.
+    def quick(self, x: Any, state: Any, ndim: int, now: Settings, keep: bool) -> tuple[Array, Any, Any] | None:
+        """Outputs, last states and what was kept, of unchecked arguments; None for what it does not take.
 
-        x : array of `ndim` dimensions: of a layer, or with 2 of a single step (N, D)
-        threads_for : threads by a layer's multiply-adds
-        bf16_parts : as of a :class:`Call`
+        `x` and the states are as the caller of the layers has them; `x` with `ndim` 2 is a single step (N, D). Whatever
+        is wrong or unusual is not taken: the caller then checks and calls :meth:`forward`, or raises.
         """
+
+    def quick_backward(
+        self, kept: Any, dy: Any, dstate: Any, need: Need, into: Any, add: bool
+    ) -> tuple[Array | None, Any, dict[str, Any]] | None:
+        """Gradients of unchecked arguments, as :class:`fastrnn.prepared.Pullback` has and gives them; None as above."""
+
+    def forward(self, given: Given, now: Settings, keep: bool) -> tuple[Array, tuple[Array, ...], Any]:
+        """Outputs (T, N, directions*H), last states, and what :meth:`backward` needs if `keep`."""
+
+    def backward(
+        self, kept: Any, dy: Array | None, dlast: tuple[Array, ...] | None, truncate: int | None, need: Need
+    ) -> LayerGradients:
+        """Gradients by `dy` (T, N, directions*H) and `dlast`, states as of a :class:`Given`; None for zeros."""
 
 
 class Backend(Protocol):
@@ -185,13 +242,13 @@ class Backend(Protocol):
         saved: Any,
         dy: Array | None,
         dlast: tuple[Array, ...],
-        truncate: int | None,
+        flags: Flags | None,
         path: Any = None,
     ) -> Gradients:
         """Gradients of a loss with ``dL/dy = dy`` (T, N, H) and ``dL/dlast = dlast``.
 
-        With `truncate` no gradient passes from a sequence's step number ``k*truncate`` to the step before.
+        flags : those of the call, with the cuts of truncated BPTT
         """
 
-    def stack(self, layout: StackLayout) -> Stack | None:
-        """A quick way through whole layers that keeps nothing, if this backend has one."""
+    def prepare(self, layout: Layout, params: Mapping[str, Array]) -> Stack:
+        """Layers on `params`, which are checked and stay where they are: what is assigned to them later counts."""

@@ -40,6 +40,9 @@ DEFAULTS: dict[str, Any] = {
     "scale": 0.5,
     "bias": "",
     "ragged": 0,
+    "mask": 0,
+    "resets": 0,
+    "to_state": False,
     "reverse": False,
     "truncate": None,
     "batch_first": False,
@@ -86,6 +89,12 @@ def draw_cell(rng: np.random.Generator, backend: str, quick: bool) -> str:
     return str(pick(rng, BUILT_IN if backend == "cpp" and rng.random() < 0.95 else compiled))
 
 
+def draw_flags(rng: np.random.Generator) -> dict[str, Any]:
+    """Seeds of a mask and of resets, 0 for none, and whether these are to a state of their own."""
+    seeds = {what: int(rng.integers(1, 1000)) if rng.random() < 0.2 else 0 for what in ("mask", "resets")}
+    return {**seeds, "to_state": bool(seeds["resets"]) and bool(rng.random() < 0.5)}
+
+
 def draw(rng: np.random.Generator, quick: bool) -> dict[str, Any]:
     case = draw_settings(rng)
     name = draw_cell(rng, case["backend"], quick)
@@ -103,6 +112,7 @@ def draw(rng: np.random.Generator, quick: bool) -> dict[str, Any]:
         "scale": pick(rng, (0.3, 0.5, 0.7, 1.0)),
         "bias": pick(rng, ("", "bx", "bh", "bx bh", "bx bh rows")),
         "ragged": int(rng.integers(1, 1000)) if rng.random() < 0.35 else 0,
+        **draw_flags(rng),
         "reverse": bool(rng.random() < 0.35),
         "truncate": often(rng, None, (1, 2, 3, 7, 100, 2**63)),
         "batch_first": bool(rng.random() < 0.2),
@@ -125,7 +135,8 @@ def draw(rng: np.random.Generator, quick: bool) -> dict[str, Any]:
         case["special"] = [where, pick(rng, values), int(rng.integers(1, 4))]
         case |= {"precision": "highest", "T": min(T, 8), "scale": 0.5}
         if weights:
-            case["ragged"] = 0  # a padded step multiplies zeros with the weights, and nobody is promised a zero
+            # A padded step multiplies zeros with the weights, and nobody is promised a zero.
+            case |= {"ragged": 0, "mask": 0}
     return case
 
 
@@ -221,6 +232,22 @@ def lengths_of(case: dict[str, Any]) -> list[int] | None:
     return [int(n) for n in rng.integers(0, case["T"] + 1, case["N"])]
 
 
+def flags_of(case: dict[str, Any], states: int, shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
+    """Mask, resets and reset state; of a state's `shape`, with or without the N that comes before H."""
+    result: dict[str, Any] = {}
+    for what, share in (("mask", 0.7), ("resets", 0.15)):
+        if case[what]:
+            rng = np.random.default_rng(case[what])
+            rows = rng.random((case["T"], case["N"])) < pick(rng, (share, 0.02, 0.98))
+            result[what] = rows.T if case["batch_first"] else rows
+    if case["to_state"]:
+        rng = np.random.default_rng([case["resets"], 1])
+        row = rng.random() < 0.3
+        sizes = (*shape[:-2], shape[-1]) if row else shape
+        result["reset_state"] = tuple(normal(rng, sizes).astype("f4").astype(dtype) for _ in range(states))
+    return result
+
+
 def results(case: dict[str, Any], given: dict[str, np.ndarray]) -> Results:
     """Forward and backward of `given` on the backend in use."""
     cell = cell_named(case["cell"])
@@ -233,17 +260,19 @@ def results(case: dict[str, Any], given: dict[str, np.ndarray]) -> Results:
     state = tuple(given[f"state{k}"] for k in states) if case["state"] else None
     dlast = tuple(given[f"dlast{k}"] for k in states) if case["dlast"] else None
     arguments = (cell, major(given["x"]), state, params, lengths_of(case), case["batch_first"], case["reverse"])
-    hs, last, cache = cell_forward(*arguments)
+    flags = flags_of(case, len(states), (case["N"], case["H"]), given["x"].dtype)
+    hs, last, cache = cell_forward(*arguments, **flags)
     gradient = (major(given.get("dhs")), cache, dlast, case["truncate"])
     result = named(major(hs), last, *_backward(major, gradient))
     assert not hs.flags.writeable or hs.size == 0, "hs can be written to, and backward reads it"
     again = named(major(hs), last, *_backward(major, gradient))
     assert_bits(again, result, "a cache used again")
-    plain, ends, _ = cell_forward(*arguments, keep=False)
+    plain, ends, _ = cell_forward(*arguments, keep=False, **flags)
     result |= {"hs without keep": major(plain)} | {f"last without keep.{k}": a for k, a in enumerate(ends)}
     return result
 
 
 def _backward(major: Any, gradient: tuple[Any, ...]) -> tuple[Any, ...]:
     dx, dstate, dparams = cell_backward(*gradient)
-    return major(dx), dstate, dparams
+    reset = {f"reset_state.{k}": a for k, a in enumerate(dparams.pop("reset_state", ()))}
+    return major(dx), dstate, dparams | reset

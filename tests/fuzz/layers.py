@@ -9,7 +9,7 @@ import numpy as np
 import fastrnn
 
 from .arrays import LAYOUTS, Results, assert_near, normal, often, pick, placed
-from .cells import LINEAR, cell_named, draw_cell, jumps, lengths_of
+from .cells import LINEAR, cell_named, draw_cell, draw_flags, flags_of, jumps, lengths_of
 from .settings import DEFAULTS as SETTINGS
 from .settings import draw as draw_settings
 from .settings import kind_of_numbers, settings
@@ -29,6 +29,10 @@ DEFAULTS: dict[str, Any] = {
     "batch_first": False,
     "bias": False,
     "ragged": 0,
+    "mask": 0,
+    "resets": 0,
+    "to_state": False,
+    "reverse": False,
     "truncate": None,
     "state": False,
     "dy": True,
@@ -50,16 +54,19 @@ def draw(rng: np.random.Generator, quick: bool) -> dict[str, Any]:
         T, D, H, layers = min(T, 12), min(D, 16), min(H, 40), 1
     mode = pick(rng, MODES)
     stream = mode in ("step", "blocks")
+    both = not stream and bool(rng.random() < 0.4)
     return case | {
         "cell": name,
         **dict(zip("TNDH", (min(T, 100), N, D, H), strict=True)),
         "dtype": "float64" if name.startswith("random_") and jumps(name) else pick(rng, ("float32", "float64")),
         "layers": layers,
         "mode": mode,
-        "bidirectional": not stream and bool(rng.random() < 0.4),
+        "bidirectional": both,
+        "reverse": not stream and not both and bool(rng.random() < 0.2),
         "batch_first": bool(rng.random() < 0.4),
         "bias": bool(rng.random() < 0.7),
         "ragged": int(rng.integers(1, 1000)) if not stream and rng.random() < 0.3 else 0,
+        **({} if stream else draw_flags(rng)),
         "truncate": often(rng, None, (1, 2, 7, 2**63)) if mode == "train" else None,
         **{part: bool(rng.random() < 0.6) for part in ("state", "dy", "dstate")},
         "layout": often(rng, "C", LAYOUTS, 0.5),
@@ -84,7 +91,7 @@ def run(case: dict[str, Any]) -> None:
 def build(case: dict[str, Any]) -> fastrnn.Recurrent:
     """The layer with its weights, the same numbers for both dtypes."""
     name = case["cell"]
-    options = {k: case[k] for k in ("bias", "batch_first", "bidirectional", "dtype")}
+    options = {k: case[k] for k in ("bias", "batch_first", "bidirectional", "reverse", "dtype")}
     sizes = (case["D"], case["H"], case["layers"])
     if name.startswith("rnn_"):
         layer: fastrnn.Recurrent = fastrnn.RNN(*sizes, nonlinearity=name.removeprefix("rnn_"), **options)
@@ -127,12 +134,18 @@ def results(case: dict[str, Any], layer: fastrnn.Recurrent, mode: str) -> Result
     """Everything that comes out of `layer` on the backend in use."""
     given = inputs(case, layer)
     x, state = given["x"], given["state"]
+    flags = flags_of(
+        case, len(layer.cell.states), (layer.num_layers * layer.directions, case["N"], case["H"]), layer.dtype
+    )
+    if len(flags.get("reset_state", ())) == 1:
+        (flags["reset_state"],) = flags["reset_state"]
     if mode == "call":
-        return outputs(*layer(x, state, lengths_of(case)))
+        return outputs(*layer(x, state, lengths_of(case), **flags))
     if mode == "train":
-        result = outputs(*layer.forward(x, state, lengths_of(case)))
-        dx, first = layer.backward(given["dy"], given["dstate"], case["truncate"])
+        result = outputs(*layer.forward(x, state, lengths_of(case), **flags))
+        dx, first, *reset = layer.backward(given["dy"], given["dstate"], case["truncate"])
         result |= {"dx": dx, **_named("dstate", first)}
+        result |= _named("dreset", reset[0]) if reset else {}
         return result | {f"d{name}": grad.copy() for name, grad in layer.grads.items()}
     axis = 1 if case["batch_first"] else 0
     parts = []

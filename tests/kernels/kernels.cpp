@@ -4,8 +4,10 @@
 
 #include <cstring>
 
-#include "division.h"
 #include "gemm.h"
+#include "project_ahead.h"
+#include "thread_split.h"
+#include "unpacked.h"
 
 using namespace fastrnn;
 using namespace fastrnn::FASTRNN_VARIANT;
@@ -115,7 +117,7 @@ EXPORT ptrdiff_t test_transpose(ptrdiff_t bytes, void* square) {
     });
 }
 
-// factor.h
+// operand.h
 
 // Vectors of items, one for each part: of neighbouring numbers, and of neighbouring rows.
 EXPORT ptrdiff_t test_along(ptrdiff_t format, const float* at, ptrdiff_t count, int32_t* out) {
@@ -175,7 +177,7 @@ EXPORT ptrdiff_t test_tile(ptrdiff_t format, ptrdiff_t packed, ptrdiff_t rows, p
 
 EXPORT ptrdiff_t test_balanced(ptrdiff_t at, ptrdiff_t count, ptrdiff_t most) { return balanced(at, count, int(most)); }
 
-// panel.h
+// packed.h, thread_split.h
 
 // Writes first column and vectors of each block; their number.
 EXPORT ptrdiff_t test_each_block(ptrdiff_t bytes, ptrdiff_t first, ptrdiff_t last, ptrdiff_t vectors,
@@ -209,11 +211,11 @@ EXPORT void test_division(ptrdiff_t bytes, ptrdiff_t N, ptrdiff_t parts, ptrdiff
     Path path;
     path.parts = int(parts);
     path.by_units = by_units;
-    const Division division(N, path);
+    const ThreadSplit split(N, path);
     with_type(bytes, [&](auto zero) {
-        const Range units = division.units<decltype(zero)>(columns, int(vectors), int(part));
-        const ptrdiff_t found[] = {division.begin(int(part)), division.end(int(part)), units.first, units.last,
-                                   division.most_rows(), division.owners(), division.owner(int(part))};
+        const Range units = split.units<decltype(zero)>(columns, int(vectors), int(part));
+        const ptrdiff_t found[] = {split.begin(int(part)), split.end(int(part)), units.first, units.last,
+                                   split.most_rows(), split.owners(), split.owner(int(part))};
         std::memcpy(out, found, sizeof found);
     });
 }
@@ -289,7 +291,7 @@ EXPORT ptrdiff_t test_multiply(ptrdiff_t format, const void* const* B, ptrdiff_t
     });
 }
 
-// Of numbers as they are.
+// unpacked.h: of numbers as they are.
 #ifndef __AVX512BF16__
 // sums[to[s]] += a @ B(s), with the matrices as they are, `offset` numbers apart.
 EXPORT ptrdiff_t test_sweep(ptrdiff_t bytes, const void* B, ptrdiff_t row, const ptrdiff_t* offset, ptrdiff_t sums,
@@ -326,7 +328,7 @@ EXPORT ptrdiff_t test_dots(ptrdiff_t bytes, void* y, ptrdiff_t y_row, const void
     });
 }
 
-// ahead.h
+// project_ahead.h
 
 EXPORT ptrdiff_t test_beside(ptrdiff_t bytes, ptrdiff_t sums, ptrdiff_t vectors, const void* a, const void* B,
                              ptrdiff_t depth, const void* const* begin, void* const* out, const void* x,

@@ -7,21 +7,21 @@ enough to stay in cache, so the only large buffers are those that BPTT must keep
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...engine.call import Array, Call, Gradients, Result, StackLayout
+from ...engine.call import Array, Call, Gradients, Layout, Result
 from ...engine.memory import aligned_parts
 from ...engine.plan import Plan
+from ...engine.stack import LayerByLayer
 from ...engine.threads import run_together
 from .modules import compiled, project, vector_width
 from .pack import pad_blocks, plain, strip_blocks
 from .parts import split
 from .path import BLAS_THREADS, NumbaPath, checked, choose, in_parts
-from .short import ShortStack
 from .subnormals import as_zeros
 
 
@@ -46,9 +46,8 @@ class NumbaBackend:
     def supports(self, plan: Plan) -> bool:
         return True
 
-    def stack(self, layout: StackLayout) -> ShortStack | None:
-        cell = layout.cell
-        return ShortStack(layout, vector_width(layout.dtype)) if cell.gates and cell.recurrent else None
+    def prepare(self, layout: Layout, params: Mapping[str, Array]) -> LayerByLayer:
+        return LayerByLayer(self, layout, params)
 
     def forward_path(self, call: Call) -> NumbaPath:
         T, N, _, _ = call.sizes

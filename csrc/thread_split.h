@@ -3,7 +3,7 @@
 
 #include <mutex>
 
-#include "panel.h"
+#include "packed.h"
 
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
@@ -11,12 +11,12 @@ namespace FASTRNN_VARIANT {
 // How a call is divided between threads: by sequences, where no part waits for another; or by units, with a wait after
 // every stage of a step: each part then reads only its share of the weights, and few sequences stay in one tile.
 // What a part computes does not depend on the thread that runs it.
-struct Division {
+struct ThreadSplit {
     ptrdiff_t N;
     int parts;
     bool by_units;
 
-    Division(ptrdiff_t N, const Path& path) : N(N), parts(path.parts), by_units(path.by_units) {}
+    ThreadSplit(ptrdiff_t N, const Path& path) : N(N), parts(path.parts), by_units(path.by_units) {}
 
     // The first of a part's sequences: parts differ by at most one.
     ptrdiff_t begin(int part) const { return by_units ? 0 : N * part / parts; }
@@ -76,16 +76,16 @@ template <class F> void run_parts(int parts, F f) {
 }
 
 // Calls f(worker) in every thread of a call, and adds up what each of them did.
-template <class F> void run_workers(const Division& division, const Stop* stop, Ran& ran, F f) {
-    const int parts = division.parts;
-    if (parts == 1) return ran.add(f(Worker{0, 1, 1, division.by_units, nullptr, stop}));
+template <class F> void run_workers(const ThreadSplit& split, const Stop* stop, Ran& ran, F f) {
+    const int parts = split.parts;
+    if (parts == 1) return ran.add(f(Worker{0, 1, 1, split.by_units, nullptr, stop}));
     std::mutex noting;
     const auto work = [&](const Worker& worker) {
         const Ran own = f(worker);
         std::lock_guard<std::mutex> guard(noting);
         ran.add(own);
     };
-    if (!division.by_units) return run_parts(parts, [&](int part) { work(Worker{part, parts, parts, false, nullptr, stop}); });
+    if (!split.by_units) return run_parts(parts, [&](int part) { work(Worker{part, parts, parts, false, nullptr, stop}); });
     const auto task = [&](int thread, Barrier& barrier) {
         work(Worker{thread, barrier.threads, parts, true, barrier.threads > 1 ? &barrier : nullptr, stop});
     };

@@ -3,7 +3,7 @@
 // multipliers, and fills the time.
 #pragma once
 
-#include "tile.h"
+#include "step_tile.h"
 
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
@@ -72,7 +72,7 @@ template <class T> class Ahead {
     }
 
   private:
-    Gate gate[4];
+    Gate gate[max_gates];
     Piece<T> now;
     int gates = 0, number = 0;
     ptrdiff_t total = 0, vector = 0, taken = 0, wanted = 0;
@@ -121,6 +121,86 @@ template <class T> void run_beside(int sums, int vectors, const T* a, const T* B
 #undef FASTRNN_BESIDE
     table[sums - 1][vectors == 8 ? 3 : vectors / 2](a, B, depth, ends, piece);
 }
+
+// Runs tiles of a step, and beside them what is due.
+template <class T> struct Beside {
+    Ahead<T>* ahead;
+
+    FASTRNN_INLINED void operator()(int rows, int sums, int vectors, Side<T> a, const T* B, ptrdiff_t depth,
+                                    const Ends<T>& ends) const {
+        if (ahead->due())
+            run_beside(sums, vectors, a.at, B, depth, ends, ahead->take());
+        else
+            run_tile<Whole<T>, Layout::rows>(rows, sums, vectors, a, B, depth, ends);
+    }
+};
+
+// The projection of a chunk of steps for each part of a call, while the steps of the chunk before it run.
+template <class Cell, class F> class InputAhead {
+    using T = typename F::Number;
+
+  public:
+    // `units(i, part)`: the units of stage i that a part does.
+    template <class G> void prepare(Workspace& memory, const CallState<Cell, T>& run, G units) {
+        if constexpr (can_project_ahead<F>) {
+            const int parts = run.split.parts;
+            for (Panel<F>& panel : columns) panel = place<F>(memory, 1, 1, run.D, run.D, run.Hp);
+            rows = memory.take<T>(parts * ahead_rows * row_size(run));
+            ahead = memory.take<Ahead<T>>(parts);
+            for (int part = 0; part < parts; ++part) {
+                Ahead<T>* const one = new (ahead + part) Ahead<T>;
+                each_gate<typename Cell::forward>([&](int i, Sum sum) {
+                    const Range range = units(i, part);
+                    one->add({columns[sum.gate].block(range.first, 1, 0), run.unit_row(sum.unit) + range.first,
+                              sum.gate * run.Hp + range.first, (range.last - range.first) / width<T>});
+                });
+            }
+        }
+    }
+
+    // Packs a range of the columns of gate `gate` of Wx.
+    void pack_gate(const CallState<Cell, T>& run, int gate, Range range, Matrix<T> B) const {
+        pack(columns[gate], 1, run.D, run.D, run.H, range, 1, [&](int, int) { return B; });
+    }
+
+    // At the first step of a chunk: the next one's projection begins, of sequence n; the first one's is done at once.
+    // `out(s)` is where that of step s goes, `out_row` further on that of the next one.
+    template <class G>
+    void start_chunk(const CallState<Cell, T>& run, ptrdiff_t s, ptrdiff_t n, int part, G out, ptrdiff_t out_row) const {
+        if constexpr (can_project_ahead<F>) {
+            if (s == 0) {
+                start(run, 0, n, part, out(0), out_row);
+                grant(part, 0, 1)->run_due();
+            }
+            if (s + ahead_rows < run.T_) start(run, s + ahead_rows, n, part, out(s + ahead_rows), out_row);
+        }
+    }
+
+    // With what is due by the end of turn `turn` of so many.
+    Ahead<T>* grant(int part, ptrdiff_t turn, ptrdiff_t turns) const {
+        ahead[part].grant(turn, turns);
+        return ahead + part;
+    }
+
+  private:
+    Panel<F> columns[Cell::gates];
+    T* rows;
+    Ahead<T>* ahead;
+
+    // A step's input, and a vector: rows would often lie 4096 bytes apart.
+    static ptrdiff_t row_size(const CallState<Cell, T>& run) { return padded<T>(run.D) + width<T>; }
+
+    void start(const CallState<Cell, T>& run, ptrdiff_t first, ptrdiff_t n, int part, T* out, ptrdiff_t out_row) const {
+        const ptrdiff_t size = row_size(run);
+        T* const to = rows + part * ahead_rows * size;
+        for (ptrdiff_t r = 0; r < ahead_rows; ++r)
+            if (first + r < run.T_)
+                copy_row(to + r * size, run.x.from(n).at + run.time_of(first + r) * run.x_time, run.D);
+            else
+                clear(to + r * size, run.D);
+        ahead[part].start({to, size}, run.D, out, out_row);
+    }
+};
 
 }  // namespace FASTRNN_VARIANT
 }  // namespace fastrnn

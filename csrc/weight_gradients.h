@@ -1,0 +1,196 @@
+// The gradients of the parameters: products and sums over the steps of a chunk at once, added up over all chunks.
+//
+//     dWx += x[t]^T da[t]                    x       in   (T, N, D), rows contiguous
+//     dWh[m] += vector[t]^T da[t]            vector  in   an entering state or a kept vector, (N, H) by time
+//     dslots += da[t], summed over n         da      in   [t in chunk][n][slots][Hp]
+//
+// Where the state is held da is 0, and all vectors count as zeros, whatever they hold. dWx (D, gates, H),
+// dWh (H, matrices, H) and dslots (slots, H) are written once, at the end: until then each thread's sums are its own,
+// in rows of Hp; if Hp is H, the first one's stand where they go. All three are null if they are not needed.
+#pragma once
+
+#include "gemm.h"
+#include "input.h"
+
+namespace fastrnn {
+namespace FASTRNN_VARIANT {
+
+template <class Cell, class F> class WeightGradients {
+    using T = typename F::Number;
+    using Item = typename F::Item;
+
+  public:
+    WeightGradients(const BackwardCall& call, const CallState<Cell, T>& run, Workspace& memory)
+        : call(call), run(run), split(run.split), depth(std::min(call.path.chunk * split.most_rows(), gemm_depth)),
+          in_blocks(call.dWx && sizeof(T) == sizeof(float) && run.T_ * split.most_rows() > sum_rows) {
+        if (!call.dWx) return;
+        const bool direct = run.Hp == run.H;
+        const Sums given{static_cast<T*>(call.dWx), static_cast<T*>(call.dWh), static_cast<T*>(call.dslots)};
+        const auto own_sums = [&] {
+            return Sums{memory.take<T>(dWx_size()), memory.take<T>(dWh_size()), memory.take<T>(dslots_size())};
+        };
+        for (int part = 0; part < split.owners(); ++part) {
+            sums[part] = part || !direct ? own_sums() : given;
+            block[part] = in_blocks ? own_sums() : sums[part];
+        }
+        if (!(run.seen & Flag::hold)) return;
+        zeros = memory.take<T>(std::max(run.D, run.Hp));
+        clear(zeros, std::max(run.D, run.Hp));
+    }
+
+    // Items that a part needs: both sides of a product.
+    ptrdiff_t room() const { return right_size() + Left<F>::size(run.D + sources() * run.Hp, depth); }
+
+    // By the worker that leads its sequences.
+    void start(int owner) {
+        if (!call.dWx) return;
+        const bool untouched = run.T_ * run.N == 0;
+        if (untouched || in_blocks) clear(sums[owner].dWx, dWx_size());
+        if (untouched || in_blocks) clear(sums[owner].dWh, dWh_size());
+        if (in_blocks) clear(sums[owner].dslots, dslots_size());
+        clear_block(block[owner]);
+    }
+
+    // A part's share of a chunk; `fresh`: nothing has been added to the block of rows yet.
+    void add(const Done<T>& done, bool fresh, int part, Item* room) const {
+        if (!call.dWx) return;
+        const Range units = split.units<T>(run.Hp, gemm_vectors, part);
+        for (ptrdiff_t k = 0; k < done.steps * done.n; k += depth) {
+            const ptrdiff_t count = std::min(done.steps * done.n - k, depth);
+            add_rows(block[split.owner(part)], done, units, k, count, fresh && k == 0, room);
+        }
+    }
+
+    // After `rows` rows of a block: whether that is enough for a sum, which is then added to the total.
+    bool full(ptrdiff_t rows, bool last) const { return in_blocks && (rows >= sum_rows || last); }
+    void add_block(int owner, const Worker& worker) const {
+        const auto add = [&](T* Sums::*of, ptrdiff_t size) {
+            const ptrdiff_t last = size * (worker.number() + 1) / worker.threads();
+            for (ptrdiff_t i = size * worker.number() / worker.threads(); i < last; ++i) (sums[owner].*of)[i] += (block[owner].*of)[i];
+        };
+        add(&Sums::dWx, dWx_size());
+        add(&Sums::dWh, dWh_size());
+        add(&Sums::dslots, dslots_size());
+        worker.wait();
+        if (worker.leads()) clear_block(block[owner]);
+        worker.wait();
+    }
+
+    // The parts' sums in the order of the parts, without padding.
+    void reduce() const {
+        if (!call.dWx) return;
+        add_parts(static_cast<T*>(call.dWx), &Sums::dWx, run.D * Cell::gates);
+        add_parts(static_cast<T*>(call.dWh), &Sums::dWh, run.H * Cell::matrices);
+        add_parts(static_cast<T*>(call.dslots), &Sums::dslots, Cell::slots);
+    }
+
+  private:
+    struct Sums {
+        T* dWx;
+        T* dWh;
+        T* dslots;
+    };
+    const BackwardCall& call;
+    const CallState<Cell, T>& run;
+    const ThreadSplit& split;
+    const ptrdiff_t depth;  // rows of one product
+    const bool in_blocks;   // float32: sums of a block of rows, which are then added to the total
+    Sums sums[max_threads], block[max_threads];
+    T* zeros;  // for a vector where the state is held
+
+    ptrdiff_t dWx_size() const { return run.D * Cell::gates * run.Hp; }
+    ptrdiff_t dWh_size() const { return run.H * Cell::matrices * run.Hp; }
+    ptrdiff_t dslots_size() const { return Cell::slots * run.Hp; }
+    ptrdiff_t right_size() const { return F::parts * F::items(depth) * gemm_vectors * width<T>; }
+
+    // Vectors that stand on the left of weight gradients; the same one may serve several uses.
+    static constexpr bool same(int i, int j) {
+        return Cell::use[i].kind == Cell::use[j].kind && Cell::use[i].index == Cell::use[j].index;
+    }
+    static constexpr bool is_first(int use) {
+        for (int i = 0; i < use; ++i)
+            if (same(i, use)) return false;
+        return true;
+    }
+    static constexpr int source_of(int use) {
+        int count = 0;
+        for (int i = 0; !same(i, use); ++i) count += is_first(i);
+        return count;
+    }
+    static constexpr int sources() {
+        int count = 0;
+        for (int i = 0; i < Cell::uses; ++i) count += is_first(i);
+        return count;
+    }
+    // Whether every matrix is in one product: its gradient then begins with that product.
+    static constexpr bool single_use() {
+        for (int i = 0; i < Cell::uses; ++i)
+            for (int j = 0; j < i; ++j)
+                if (Cell::use[j].matrix == Cell::use[i].matrix) return false;
+        return true;
+    }
+
+    // What products and sums over the rows of a block are added to; where a product is the first, it begins with zeros.
+    void clear_block(const Sums& sums) const {
+        if (!single_use()) clear(sums.dWh, dWh_size());
+        clear(sums.dslots, dslots_size());
+    }
+
+    void add_rows(const Sums& total, const Done<T>& done, Range units, ptrdiff_t k0, ptrdiff_t count, bool fresh,
+                  Item* right) const {
+        const ptrdiff_t Hp = run.Hp, row = Cell::slots * Hp;
+        const Left<F> left_x{right + right_size(), run.D, count};
+        Left<F> left[sources() ? sources() : 1];
+        left_x.fill(in_turn(done, k0, [x = run.x, time = run.x_time](ptrdiff_t t, ptrdiff_t n) {
+            return x.from(n).at + t * time;
+        }));
+        for (int i = 0; i < Cell::uses; ++i) {
+            if (!is_first(i)) continue;
+            const int source = source_of(i);
+            left[source] = {left_x.at + Left<F>::size(run.D + source * Hp, depth), run.H, count};
+            left[source].fill(in_turn(done, k0, [&](ptrdiff_t t, ptrdiff_t n) { return vector(Cell::use[i], t, n); }));
+        }
+        for (int slot = 0; slot < Cell::slots; ++slot)
+            each_block<T>(units, gemm_vectors, [&](ptrdiff_t u, int v) {
+                pack_right<F>(right, done.da + k0 * row + slot * Hp + u, row, count, v, total.dslots + slot * Hp + u);
+                if (slot < Cell::gates) add_outer(left_x, right, v, total.dWx + slot * Hp + u, Cell::gates * Hp, fresh);
+                for (int i = 0; i < Cell::uses; ++i)
+                    if (Cell::use[i].slot == slot) {
+                        T* to = total.dWh + Cell::use[i].matrix * Hp + u;
+                        add_outer(left[source_of(i)], right, v, to, Cell::matrices * Hp, fresh && single_use());
+                    }
+            });
+    }
+
+    // Gives at(time, sequence) for one row of a chunk after the other, from row k on; zeros where the state is held.
+    template <class G> auto in_turn(const Done<T>& done, ptrdiff_t k, G at) const {
+        const bool any = run.seen & Flag::hold;
+        return [=, t = done.low + k / done.n, m = k % done.n, begin = done.begin, count = done.n]() mutable {
+            const ptrdiff_t n = begin + m;
+            const T* row = any && run.flag(t, n) & Flag::hold ? zeros : at(t, n);
+            if (++m == count) {
+                m = 0;
+                ++t;
+            }
+            return row;
+        };
+    }
+
+    const T* vector(const Use& use, ptrdiff_t t, ptrdiff_t n) const {
+        if (use.kind == Kind::keep) return run.keep + t * run.keep_time + (n * Cell::keeps + use.index) * run.Hp;
+        return run.entering(use.index, run.time_of(t), n);
+    }
+
+    void add_parts(T* to, T* Sums::*of, ptrdiff_t count) const {
+        const ptrdiff_t H = run.H, Hp = run.Hp;
+        for (int part = 0; part < split.owners(); ++part) {
+            const T* from = sums[part].*of;
+            if (from == to) continue;
+            for (ptrdiff_t i = 0; i < count; ++i)
+                for (ptrdiff_t j = 0; j < H; ++j) to[i * H + j] = (part ? to[i * H + j] : 0) + from[i * Hp + j];
+        }
+    }
+};
+
+}  // namespace FASTRNN_VARIANT
+}  // namespace fastrnn

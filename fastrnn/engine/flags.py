@@ -1,0 +1,77 @@
+"""The table of flags: what each step is to each sequence, made once for a call and read by every backend.
+
+A table is (T, N) uint8, C-contiguous, by time; None stands for a table of zeros, the plain call.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Flags = NDArray[np.uint8]
+
+# The sequence is inactive: the state is held, the output is 0, and the state's gradient passes by.
+HOLD = 1
+# The step begins with the reset state, and no gradient passes to the step before.
+RESET = 2
+# BPTT alone: no gradient passes to the step before.
+CUT = 4
+
+
+def flags_of(
+    T: int,
+    N: int,
+    lengths: NDArray[np.int64] | None,
+    mask: NDArray[np.bool_] | None,
+    resets: NDArray[np.bool_] | None,
+) -> Flags | None:
+    """The table of a call; None if it is plain.
+
+    Parameters
+    ----------
+    T, N : int
+        Steps and sequences.
+    lengths : (N,) integers, optional
+        Steps of each sequence; those from there on are inactive.
+    mask : (T, N) booleans, optional
+        Which steps are active.
+    resets : (T, N) booleans, optional
+        Which steps begin with the reset state.
+    """
+    if lengths is None and mask is None and resets is None:
+        return None
+    flags = np.zeros((T, N), np.uint8)
+    if lengths is not None:
+        flags[np.arange(T)[:, None] >= lengths] |= HOLD
+    if mask is not None:
+        flags[~mask] |= HOLD
+    if resets is not None:
+        flags[resets] |= RESET
+    return flags if flags.any() else None
+
+
+def with_cuts(flags: Flags | None, T: int, N: int, reverse: bool, truncate: int | None) -> Flags | None:
+    """The table with a cut before every sequence's own step ``k*truncate``, counted over its active steps."""
+    if truncate is None or truncate >= T:
+        return flags
+    if flags is None:
+        cut = np.zeros((T, N), np.uint8)
+        steps = cut[::-1] if reverse else cut
+        steps[truncate::truncate] = CUT
+        return cut
+    active = (flags & HOLD) == 0
+    in_order = active[::-1] if reverse else active
+    # The number of a step is that of the active steps before it.
+    number = np.cumsum(in_order, axis=0) - in_order
+    cut = in_order & (number > 0) & (number % truncate == 0)
+    return flags | np.where(cut[::-1] if reverse else cut, np.uint8(CUT), np.uint8(0))
+
+
+def inactive(flags: Flags | None) -> NDArray[np.bool_] | None:
+    """(T, N), which steps are held; None if none is."""
+    if flags is None:
+        return None
+    held: Any = (flags & HOLD) != 0
+    return held if held.any() else None

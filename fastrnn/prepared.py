@@ -1,0 +1,508 @@
+"""Layers of a cell, checked once and then called: the one way from arrays to a backend.
+
+``layers``, ``functional`` and adapters are thin over this. A call checks its arguments, here and nowhere else, and is
+one call of the backend, for a whole stack of layers in one direction or both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .backends.registry import backend_for
+from .cells import Cell
+from .engine.call import Array, Given, Layout, Need, Stack
+from .engine.dropout import Draw
+from .engine.flags import Flags, flags_of
+from .engine.plan import make_plan
+from .engine.settings import Settings, current
+from .errors import (
+    array_like,
+    booleans,
+    flag,
+    float_array,
+    generator,
+    known_keys,
+    positive_int,
+    rows_array,
+    sequence_lengths,
+    share,
+)
+
+State = Any
+"""An array (num_layers*directions, N, H), or a tuple of them for a cell with several states."""
+
+_BIASES = ("bx", "bh")
+_ALL = Need()
+
+
+def prepare(
+    cell: Cell,
+    params: Mapping[str, Array],
+    num_layers: int = 1,
+    *,
+    bidirectional: bool = False,
+    reverse: bool = False,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    seed: int | None = None,
+) -> Prepared:
+    """Check a cell and its parameters once, for any number of calls.
+
+    Parameters
+    ----------
+    cell : Cell
+        A built-in cell or one made by :func:`fastrnn.cell`.
+    params : mapping of str to array
+        For each layer ``Wx_l0`` (D, G*H), ``Wh_l0`` (H, P*H), ``bx_l0`` (G*H,), ``bh_l0`` (P*H,), and the per-unit
+        parameters (H,), all of one dtype, float32 or float64; ``_l1`` and so on for the layers above, with ``_reverse``
+        appended for the second direction. A bias may be missing or None. The arrays may have any strides, such as those
+        of the transpose of PyTorch's (G*H, D), and stay where they are: what is assigned to their elements later counts
+        for later calls.
+    num_layers : int
+    bidirectional : bool
+        Whether each layer has a second set of parameters, which runs from the end; outputs are concatenated.
+    reverse : bool
+        Whether layers of one direction run from the last step to the first.
+    batch_first : bool
+        Whether inputs and outputs are (N, T, ...); states never are.
+    dropout : float
+        Share of the elements between layers that a call with ``training=True`` sets to zero.
+    seed : int, optional
+        For the dropout. The same bits are dropped on every backend and number of threads.
+
+    Returns
+    -------
+    Prepared
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type, or arrays are not of one dtype, float32 or float64.
+    ValueError
+        If a parameter is missing or unknown, or has the wrong shape.
+
+    Examples
+    --------
+    >>> run = fastrnn.prepare(fastrnn.cells.lstm, layer.params)
+    >>> y, state = run(x)
+    >>> y, state, pullback = run.vjp(x)
+    >>> dx, dstate, grads = pullback(dy)
+    """
+    if not isinstance(cell, Cell):
+        raise TypeError(f"cell: expected a Cell (see fastrnn.cell), got {type(cell).__name__}")
+    num_layers = positive_int("num_layers", num_layers)
+    bidirectional, reverse = flag("bidirectional", bidirectional), flag("reverse", reverse)
+    if bidirectional and reverse:
+        raise ValueError("reverse: expected False for layers that run in both directions")
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params: expected a mapping, got {type(params).__name__}")
+    given = {name: value for name, value in params.items() if value is not None}
+    first = float_array("params['Wx_l0']", given.get("Wx_l0"), 2)
+    H, left = divmod(first.shape[1], len(cell.gates))
+    if left or not H:
+        raise ValueError(
+            f"params['Wx_l0']: expected a positive multiple of {len(cell.gates)} columns "
+            f"(gates {' '.join(cell.gates)}), got shape {first.shape}"
+        )
+    shapes = param_shapes(cell, first.shape[0], H, num_layers, True, bidirectional)
+    checked = check_params(dict(shapes), given, first.dtype)
+    names = parameter_names(cell, num_layers, bidirectional)
+    directions = 2 if bidirectional else 1
+    layout = Layout(cell, first.shape[0], H, names, directions, reverse, first.dtype, flag("batch_first", batch_first))
+    return Prepared(layout, checked, share("dropout", dropout), seed)
+
+
+def param_shapes(
+    cell: Cell, input_size: int, hidden_size: int, num_layers: int, bias: bool, bidirectional: bool
+) -> Iterable[tuple[str, tuple[int, ...]]]:
+    """Name and shape of every parameter of layers, one by one: a file may claim more than memory holds."""
+    ends = ("", "_reverse") if bidirectional else ("",)
+    for layer in range(num_layers):
+        D = len(ends) * hidden_size if layer else input_size
+        for end in ends:
+            for name, shape in cell.param_shapes(D, hidden_size).items():
+                if bias or name not in _BIASES:
+                    yield f"{name}_l{layer}{end}", shape
+
+
+def parameter_names(cell: Cell, num_layers: int, bidirectional: bool) -> tuple[tuple[str, ...], ...]:
+    """The names of a :class:`Layout`."""
+    own = ("Wx", "Wh", *_BIASES, *cell.units)
+    ends = ("", "_reverse") if bidirectional else ("",)
+    return tuple(tuple(f"{name}_l{i}{end}" for name in own) for i in range(num_layers) for end in ends)
+
+
+def check_params(
+    shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, Any], dtype: np.dtype[Any]
+) -> dict[str, Array]:
+    """`given`, if it has the arrays of `shapes` and no others; biases may be missing."""
+    optional = [name for name in shapes if name.startswith(_BIASES)]
+    known_keys("params", given, [name for name in shapes if name not in optional], optional)
+    return {
+        name: array_like(f"params[{name!r}]", given[name], shape, dtype, "params['Wx_l0']")
+        for name, shape in shapes.items()
+        if name in given
+    }
+
+
+class Prepared:
+    """Layers of a cell on given parameters, ready to be called; see :func:`prepare`.
+
+    Attributes
+    ----------
+    layout : Layout
+        Cell, sizes, names of the parameters.
+    params : mapping of str to array
+        The arrays themselves.
+    dropout : float
+    stacks : dict
+        The layers on each backend that has run them, by the name that was asked for.
+    """
+
+    def __init__(self, layout: Layout, params: Mapping[str, Array], dropout: float = 0.0, seed: Any = None) -> None:
+        self.layout, self.params, self.dropout = layout, params, dropout
+        self._seed = int(generator("seed", seed).integers(1 << 63))
+        self._draws = 0
+        self.stacks: dict[str, Stack] = {}
+
+    def on(self, params: Mapping[str, Array]) -> Prepared:
+        """The same on other arrays; dropout goes on where it is."""
+        twin = Prepared(self.layout, params, self.dropout)
+        twin._seed, twin._draws = self._seed, self._draws
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What a backend holds it makes again where it is needed.
+        return {**self.__dict__, "stacks": {}}
+
+    def __call__(
+        self,
+        x: Array,
+        state: State = None,
+        lengths: Any = None,
+        *,
+        mask: Any = None,
+        resets: Any = None,
+        reset_state: State = None,
+        training: bool = False,
+        out: Array | None = None,
+    ) -> tuple[Array, State]:
+        """Run the layers, keeping nothing.
+
+        Parameters
+        ----------
+        x : (T, N, D) array, or (N, T, D) if `batch_first`
+            Any strides.
+        state : array or tuple of arrays, optional
+            Initial states, (num_layers*directions, N, H) each; zeros by default.
+        lengths : (N,) integers, optional
+            Number of steps of each sequence; see :mod:`fastrnn.functional` for these and the next.
+        mask : (T, N) booleans, or (N, T) if `batch_first`, optional
+            Which steps are active: the others give zeros, hold the state, and pass its gradient by.
+        resets : (T, N) booleans, or (N, T) if `batch_first`, optional
+            Where True, the state that enters the step, in the direction's own order, is `reset_state`.
+        reset_state : array or tuple of arrays, optional
+            Like `state`, or one row for all sequences, (num_layers*directions, H); zeros by default.
+        training : bool
+            Whether there is dropout between layers.
+        out : array like ``y``, optional
+            Where the outputs go.
+
+        Returns
+        -------
+        y : (T, N, directions*H) array, or (N, T, directions*H)
+        state : like the argument, after each sequence's last step
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument has the wrong type, dtype, shape or value; nothing has run then.
+        """
+        now = current()
+        plain = lengths is None and mask is None and resets is None and reset_state is None
+        if plain and training is False and out is None:
+            done = self.quick(x, state, 3, now, False)
+            if done is not None:
+                return done[0], done[1]
+        given, _ = self._given(x, state, lengths, mask, resets, reset_state, training)
+        y, last, _ = self.stack(now).forward(given, now, False)
+        return self._output(y, out), self._state_out(last)
+
+    def vjp(
+        self,
+        x: Array,
+        state: State = None,
+        lengths: Any = None,
+        *,
+        mask: Any = None,
+        resets: Any = None,
+        reset_state: State = None,
+        training: bool = False,
+        need: Collection[str] = ("x", "state", "params"),
+    ) -> tuple[Array, State, Pullback]:
+        """Run the layers and give the function that takes a gradient back through this very call.
+
+        Parameters
+        ----------
+        x, state, lengths, mask, resets, reset_state, training
+            As of a call. The arrays themselves are kept, and the parameters are: leave all unchanged until the
+            last call of `pullback`.
+        need : collection of {"x", "state", "params"}
+            Which gradients will be asked for; what is not needed is not computed.
+
+        Returns
+        -------
+        y, state
+            As of a call; `y` is read-only.
+        pullback : Pullback
+        """
+        now = current()
+        needed = _ALL if need == ("x", "state", "params") else needs(need)
+        plain = lengths is None and mask is None and resets is None and reset_state is None
+        if plain and (training is False or (training is True and not self.dropout)):
+            done = self.quick(x, state, 3, now, True)
+            if done is not None:
+                y, last, kept = done
+                return y, last, Pullback(self, self.stack(now), kept, x.shape[:2], needed, ())
+        given, rows = self._given(x, state, lengths, mask, resets, reset_state, training)
+        stack = self.stack(now)
+        y, last_, kept = stack.forward(given, now, True)
+        y = self._output(y, None)
+        y.flags.writeable = False
+        return y, self._state_out(last_), Pullback(self, stack, kept, y.shape[:2], needed, rows)
+
+    def stack(self, now: Settings) -> Stack:
+        """The layers on the backend of the settings `now`."""
+        try:
+            return self.stacks[now.backend]
+        except KeyError:
+            backend = backend_for(make_plan(self.layout.cell), now.backend)
+            stack = self.stacks[now.backend] = backend.prepare(self.layout, self.params)
+            return stack
+
+    def quick(self, x: Any, state: Any, ndim: int, now: Settings, keep: bool) -> tuple[Array, Any, Any] | None:
+        """What the backend's quick way gives, if it has one and takes these arguments; see :class:`Stack`."""
+        stack = self.stacks.get(now.backend) or self.stack(now)
+        return stack.quick(x, state, ndim, now, keep)
+
+    def step(self, x: Array, state: State = None) -> tuple[Array, State]:
+        """One step of a stream: `x` (N, D) and the states give ``y`` (N, H) and the new states.
+
+        Raises
+        ------
+        ValueError
+            If the layers are bidirectional or reversed: a stream has no end to begin from.
+        """
+        now = current()
+        done = self.quick(x, state, 2, now, False)
+        if done is not None:
+            return done[0], done[1]
+        if self.layout.directions > 1 or self.layout.reverse:
+            kind = "bidirectional" if self.layout.directions > 1 else "reversed"
+            raise ValueError(f"step: expected layers that run forward in time, got {kind} ones")
+        x = rows_array("x", x, "N", self.layout.input_size, self.layout.dtype)
+        given = Given(x[None], self._state_in("state", state, len(x)))
+        y, last, _ = self.stack(now).forward(given, now, False)
+        return y[0], self._state_out(last)
+
+    def _given(
+        self, x: Any, state: Any, lengths: Any, mask: Any, resets: Any, reset_state: Any, training: bool
+    ) -> tuple[Given, tuple[bool, ...]]:
+        """The arguments of a call, checked, and of which states one row was given for the reset state."""
+        layout = self.layout
+        x = rows_array("x", x, "N, T" if layout.batch_first else "T, N", layout.input_size, layout.dtype)
+        if layout.batch_first:
+            x = x.transpose(1, 0, 2)
+        T, N, _ = x.shape
+        if T == 0:
+            raise ValueError("x: expected at least one step, got a sequence of length 0")
+        initial = self._state_in("state", state, N)
+        flags = check_flags(T, N, layout.batch_first, lengths, mask, resets)
+        if reset_state is not None and resets is None:
+            raise ValueError("reset_state: expected resets as well, which say where it enters")
+        fresh, rows = self._reset_state_in(reset_state, N)
+        draw = None
+        if flag("training", training) and self.dropout and layout.num_layers > 1:
+            draw = Draw(self._seed, self._draws, self.dropout)
+            self._draws += 1
+        return Given(x, initial, flags, fresh, draw), rows
+
+    def _state_in(self, name: str, state: Any, N: int) -> tuple[Array, ...] | None:
+        layout = self.layout
+        if state is None:
+            return None
+        shape = (len(layout.names), N, layout.hidden_size)
+        parts = self._parts(name, state)
+        return tuple(array_like(called, part, shape, layout.dtype, "the layer") for called, part in parts)
+
+    def _parts(self, name: str, state: Any) -> list[tuple[str, Any]]:
+        """What error messages call each state, and the state."""
+        states = self.layout.cell.states
+        if len(states) == 1:
+            return [(name, state)]
+        expected = f"{name}: expected a tuple of {len(states)} arrays ({', '.join(states)})"
+        if not isinstance(state, tuple | list):
+            raise TypeError(f"{expected}, got {type(state).__name__}")
+        if len(state) != len(states):
+            raise ValueError(f"{expected}, got {len(state)}")
+        return [(f"{name}[{k}]", part) for k, part in enumerate(state)]
+
+    def _reset_state_in(self, state: Any, N: int) -> tuple[tuple[Array, ...] | None, tuple[bool, ...]]:
+        layout = self.layout
+        if state is None:
+            return None, ()
+        shape = (len(layout.names), N, layout.hidden_size)
+        result, rows = [], []
+        for called, part in self._parts("reset_state", state):
+            row = isinstance(part, np.ndarray) and part.ndim == 2
+            array = array_like(called, part, (shape[0], shape[2]) if row else shape, layout.dtype, "the layer")
+            result.append(np.broadcast_to(array[:, None], shape) if row else array)
+            rows.append(row)
+        return tuple(result), tuple(rows)
+
+    def _state_out(self, states: tuple[Array, ...]) -> State:
+        return states if len(states) > 1 else states[0]
+
+    def _output(self, y: Array, out: Array | None) -> Array:
+        if self.layout.batch_first:
+            y = y.transpose(1, 0, 2)
+        if out is None:
+            return y
+        writable_like("out", out, y.shape, y.dtype)[...] = y
+        return out
+
+
+class Pullback:
+    """Takes gradients back through one call of layers, any number of times, from any thread."""
+
+    __slots__ = ("_kept", "_need", "_outer", "_prepared", "_rows", "_stack")
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        stack: Stack,
+        kept: Any,
+        outer: tuple[int, ...],
+        need: Need,
+        rows: tuple[bool, ...],
+    ) -> None:
+        self._prepared, self._stack, self._kept = prepared, stack, kept
+        self._outer, self._need, self._rows = outer, need, rows
+
+    def __call__(
+        self,
+        dy: Array | None = None,
+        dstate: State = None,
+        *,
+        truncate: int | None = None,
+        into: Mapping[str, Array] | None = None,
+        add: bool = False,
+    ) -> tuple[Array | None, State, dict[str, Any]]:
+        """Gradients of a loss, by BPTT.
+
+        Parameters
+        ----------
+        dy : array like ``y``, optional
+            Gradient of the loss with respect to the outputs; None for zeros.
+        dstate : like the state, optional
+            Gradient with respect to the last states; None for zeros.
+        truncate : int, optional
+            Cut the gradient after every `truncate` active steps of a sequence.
+        into : mapping of str to array, optional
+            Where gradients of parameters go, by their names. Arrays of any strides.
+        add : bool
+            Whether they are added to what is there: once, when all is computed.
+
+        Returns
+        -------
+        dx : array like ``x``
+        dstate : like the state
+            Gradient with respect to the initial states.
+        grads : dict
+            Gradient of each parameter, by name; and with a `reset_state` its own, of the same form, as
+            ``"reset_state"``. Of what the call did not need, ``dx`` and ``dstate`` are None and the names are missing.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument has the wrong type, dtype, shape or value; nothing has run and no array has changed then.
+        """
+        if truncate is None and (add is False or add is True):
+            done = self._stack.quick_backward(self._kept, dy, dstate, self._need, into, add)
+            if done is not None:
+                return done
+        prepared, layout = self._prepared, self._prepared.layout
+        T, N = self._outer[::-1] if layout.batch_first else self._outer
+        if dy is not None:
+            shape = (*self._outer, layout.directions * layout.hidden_size)
+            dy = array_like("dy", dy, shape, layout.dtype, "the layer")
+            if layout.batch_first:
+                dy = dy.transpose(1, 0, 2)
+        dlast = prepared._state_in("dstate", dstate, N)
+        if truncate is not None:
+            # More than all steps cuts nothing, however much more.
+            truncate = min(positive_int("truncate", truncate), T)
+        given = {} if into is None else self._check_into(into)
+        add = flag("add", add)
+        found = self._stack.backward(self._kept, dy, dlast, truncate, self._need)
+        dx = found.dx
+        if dx is not None and layout.batch_first:
+            dx = dx.transpose(1, 0, 2)
+        grads: dict[str, Any] = found.grads
+        for name, array in given.items():
+            if add:
+                array += grads[name]
+            else:
+                array[...] = grads[name]
+            grads[name] = array
+        if found.dreset is not None and self._rows:
+            each = zip(found.dreset, self._rows, strict=True)
+            grads["reset_state"] = prepared._state_out(tuple(d.sum(axis=1) if row else d for d, row in each))
+        return dx, None if found.dstate is None else prepared._state_out(found.dstate), grads
+
+    def _check_into(self, into: Any) -> dict[str, Array]:
+        if not isinstance(into, Mapping):
+            raise TypeError(f"into: expected a mapping, got {type(into).__name__}")
+        params = self._prepared.params if self._need.params else {}
+        unknown = [name for name in into if name not in params]
+        if unknown:
+            expected = ", ".join(params) or "nothing, as params are not needed"
+            raise ValueError(f"into: expected some of {expected}; unknown {', '.join(map(str, unknown))}")
+        return {
+            name: writable_like(f"into[{name!r}]", array, params[name].shape, params[name].dtype)
+            for name, array in into.items()
+        }
+
+
+def needs(need: Any) -> Need:
+    """The gradients that `need` names."""
+    names = Need._fields
+    if isinstance(need, str) or not isinstance(need, Collection):
+        raise TypeError(f"need: expected a set of {', '.join(names)}, got {need!r}")
+    unknown = [name for name in need if name not in names]
+    if unknown:
+        raise ValueError(f"need: expected some of {', '.join(names)}, got {', '.join(map(repr, unknown))}")
+    return Need(*(name in need for name in names))
+
+
+def writable_like(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """`value`, if it is an array of `shape` and `dtype` that can be written to."""
+    array = array_like(name, value, shape, dtype, "the layer")
+    if not array.flags.writeable:
+        raise ValueError(f"{name}: expected an array that can be written to, got a read-only one")
+    return array
+
+
+def check_flags(T: int, N: int, batch_first: bool, lengths: Any, mask: Any, resets: Any) -> Flags | None:
+    """The table of flags of a call of T steps and N sequences, given as :mod:`fastrnn.functional` says."""
+    if lengths is None and mask is None and resets is None:
+        return None
+    outer = (N, T) if batch_first else (T, N)
+    given = [
+        None if value is None else booleans(name, value, outer) for name, value in (("mask", mask), ("resets", resets))
+    ]
+    by_time = [value.T if value is not None and batch_first else value for value in given]
+    return flags_of(T, N, sequence_lengths("lengths", lengths, N, T), *by_time)
