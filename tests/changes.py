@@ -42,8 +42,8 @@ NUMBA = Suite(
     ("test_numba_chooses|worth|short|buffers|tiles|apart", "path_is_right.*gru_before", "path_is_right", "test_paths"),
 )
 PLAN = Suite(
-    "test_plan test_paths test_random_cells test_flags test_prepared test_functional test_recurrent test_stack test_settings test_threads"
-    " test_backends test_explain test_precision test_cpp test_bad_descriptions test_layers",
+    "test_plan test_paths test_random_cells test_flags test_prepared test_functional test_recurrent test_stack"
+    " test_settings test_threads test_backends test_explain test_precision test_cpp test_bad_descriptions test_layers",
     "not (cpp or numba or forked) or headers",
     ("headers|keep|settings", "numpy-random|test_random_cell", "path_is_right"),
 )
