@@ -30,12 +30,13 @@ _WITHOUT_ENGINE = (
     " or as_precise_as_float32 or rnn_relu or rnn_sigmoid or rnn_identity"
 )
 ENGINE = Suite(
-    "test_cpp_paths test_cpp test_threads test_stack test_properties test_gradients test_precision test_interrupt",
+    "test_cpp_paths test_cpp_flags test_cpp test_flags test_threads test_stack test_properties test_gradients"
+    " test_precision test_interrupt",
     f"not ({_WITHOUT_ENGINE})",
     ("chosen|follows|refused", "test_cpp_paths.*(oracle|ahead_where)", "test_cpp_paths"),
 )
 NUMBA = Suite(
-    "test_paths test_threads test_functional test_recurrent test_stack",
+    "test_paths test_threads test_flags test_functional test_recurrent test_stack",
     "not cpp and (numba or worth or chooses or quick or memory or few_rows or tiles or apart)"
     " and not (float32 or rnn_ or leaky or mgu or coupled or peephole or indrnn or forked)",
     (
@@ -46,8 +47,8 @@ NUMBA = Suite(
     ),
 )
 PLAN = Suite(
-    "test_plan test_paths test_random_cells test_functional test_recurrent test_stack test_settings test_threads"
-    " test_backends test_explain test_precision test_cpp test_bad_descriptions test_layers",
+    "test_plan test_paths test_random_cells test_flags test_prepared test_functional test_recurrent test_stack"
+    " test_settings test_threads test_backends test_explain test_precision test_cpp test_bad_descriptions test_layers",
     "not (cpp or numba or forked) or headers",
     ("headers|keep|settings", "numpy-random|test_random_cell", "path_is_right"),
 )
@@ -55,7 +56,7 @@ PLAN = Suite(
 # Whose signs are turned; a file belongs to the first pattern that fits it. None: the kernels have tests of their own.
 SIGNS: list[tuple[str, Suite | None]] = [
     *((f"csrc/{name}.h", None) for name in ("api", "runtime", "simd", "subnormals", "thresholds", "operand", "stack")),
-    *((f"csrc/{name}.h", None) for name in ("tile", "amx", "cell", "packed", "unpacked", "gemm", "step_tile")),
+    *((f"csrc/{name}.h", None) for name in ("tile", "amx", "cell", "packed", "unpacked", "gemm")),
     ("csrc/*.h", ENGINE),
     ("fastrnn/backends/numpy_backend.py", PLAN),
     ("fastrnn/engine/*.py", PLAN),
@@ -161,7 +162,7 @@ class Mutation(NamedTuple):
             around += self.text[begin : self.text.find("\n", begin)]
         if re.search("splitting|left_size|per_item", around):
             return "avx512bf16 avx512"
-        if re.search("ahead|beside", around):
+        if re.search("ahead|beside", around) or self.file.endswith("project_ahead.h"):
             return "avx512"
         return os.environ.get("FASTRNN_VARIANTS", "avx2")
 

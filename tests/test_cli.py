@@ -191,7 +191,7 @@ def test_a_real_ctrl_c(text_file: str) -> None:
             pass
         time.sleep(1)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 130
