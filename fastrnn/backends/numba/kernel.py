@@ -140,6 +140,6 @@ def backward_memory(kernel: Kernel, N: int, D: int, H: int, chunk: int) -> int:
     """Elements of `memory` that the backward loop takes, in its order."""
     Hp, width = kernel.padded(H), kernel.target.width
     G, P, M, S = kernel.gates, kernel.matrices, kernel.slots, kernel.states
-    before = kernel.first(kernel.backward, Hp) + (S + 1) * N * Hp + D * G * Hp + H * P * Hp + M * Hp
+    before = kernel.first(kernel.backward, Hp) + (S + 1) * N * Hp + D * G * Hp + H * P * Hp + 2 * M * Hp
     packed = G * Hp * (-(-D // width) * width) + kernel.panels(kernel.backward, H, Hp)
-    return before + packed + chunk * N * thresholds.TILE_COLUMNS * width + (chunk + 2) * N * M * Hp + 9 * _LINE
+    return before + packed + chunk * N * thresholds.TILE_COLUMNS * width + (chunk + 2) * N * M * Hp + 10 * _LINE
