@@ -62,11 +62,11 @@ def main() -> None:
         layer = fastrnn.LSTM(D, H, layers, seed=0)
         x = np.zeros((T, N, D), "f4")
         few = x[: T // 20]
-        y, _ = layer.forward(few)
+        y, _, pullback = layer.vjp(few)
         start = time.perf_counter()
-        layer.backward(y)
+        pullback(y)
         whole = time.perf_counter() - start
-        for what, call, within in (("forward", partial(layer, x), 1.0), ("BPTT", partial(layer.backward, y), whole)):
+        for what, call, within in (("forward", partial(layer, x), 1.0), ("BPTT", partial(pullback, y), whole)):
             found = [milliseconds(call, 0.1 * within * (i + 1) / rounds) for i in range(rounds)]
             ended = ", ".join(f"{one:.1f}" for one in found if one is not None)
             print(f"{name:28} {what:8} {ended} ms", flush=True)
