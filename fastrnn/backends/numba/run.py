@@ -8,7 +8,7 @@ import numpy as np
 
 from ... import thresholds
 from ...engine.call import Array
-from ...engine.flags import RESET, Flags, inactive
+from ...engine.flags import HOLD, RESET, Flags, inactive
 from ...engine.memory import aligned, aligned_parts
 from .kernel import Kernel, backward_memory, forward_memory
 
@@ -130,7 +130,7 @@ def backward(
         if held is not None:
             # What stands there, NaN included, must not reach a sum over the batch.
             x = np.where(held[..., None], dtype.type(0), x)
-        if (flags & RESET).any():
+        if held is not None or (flags & RESET).any():
             entering, row, rows = _entering(kernel, saved, flags, reset, (S, T, N, H), reverse), 0, T
     dx, dstate = np.empty((T, N, D), dtype), np.empty((S, N, H), dtype)
     dWx, dWh = np.empty(given[0].shape, dtype), np.empty(given[1].shape, dtype)
@@ -149,14 +149,15 @@ def backward(
 def _entering(
     kernel: Kernel, saved: Saved, flags: Flags, reset: Array | None, sizes: tuple[int, int, int, int], reverse: bool
 ) -> Array:
-    """The states that entered each step, (S, T, N, Hp), flat."""
+    """The states that entered each step, (S, T, N, Hp), flat; zeros where the state is held, as it may be infinite."""
     S, T, N, H = sizes
     Hp, shift = kernel.padded(H), int(reverse)
     entering = np.array(saved.states.reshape(S, T + 1, N, Hp)[:, shift : T + shift])
-    there = ((flags & RESET) != 0)[..., None]
+    there, held = ((flags & flag) != 0 for flag in (RESET, HOLD))
     fresh = np.zeros((S, N, Hp), saved.states.dtype)
     if reset is not None:
         fresh[..., :H] = reset
     for k in range(S):
-        entering[k] = np.where(there, fresh[k], entering[k])
+        entering[k] = np.where(there[..., None], fresh[k], entering[k])
+        entering[k][held] = 0
     return entering.reshape(-1)
