@@ -139,7 +139,8 @@ def check_params(
     shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, Any], dtype: np.dtype[Any]
 ) -> dict[str, Array]:
     """`given`, if it has the arrays of `shapes` and no others; biases may be missing."""
-    optional = [name for name in shapes if name.startswith(_BIASES)]
+    # By the whole name: a per-unit parameter may be called `bhat`.
+    optional = [name for name in shapes if name.rpartition("_l")[0] in _BIASES]
     known_keys("params", given, [name for name in shapes if name not in optional], optional)
     return {
         name: array_like(f"params[{name!r}]", given[name], shape, dtype, "params['Wx_l0']")

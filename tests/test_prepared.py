@@ -223,6 +223,16 @@ def test_biases_may_be_missing(backend: str) -> None:
     assert run.vjp(x)[2](normal(1, T, N, H))[2].keys() == {"Wx_l0", "Wh_l0"}
 
 
+def test_a_unit_parameter_that_begins_like_a_bias_is_asked_for() -> None:
+    @fastrnn.cell(gates="a", units="bhat")
+    def cell(x: Any, U: Any, p: Any, h: Any) -> Any:
+        return x.a + U.a @ h + p.bhat * h
+
+    layer = Recurrent(cell, D, H, seed=0)
+    with pytest.raises(ValueError, match="missing bhat_l0"):
+        fastrnn.prepare(cell, {name: value for name, value in layer.params.items() if name != "bhat_l0"})
+
+
 def test_outputs_go_into_a_given_array(backend: str, layer: Recurrent) -> None:
     a = arguments(layer)
     want, state = layer(a["x"], a["state"])

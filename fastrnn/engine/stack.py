@@ -86,7 +86,8 @@ class LayerByLayer:
         layout, given = self.layout, kept.given
         T, N, _ = given.x.shape
         H, count = layout.hidden_size, len(kept.calls)
-        zeros = np.zeros((N, H), layout.dtype)
+        zeros = (np.zeros((N, H), layout.dtype),) * len(layout.cell.states)
+        flags = [with_cuts(given.flags, T, N, call.reverse, truncate) for call in kept.calls[: layout.directions]]
         found: list[Gradients] = []
         dx: Array | None = None
         for layer in reversed(range(layout.num_layers)):
@@ -94,9 +95,8 @@ class LayerByLayer:
             def back(i: int, dy: Array | None = dy) -> Gradients:
                 call, d = kept.calls[i], i % layout.directions
                 own_dy = None if dy is None else dy[..., d * H : (d + 1) * H]
-                own = tuple(zeros if dlast is None else part[i] for part in dlast or call.state)
-                flags = with_cuts(call.flags, T, N, call.reverse, truncate)
-                return self.backend.backward(call, kept.saved[i], own_dy, own, flags)
+                own = zeros if dlast is None else tuple(part[i] for part in dlast)
+                return self.backend.backward(call, kept.saved[i], own_dy, own, flags[d])
 
             results = self._each(back, self._both(layer), kept.num_threads, kept.calls[layer * layout.directions])
             found = results + found
