@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 import fastrnn
-from fastrnn.backends import available_backends
+from fastrnn.dispatch import available_backends
 from fastrnn.engine.precision import PARTS
 
 from .cases import CELLS, Shape

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrnn import cells
-from fastrnn.backends.registry import load_backend
-from fastrnn.engine.call import Call
+from fastrnn.dispatch import load_backend
+from fastrnn.engine.contract import Call
 from fastrnn.engine.plan import make_plan
 
 LEAST = 0.02

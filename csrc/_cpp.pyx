@@ -13,7 +13,7 @@ import threading
 import numpy as np
 
 from fastrnn import thresholds
-from fastrnn.engine.call import LayerGradients
+from fastrnn.engine.contract import LayerGradients
 from fastrnn.engine.flags import with_cuts
 from fastrnn.engine.precision import PARTS
 

@@ -68,7 +68,7 @@ class Stop {
 // every other thread: nothing.
 void poll();
 
-// Bits of the flags of a step of a sequence; see engine/call.py.
+// Bits of the flags of a step of a sequence; see engine/contract.py.
 enum Flag : uint8_t {
     hold = 1,   // the state that enters the step is held: it is not one of the sequence's
     reset = 2,  // the state that enters the step is the reset state

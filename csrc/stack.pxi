@@ -10,7 +10,7 @@ cdef class Kept:
 
 
 cdef class Stack:
-    """See `fastrnn.engine.call.Stack`.
+    """See `fastrnn.engine.contract.Stack`.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ cdef class Stack:
         return y, (last[0] if self.states == 1 else last), kept
 
     def forward(self, given, now, bint keep):
-        """See `fastrnn.engine.call.Stack`."""
+        """See `fastrnn.engine.contract.Stack`."""
         x, state, flags, fresh, draw = given
         first = None if state is None else tuple([contiguous(one) for one in state])
         fresh = None if fresh is None else tuple([contiguous(one) for one in fresh])
@@ -273,7 +273,7 @@ cdef class Stack:
         return known == len(<dict> into)
 
     def backward(self, Kept kept, dy, dlast, truncate, need):
-        """See `fastrnn.engine.call.Stack`."""
+        """See `fastrnn.engine.contract.Stack`."""
         cdef cnp.ndarray y = kept.outputs[0]
         flags = with_cuts(kept.flags, cnp.PyArray_DIM(y, 0), cnp.PyArray_DIM(y, 1), self.reverse, truncate)
         if self.directions == 2 and truncate is not None:

@@ -1,8 +1,8 @@
 """Compiled recurrent networks on the CPU, forward and BPTT, on NumPy arrays."""
 
 from . import functional, losses, ops, optim
-from .backends import available_backends, get_backend, set_backend, use_backend
 from .cells import Cell, CellError, cell
+from .dispatch import available_backends, get_backend, set_backend, use_backend
 from .engine.precision import get_matmul_precision, set_matmul_precision, use_matmul_precision
 from .engine.threads import get_num_threads, set_num_threads, use_num_threads
 from .explain import explain

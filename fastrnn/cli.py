@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
-from .backends import available_backends, get_backend, use_backend
-from .backends.registry import load_backend
+from .dispatch import available_backends, get_backend, load_backend, use_backend
 from .engine.threads import get_num_threads
 from .info import describe
 from .train import command

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .backends.registry import backend_for
-from .engine.call import Array, Backend, Call
+from .dispatch import backend_for
+from .engine.contract import Array, Backend, Call
 from .engine.plan import make_plan
 from .engine.precision import PARTS
 from .engine.settings import Settings, current

@@ -45,9 +45,9 @@ from typing import Any
 
 import numpy as np
 
-from .backends.registry import backend_for
 from .cells import Cell, gru, lstm, rnn
-from .engine.call import Array, Given, Layout, Need, Stack
+from .dispatch import backend_for
+from .engine.contract import Array, Given, Layout, Need, Stack
 from .engine.plan import make_plan
 from .engine.settings import current
 from .errors import array_like, flag, float_array, known_keys, positive_int

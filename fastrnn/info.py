@@ -11,8 +11,7 @@ from importlib import metadata
 import numpy as np
 
 from . import __version__
-from .backends import available_backends, get_backend
-from .backends.registry import _BACKENDS, load_backend
+from .dispatch import _BACKENDS, available_backends, get_backend, load_backend
 from .engine.threads import get_num_threads
 
 _PACKAGES = ("numpy", "numba", "llvmlite", "safetensors", "tqdm", "matplotlib")
@@ -85,7 +84,7 @@ def _blas() -> str:
 
 def _cache_folder() -> str:
     try:
-        from .backends.numba.store import _wanted_folder, cache_folder
+        from .backends.numba.disk_cache import _wanted_folder, cache_folder
     except ImportError:
         return "none: only Numba compiles"
     folder, wanted = cache_folder(), _wanted_folder()

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from .backends.registry import backend_for
 from .cells import Cell
-from .engine.call import Array, Given, Layout, Need, Stack
+from .dispatch import backend_for
+from .engine.contract import Array, Given, Layout, Need, Stack
 from .engine.dropout import Draw
 from .engine.flags import Flags, flags_of
 from .engine.plan import make_plan

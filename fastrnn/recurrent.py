@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike
 
 from .arrays import Array
 from .cells import Cell, gru, lstm, rnn
-from .engine.call import Layout
+from .engine.contract import Layout
 from .engine.settings import current
 from .errors import flag, generator, positive_int, share
 from .layers import Layer, float_dtype, uniform

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import pytest
 
 import fastrnn
-from fastrnn.backends import registry
-from fastrnn.engine.call import Call, Gradients, Layout, Path, Result
+from fastrnn import dispatch
+from fastrnn.engine.contract import Call, Gradients, Layout, Path, Result
 from fastrnn.engine.stack import LayerByLayer
 
 
@@ -31,7 +31,7 @@ class Watched:
     """
 
     def __init__(self, name: str, forced: Forced | None) -> None:
-        self._backend, self._forced = registry.load_backend(name), forced
+        self._backend, self._forced = dispatch.load_backend(name), forced
         self.ran: list[Path] = []
         self.threads: set[int] = set()
 
@@ -70,5 +70,5 @@ def watched(name: str, forced: Forced | None = None) -> Iterator[Watched]:
     """Calls inside run on the backend `name`, watched; in an inner ``use_backend`` on that one."""
     backend = Watched(name, forced)
     with pytest.MonkeyPatch.context() as patch, fastrnn.use_backend(name):
-        patch.setitem(registry._loaded, name, backend)
+        patch.setitem(dispatch._loaded, name, backend)
         yield backend

@@ -17,10 +17,10 @@ from setuptools.command.build_ext import build_ext
 import fastrnn
 from conftest import PROMISED_BACKENDS
 from fastrnn import ops
-from fastrnn.backends.numba import store as cache
+from fastrnn.backends.numba import disk_cache as cache
 from fastrnn.backends.numba.stack import NumbaStack
-from fastrnn.backends.registry import load_backend
-from fastrnn.engine.call import Backend, Stack
+from fastrnn.dispatch import load_backend
+from fastrnn.engine.contract import Backend, Stack
 from fastrnn.functional import cell_forward
 from kernel_library import ROOT, SETUP
 from processes import python
@@ -78,7 +78,7 @@ def test_importing_does_not_import_numba() -> None:
 def test_the_environment_chooses_a_backend(name: str) -> None:
     code = """
 import fastrnn
-from fastrnn.backends.registry import load_backend
+from fastrnn.dispatch import load_backend
 print(fastrnn.get_backend(), load_backend().name)
 """
     assert run("unused", code, FASTRNN_BACKEND=name).stdout.split() == [name, name]

@@ -35,12 +35,12 @@ def test_the_headers_are_what_the_generator_gives(name: str) -> None:
 
 
 def test_the_best_variant_is_chosen() -> None:
-    done = python("import fastrnn; from fastrnn.backends.registry import load_backend as b; print(b('cpp').target)")
+    done = python("import fastrnn; from fastrnn.dispatch import load_backend as b; print(b('cpp').target)")
     assert done.stdout.strip() == variants()[0], done.stderr
 
 
 def test_the_environment_names_a_variant() -> None:
-    code = "from fastrnn.backends.registry import load_backend as b; print(b('cpp').target)"
+    code = "from fastrnn.dispatch import load_backend as b; print(b('cpp').target)"
     assert python(code, FASTRNN_CPU=variants()[-1]).stdout.strip() == variants()[-1]
     refused = python(code, FASTRNN_CPU="abacus").stderr
     assert f"FASTRNN_CPU: expected one of {', '.join(variants())}, got 'abacus'" in refused

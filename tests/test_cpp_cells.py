@@ -13,10 +13,10 @@ import pytest
 
 import user_cells
 from fastrnn import cell
-from fastrnn.backends.registry import load_backend
 from fastrnn.cells import sigmoid, tanh
 from fastrnn.codegen.cpp import BOUNDS, cells_header
-from fastrnn.engine.call import Call
+from fastrnn.dispatch import load_backend
+from fastrnn.engine.contract import Call
 from fastrnn.engine.flags import HOLD, RESET
 from fastrnn.engine.plan import make_plan
 from kernel_library import FLAGS, HERE, ROOT, VARIANTS, Library, find_compiler

@@ -11,8 +11,8 @@ import pytest
 
 from cases import BUILT_IN, CELLS
 from conftest import PROMISED_BACKENDS
-from fastrnn.backends.registry import load_backend
-from fastrnn.engine.call import Call
+from fastrnn.dispatch import load_backend
+from fastrnn.engine.contract import Call
 from fastrnn.engine.flags import CUT, HOLD, RESET
 from fastrnn.engine.plan import make_plan
 from problems import ORACLE_RTOL, Problem, Result, assert_close, assert_equal, problem

@@ -202,7 +202,7 @@ def test_the_path_that_is_chosen(
 ) -> None:
     T, N, D, H = shape
     call = engine_call("lstm", T, N, D, H, threads)
-    from fastrnn.backends.registry import load_backend
+    from fastrnn.dispatch import load_backend
 
     backend = load_backend("cpp")
     for chosen, expected in ((backend.forward_path(call), forward), (backend.backward_path(call), backward)):
@@ -210,7 +210,7 @@ def test_the_path_that_is_chosen(
 
 
 def test_the_input_is_projected_ahead_where_vectors_are_wide(variant: str) -> None:
-    from fastrnn.backends.registry import load_backend
+    from fastrnn.dispatch import load_backend
 
     path = load_backend("cpp").forward_path(engine_call("lstm", 48, 1, 5, 64, 1))
     assert (path.input, path.chunk) == (("ahead", 10) if variant in WIDE else ("chunk", 48))
@@ -237,7 +237,7 @@ SPLIT = [
 def test_numbers_are_split_where_weights_are_read_often(
     variant: str, named: str, precision: str, shape: tuple[int, int, int], parts: int
 ) -> None:
-    from fastrnn.backends.registry import load_backend
+    from fastrnn.dispatch import load_backend
 
     if variant != named:
         pytest.skip(f"of {named}")

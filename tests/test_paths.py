@@ -17,8 +17,8 @@ from fastrnn.backends.numba import run as numba_run
 from fastrnn.backends.numba.path import NumbaPath, choose, in_parts
 from fastrnn.backends.numba.tables import most_rows, tile_shapes, unit_vectors
 from fastrnn.backends.numpy_backend import NumpyPath
-from fastrnn.backends.registry import load_backend
-from fastrnn.engine.call import Call as EngineCall
+from fastrnn.dispatch import load_backend
+from fastrnn.engine.contract import Call as EngineCall
 from fastrnn.engine.plan import make_plan
 from fastrnn.engine.settings import current
 from fastrnn.functional import cell_backward, cell_forward

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fastrnn.cells.expr import TRANSCENDENTAL, Expr, children, leaf, make
-from fastrnn.engine.keep import minimum_kept
+from fastrnn.engine.minimum_cut import minimum_kept
 from fastrnn.engine.plan import make_plan
 from test_random_cells import described
 

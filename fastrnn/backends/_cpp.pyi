@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..engine.call import Array, Given, LayerGradients, Layout, Need
+from ..engine.contract import Array, Given, LayerGradients, Layout, Need
 from ..engine.flags import Flags
 from ..engine.settings import Settings
 

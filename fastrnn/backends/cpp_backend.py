@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ..cells import Cell
 from ..cells.builtin import built_in
-from ..engine.call import Array, Call, Gradients, Layout, Result, Stack
+from ..engine.contract import Array, Call, Gradients, Layout, Result, Stack
 from ..engine.flags import Flags
 from ..engine.plan import Plan, make_plan
 from . import _cpp
@@ -48,7 +48,7 @@ class CppPath(NamedTuple):
     chunk: int = 1
 
     def describe(self) -> list[str]:
-        """See :class:`fastrnn.engine.call.Path`."""
+        """See :class:`fastrnn.engine.contract.Path`."""
         lines = [_THREADS[self.parts > 1, self.by_units].format(self.parts)]
         lines.append(_PACKED[self.packed])
         lines.append(_INPUT[self.input].format(self.chunk))
@@ -83,7 +83,7 @@ _PRODUCTS = {
 
 
 class CppBackend:
-    """See :class:`fastrnn.engine.call.Backend`."""
+    """See :class:`fastrnn.engine.contract.Backend`."""
 
     name = "cpp"
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..codegen.fused import FusedStage, Product, Sum, backward_stages, forward_stages
 from ..codegen.python import Code, stage_code
-from ..engine.call import Array, Call, Gradients, Layout, Result
+from ..engine.contract import Array, Call, Gradients, Layout, Result
 from ..engine.flags import CUT, HOLD, RESET, Flags
 from ..engine.plan import Plan, Ref
 from ..engine.stack import LayerByLayer
@@ -53,12 +53,12 @@ class NumpyPath(NamedTuple):
     """The one way that there is."""
 
     def describe(self) -> list[str]:
-        """See :class:`fastrnn.engine.call.Path`."""
+        """See :class:`fastrnn.engine.contract.Path`."""
         return ["a loop in Python: one product of NumPy and elementwise code a step, in the caller's thread"]
 
 
 class NumpyBackend:
-    """See :class:`fastrnn.engine.call.Backend`."""
+    """See :class:`fastrnn.engine.contract.Backend`."""
 
     name = "numpy"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .call import Array
+from .contract import Array
 
 _LINE = 64
 

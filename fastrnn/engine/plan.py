@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ..cells.cell import Cell
 from ..cells.diff import Adjoints, differentiate
 from ..cells.expr import TRANSCENDENTAL, Expr, children, leaf, topological, transform
-from .keep import minimum_kept
+from .minimum_cut import minimum_kept
 
 
 class Ref(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from .call import Array, Backend, Call, Given, Gradients, LayerGradients, Layout, Need
+from .contract import Array, Backend, Call, Given, Gradients, LayerGradients, Layout, Need
 from .flags import with_cuts
 from .plan import Plan, make_plan
 from .precision import PARTS
@@ -27,7 +27,7 @@ class Kept(NamedTuple):
 
 
 class WeightGradients(Protocol):
-    """What of :class:`fastrnn.engine.call.Gradients` is of the parameters."""
+    """What of :class:`fastrnn.engine.contract.Gradients` is of the parameters."""
 
     @property
     def dWx(self) -> Array: ...
@@ -38,7 +38,7 @@ class WeightGradients(Protocol):
 
 
 class LayerByLayer:
-    """See :class:`fastrnn.engine.call.Stack`."""
+    """See :class:`fastrnn.engine.contract.Stack`."""
 
     def __init__(self, backend: Backend, layout: Layout, params: Mapping[str, Array]) -> None:
         self.backend, self.layout = backend, layout
@@ -50,17 +50,17 @@ class LayerByLayer:
                 one["Wh"] = np.empty((layout.hidden_size, 0), layout.dtype)
 
     def quick(self, x: Any, state: Any, ndim: int, now: Settings, keep: bool) -> tuple[Array, Any, Any] | None:
-        """See :class:`fastrnn.engine.call.Stack`; nothing is quicker unchecked here."""
+        """See :class:`fastrnn.engine.contract.Stack`; nothing is quicker unchecked here."""
         return None
 
     def quick_backward(
         self, kept: Any, dy: Any, dstate: Any, need: Need, into: Any, add: bool
     ) -> tuple[Array | None, Any, dict[str, Any]] | None:
-        """See :class:`fastrnn.engine.call.Stack`."""
+        """See :class:`fastrnn.engine.contract.Stack`."""
         return None
 
     def forward(self, given: Given, now: Settings, keep: bool) -> tuple[Array, tuple[Array, ...], Any]:
-        """See :class:`fastrnn.engine.call.Stack`."""
+        """See :class:`fastrnn.engine.contract.Stack`."""
         layout, x = self.layout, given.x
         threads_for = threads_up_to(now.num_threads)
         calls: list[Call] = []
@@ -82,7 +82,7 @@ class LayerByLayer:
     def backward(
         self, kept: Kept, dy: Array | None, dlast: tuple[Array, ...] | None, truncate: int | None, need: Need
     ) -> LayerGradients:
-        """See :class:`fastrnn.engine.call.Stack`."""
+        """See :class:`fastrnn.engine.contract.Stack`."""
         layout, given = self.layout, kept.given
         T, N, _ = given.x.shape
         H, count = layout.hidden_size, len(kept.calls)

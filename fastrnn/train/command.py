@@ -9,7 +9,7 @@ from typing import Self
 
 from tqdm import tqdm
 
-from ..backends import get_backend
+from ..dispatch import get_backend
 from . import plot
 from .data import DEFAULT_TEXT, Corpus, InputError, default_text, read_text
 from .language_model import Architecture, LanguageModel

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backends import use_backend
+from ..dispatch import use_backend
 from ..losses import softmax_cross_entropy
 from ..model import Model
 from ..optim import Adam, NonFiniteGradient, clip_grad_norm

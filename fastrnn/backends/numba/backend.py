@@ -12,19 +12,19 @@ from functools import reduce
 
 import numpy as np
 
-from ...engine.call import Array, Call, Gradients, Layout, Result
+from ...engine.contract import Array, Call, Gradients, Layout, Result
 from ...engine.flags import Flags
 from ...engine.plan import Plan
 from ...engine.threads import run_together
 from .kernel import Kernel, kernel_of
-from .parts import split
 from .path import NumbaPath, checked, choose, in_parts
 from .run import Saved, backward, forward, one_array, plain
+from .split_batch import split
 from .stack import NumbaStack
 
 
 class NumbaBackend:
-    """See :class:`fastrnn.engine.call.Backend`."""
+    """See :class:`fastrnn.engine.contract.Backend`."""
 
     name = "numba"
 

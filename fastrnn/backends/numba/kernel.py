@@ -14,8 +14,8 @@ from ...codegen.integers import integer_code
 from ...codegen.llvm import cell_code, tile
 from ...engine.plan import Plan
 from . import loops
+from .disk_cache import load_module
 from .machine import MachineCode, target
-from .store import load_module
 from .tables import PANELS, Table, make_table, tile_addresses, tile_shapes
 
 # Numbers in a cache line, at most.

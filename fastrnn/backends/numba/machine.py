@@ -13,7 +13,7 @@ import llvmlite
 from llvmlite import binding
 
 from ...codegen.llvm import Target
-from .store import cache_folder
+from .disk_cache import cache_folder
 
 
 @cache

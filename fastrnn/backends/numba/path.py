@@ -18,7 +18,7 @@ class NumbaPath(NamedTuple):
     chunk: int
 
     def describe(self) -> list[str]:
-        """See :class:`fastrnn.engine.call.Path`."""
+        """See :class:`fastrnn.engine.contract.Path`."""
         if self.parts > 1:
             batch = f"the batch is split into {self.parts} parts, a thread each"
         else:

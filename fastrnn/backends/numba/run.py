@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ... import thresholds
-from ...engine.call import Array
+from ...engine.contract import Array
 from ...engine.flags import HOLD, RESET, Flags, inactive
 from ...engine.memory import aligned, aligned_parts
 from .kernel import Kernel, backward_memory, forward_memory
@@ -21,7 +21,7 @@ class Saved(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What a backward pass gives, as :class:`fastrnn.engine.call.Gradients`; `dstate` and `dreset` are (S, N, H)."""
+    """A backward pass: :class:`fastrnn.engine.contract.Gradients`; `dstate` and `dreset` are (S, N, H)."""
 
     dx: Array
     dstate: Array

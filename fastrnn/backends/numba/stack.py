@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...engine.call import Array, Backend, Given, LayerGradients, Layout, Need
+from ...engine.contract import Array, Backend, Given, LayerGradients, Layout, Need
 from ...engine.settings import Settings
 from ...engine.stack import Kept, LayerByLayer, parameter_gradients
 from ...engine.threads import threads_up_to, work_of
@@ -29,7 +29,7 @@ class Quick(NamedTuple):
 
 
 class NumbaStack(LayerByLayer):
-    """See :class:`fastrnn.engine.call.Stack`: takes calls for one thread, of arrays that need no copy."""
+    """See :class:`fastrnn.engine.contract.Stack`: takes calls for one thread, of arrays that need no copy."""
 
     def __init__(self, backend: Backend, layout: Layout, params: Mapping[str, Array]) -> None:
         super().__init__(backend, layout, params)
@@ -44,7 +44,7 @@ class NumbaStack(LayerByLayer):
         self._quick = layout.directions == 1 and not layout.reverse
 
     def quick(self, x: Any, state: Any, ndim: int, now: Settings, keep: bool) -> tuple[Array, Any, Any] | None:
-        """See :class:`fastrnn.engine.call.Stack`."""
+        """See :class:`fastrnn.engine.contract.Stack`."""
         layout = self.layout
         if not self._quick or not self._is(x, ndim) or x.shape[-1] != layout.input_size:
             return None
@@ -81,7 +81,7 @@ class NumbaStack(LayerByLayer):
     def quick_backward(
         self, kept: Any, dy: Any, dstate: Any, need: Need, into: Any, add: bool
     ) -> tuple[Array | None, Any, dict[str, Any]] | None:
-        """See :class:`fastrnn.engine.call.Stack`."""
+        """See :class:`fastrnn.engine.contract.Stack`."""
         layout = self.layout
         if not isinstance(kept, Quick) or not (into is None or (need.params and self._is_like_params(into))):
             return None
@@ -116,7 +116,7 @@ class NumbaStack(LayerByLayer):
     def backward(
         self, kept: Any, dy: Array | None, dlast: tuple[Array, ...] | None, truncate: int | None, need: Need
     ) -> LayerGradients:
-        """See :class:`fastrnn.engine.call.Stack`."""
+        """See :class:`fastrnn.engine.contract.Stack`."""
         if isinstance(kept, Quick):
             states = tuple(kept.first.swapaxes(0, 1))
             calls = [self._call(i, x, Given(x, states), 1, 0) for i, x in enumerate(kept.inputs)]

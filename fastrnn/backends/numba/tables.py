@@ -16,7 +16,7 @@ import numpy as np
 from ...codegen import record
 from ...codegen.fused import FusedStage, Product, backward_stages, forward_stages
 from ...codegen.llvm import with_products
-from ...engine.call import Array
+from ...engine.contract import Array
 from ...engine.plan import Plan
 from ...thresholds import SUMS_UNDER_WAY, TILE_COLUMNS, TILE_COLUMNS_ALONE, TILE_ROWS
 

@@ -14,10 +14,10 @@ import warnings
 from functools import partial
 from typing import Any
 
-from ..engine.call import Backend
-from ..engine.plan import Plan
-from ..engine.settings import Setting, Use, set_unless_entered
-from ..errors import choice
+from .engine.contract import Backend
+from .engine.plan import Plan
+from .engine.settings import Setting, Use, set_unless_entered
+from .errors import choice
 
 # Best first: the default is the first that is available.
 _BACKENDS = {
@@ -124,7 +124,7 @@ def load_backend(name: str | None = None) -> Backend:
     name = name or get_backend()
     if name not in _loaded:
         _, module, cls = _BACKENDS[name]
-        _loaded[name] = getattr(importlib.import_module(f".{module}", __package__), cls)()
+        _loaded[name] = getattr(importlib.import_module(f".backends.{module}", __package__), cls)()
     return _loaded[name]
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from ...engine.call import Call
+from ...engine.contract import Call
 
 
 def split(call: Call, parts: int) -> list[tuple[slice, Call]]:
