@@ -153,9 +153,7 @@ class AR(Layer):
         self._cache = kept
         return result
 
-    def backward(
-        self, dy: Array | None, dstate: Array | None = None, truncate: int | None = None
-    ) -> tuple[Array, ...]:
+    def backward(self, dy: Array | None, dstate: Array | None = None, truncate: int | None = None) -> tuple[Array, ...]:
         """Gradients of the last :meth:`forward`; those of the parameters are added to ``grads``.
 
         Parameters
@@ -224,26 +222,32 @@ class AR(Layer):
                 f"fit: expected a layer whose output_size is its input_size, {self.input_size}, as it forecasts its "
                 f"own input; got {self.output_size}"
             )
-        x = self._by_time(rows_array("x", x, "N, T" if self.batch_first else "T, N", self.input_size, self.dtype))
-        T, N, D = x.shape
-        ends = sequence_lengths("lengths", lengths, N, T)
-        if T <= self.order:
-            raise ValueError(f"x: expected at least {self.order + 1} steps for order {self.order}, got {T}")
-        target_steps = np.arange(self.order, T)[:, None]
-        used = np.ones((T - self.order, N), bool) if ends is None else target_steps < ends
-        if not used.any():
-            raise ValueError(f"lengths: expected a sequence of at least {self.order + 1} steps, got none")
-        windows = sliding_window_view(x, self.order, axis=0)[:-1].swapaxes(2, 3)[used].reshape(-1, self.order * D)
-        targets = x[self.order :][used].astype(np.float64)
-        design = np.ones((len(windows), self.order * D + self.bias))
-        design[:, : self.order * D] = windows
-        if not (np.isfinite(design).all() and np.isfinite(targets).all()):
-            raise ValueError("x: expected finite numbers, got NaN or infinity")
+        design, targets = self._equations(x, lengths)
+        D, columns = self.input_size, self.order * self.input_size
         solution = np.linalg.lstsq(design, targets, rcond=None)[0]
-        self.params["W"][...] = solution[: self.order * D].reshape(self.order, D, D)
+        self.params["W"][...] = solution[:columns].reshape(self.order, D, D)
         if self.bias:
             self.params["b"][...] = solution[-1]
         return self
+
+    def _equations(self, x: Any, lengths: Any) -> tuple[Array, Array]:
+        """The windows, one a row, and the steps that come after them, in float64."""
+        x = self._by_time(rows_array("x", x, "N, T" if self.batch_first else "T, N", self.input_size, self.dtype))
+        T, N, D = x.shape
+        ends = sequence_lengths("lengths", lengths, N, T)
+        if self.order >= T:
+            raise ValueError(f"x: expected at least {self.order + 1} steps for order {self.order}, got {T}")
+        used = np.arange(self.order, T)[:, None] < (T if ends is None else ends)
+        used = np.broadcast_to(used, (T - self.order, N))
+        if not used.any():
+            raise ValueError(f"lengths: expected a sequence of at least {self.order + 1} steps, got none")
+        windows = sliding_window_view(x, self.order, axis=0)[:-1].swapaxes(2, 3)[used]
+        targets = x[self.order :][used].astype(np.float64)
+        design = np.ones((len(windows), self.order * D + self.bias))
+        design[:, : self.order * D] = windows.reshape(-1, self.order * D)
+        if not (np.isfinite(design).all() and np.isfinite(targets).all()):
+            raise ValueError("x: expected finite numbers, got NaN or infinity")
+        return design, targets
 
     def torch_name(self, name: str) -> tuple[str, bool]:
         """See :meth:`Layer.torch_name`; the names of ``torch.nn.Conv1d``."""
@@ -376,7 +380,7 @@ class _Table(NamedTuple):
 
 
 def _sources(kept: _Kept, order: int) -> Array:
-    """A row of zeros, the inputs before the first step, those after a reset, the inputs: (1 + 2*(order-1) + T, N, D)."""
+    """(1 + 2*(order-1) + T, N, D): a row of zeros, the inputs before the first step, those after a reset, the inputs."""
     T, N, D = kept.x.shape
     before = order - 1
     sources = np.zeros((1 + 2 * before + T, N, D), kept.x.dtype)

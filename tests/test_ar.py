@@ -312,7 +312,7 @@ def test_wrong_gradients_and_series() -> None:
         layer.backward(None, np.zeros((3, N, D)))
     with pytest.raises(ValueError, match="truncate: expected at least 1"):
         layer.backward(None, truncate=0)
-    with pytest.raises(ValueError, match="output_size is its input_size, 2, .* got 4"):
+    with pytest.raises(ValueError, match=r"output_size is its input_size, 2, .* got 4"):
         layer.fit(np.zeros((T, N, D)))
     square = AR(3, D, dtype="float64", seed=0)
     before = square.params["W"].copy()
