@@ -21,24 +21,19 @@ enum class Input : int { none, step, chunk, ahead };
 // The way that a call takes: chosen by sizes, strides, threads and precision alone (path.h), or given by a test. The
 // engine decides nothing else by size.
 struct Path {
-    int parts = 1;          // shares of the work, one for each thread
+    int parts = 0;          // shares of the work, one for each thread
     bool by_units = false;  // whether these are shares of the hidden units, with a barrier after every stage
     int bf16_parts = 0;     // bf16 numbers that each factor of a product is split into; 0: float32 or float64 as it is
-    bool packed = true;     // whether the weights are packed; else they are read where they are
+    bool packed = false;    // whether the weights are packed; else they are read where they are
     Input input = Input::none;
     bool merged = false;  // forward only: units that do not fill a vector share vectors between the sums
-    ptrdiff_t chunk = 1;  // steps: projected at once (forward), or in one product for the weights' gradients (BPTT)
+    ptrdiff_t chunk = 0;  // steps: projected at once (forward), or in one product for the weights' gradients (BPTT)
 };
 
 // What a call did, noted by the code that did it: tests compare it with the path.
 struct Ran : Path {
     ptrdiff_t steps = 0;  // the most that one thread has done
 
-    Ran() {
-        parts = 0;
-        chunk = 0;
-        packed = false;
-    }
     // Adds what one of the threads did.
     void add(const Ran& other) {
         parts += other.parts;
@@ -140,20 +135,23 @@ struct BackwardCall : Call {
     void* dslots;                   // (slots, H)
 };
 
+// One direction of the engine of a cell.
+template <class C> struct Direction {
+    // The path of a call; with `bf16_parts` 0 if splitting numbers makes it no quicker: then another kernel takes it.
+    Path (*path)(const Call&);
+    // What hinders a call on its path, if that was not chosen for it; null if nothing does.
+    const char* (*hindrance)(const Call&);
+    Outcome (*run)(const C&, Ran&);
+};
+
 // The engine of one cell and number type, compiled for one instruction set.
 struct Kernel {
     const char* cell;
     int bytes;       // of a number
     int bf16_parts;  // as of a call; 0: products of the numbers themselves
-    // The path of a call; with `bf16_parts` 0 if splitting numbers makes it no quicker: then another kernel takes it.
-    Path (*forward_path)(const Call&);
-    Path (*backward_path)(const Call&);
-    // What hinders a call on its path, if that was not chosen for it; null if nothing does.
-    const char* (*forward_hindrance)(const Call&);
-    const char* (*backward_hindrance)(const Call&);
     size_t (*saved_size)(const Call&);
-    Outcome (*forward)(const ForwardCall&, Ran&);
-    Outcome (*backward)(const BackwardCall&, Ran&);
+    Direction<ForwardCall> forward;
+    Direction<BackwardCall> backward;
 };
 
 struct Variant {

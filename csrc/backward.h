@@ -163,18 +163,12 @@ template <class Cell, class F> class Backward : Pass<Cell, F> {
 
         // Calls f for every row of a stage's finished sums; `da` is null where there is no step after.
         template <class S, class G> FASTRNN_INLINED void each_sums(S stage, int i, int part, const T* da, G f) {
-            const Range units = of.products.units(i, part);
-            const bool backwards = at.s & 1;
             StageSums<F> sums;
             for (int a = 0; a < S::sums; ++a) sums.start(a, of.run.unit_row(-1), 0);
             for (int k = 0; i == 0 && k < Cell::states; ++k)
                 if (Cell::grad_sum[k] >= 0) sums.start(Cell::grad_sum[k], of.carry[k] + begin * of.run.Hp, of.run.Hp);
             if (da) of.products.take_left(stage, sums, at, da, begin, count, room);
-            if constexpr (F::per_item == 1)
-                if (!of.call.path.packed) of.products.prepare(stage, i, sums, units, count, backwards, room);
-            of.products.each_sums(
-                stage, i, sums, units, count, backwards, this->scratch,
-                [&](const StepTile<T>& tile, TileAt here) { each_row<Cell, S>(of.run, at, tile, here, begin, f); });
+            of.products.each_sums(stage, i, sums, at, of.products.units(i, part), begin, count, this->scratch, room, f);
         }
 
         // Gradient of every state after a step, from the steps after it; `later` are the flags of the next one. That

@@ -32,11 +32,15 @@ struct Product {
     int matrix[max_sources * max_stage_sums];
 };
 
-// A term of the weight gradient: dWh[matrix] += vector.T @ da[slot].
-struct Use {
-    int slot;
+// A vector that stands on the left of weight gradients: a state that enters a step, or a kept vector.
+struct Vector {
     Kind kind;
-    int index, matrix;
+    int index;
+};
+
+// A term of the weight gradient: dWh[matrix] += vector.T @ da[slot]; `vector` is one of the cell's.
+struct Use {
+    int slot, vector, matrix;
 };
 
 // Where the values of one sequence and one vector of units stand.

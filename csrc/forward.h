@@ -124,18 +124,13 @@ template <class Cell, class F> class Forward : Pass<Cell, F> {
             StageSums<F> sums;
             start(stage, i, part, sums);
             of.products.take_left(stage, sums, at, nullptr, begin, count, room);
-            if constexpr (F::per_item == 1)
-                if (!of.call.path.packed) of.products.prepare(stage, i, sums, units, count, at.s & 1, room);
             const auto elementwise = [&](const Row<T>& row, ptrdiff_t, ptrdiff_t, int flags) {
                 if (!(flags & Flag::hold))
                     S::template run<KEEP, T>(row, nullptr);
                 else if (i == 0)
                     hold<KEEP>(row);
             };
-            of.products.each_sums(stage, i, sums, units, count, at.s & 1, this->scratch,
-                                  [&](const StepTile<T>& tile, TileAt here) {
-                                      each_row<Cell, S>(of.run, at, tile, here, begin, elementwise);
-                                  });
+            of.products.each_sums(stage, i, sums, at, units, begin, count, this->scratch, room, elementwise);
         }
 
         // What the sums of a stage begin with: the projections of their gates, biases, or nothing.

@@ -38,14 +38,13 @@ void project(Rows<const typename F::Item> A, ptrdiff_t depth, G packed, const ty
     }
     alignas(64) static const T zeros[gemm_vectors * width<T>] = {};
     const ptrdiff_t padded = (columns + width<T> - 1) / width<T> * width<T>;
-    each_block<T>(Range{0, padded}, gemm_vectors, [&](ptrdiff_t u, int v) {
+    each_block<T>(Range{0, padded}, gemm_vectors, false, [&](ptrdiff_t u, int v) {
         const ptrdiff_t inside = columns - u, block = v * width<T>;
         const typename F::Item* B = packed(u, v);
         alignas(64) T edge[gemm_rows * gemm_vectors * width<T>];
         Ends<T> ends{{begin ? begin + u : zeros}, {0}, {nullptr}, out.row};
         for (ptrdiff_t s = 0; s < steps; ++s) {
-            for (ptrdiff_t n = 0; n < count;) {
-                const int rows = balanced(n, count, gemm_rows);
+            each_tile(count, gemm_rows, [&](ptrdiff_t n, int rows) {
                 T* to = out.at + s * out.step + n * out.row + u;
                 ends.out[0] = inside < block ? edge : to;
                 ends.out_row = inside < block ? block : out.row;
@@ -53,8 +52,7 @@ void project(Rows<const typename F::Item> A, ptrdiff_t depth, G packed, const ty
                 if (inside < block)
                     for (int r = 0; r < rows; ++r)
                         for (ptrdiff_t j = 0; j < inside; ++j) to[r * out.row + j] = edge[r * block + j];
-                n += rows;
-            }
+            });
         }
     });
 }
@@ -73,11 +71,8 @@ template <class F> struct Left {
     // Calls f(first column, columns, side) for each tile.
     template <class G> void each_tile(G f) const {
         const ptrdiff_t of_column = size(1, numbers);
-        for (ptrdiff_t m = 0; m < count;) {
-            const int rows = balanced(m, count, gemm_rows);
-            f(m, rows, Side<Item>{at + m * of_column, of_column});
-            m += rows;
-        }
+        fastrnn::FASTRNN_VARIANT::each_tile(
+            count, gemm_rows, [&](ptrdiff_t m, int rows) { f(m, rows, Side<Item>{at + m * of_column, of_column}); });
     }
 
     // Each call of next() gives the next row of the memory.

@@ -189,11 +189,8 @@ template <class Cell, class F> class InputGradient {
 
     void read_in_place(const Done<T>& done, ptrdiff_t first, ptrdiff_t last, T* dx) const {
         const ptrdiff_t n = done.n, row = Cell::slots * run.Hp, D = run.D;
-        Transposed<T> Wx{static_cast<const T*>(call.Wx), call.Wx_row, run.H, Cell::gates, {}, {}};
-        for (int g = 0; g < Cell::gates; ++g) {
-            Wx.left[g] = g * run.Hp;
-            Wx.right[g] = g * run.H;
-        }
+        Transposed<T> Wx{static_cast<const T*>(call.Wx), call.Wx_row, run.H, Cell::gates, run.Hp, {}};
+        for (int g = 0; g < Cell::gates; ++g) Wx.right[g] = g * run.H;
         // All steps at once, if they follow each other in memory.
         const ptrdiff_t steps = n == run.N ? last - first : 1;
         for (ptrdiff_t t = first; t < last; t += steps, dx += run.N * D) {

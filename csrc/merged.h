@@ -92,7 +92,7 @@ template <class F> class Merged {
         const T* before = ends.begin[0];
         const ptrdiff_t row = ends.out_row, before_row = ends.begin_row[0];
         ends.out[0] = columns.all ? scratch : scratch + most_rows * row;
-        multiply(columns.panel, 0, vectors, rows, left, &ends);
+        run_tile<F, Layout::rows>(rows, 1, vectors, left, columns.panel.at, columns.panel.depth, ends);
         for (int r = 0; r < rows && !columns.all; ++r)
             for (int v = 0; v < vectors; ++v) {
                 const ptrdiff_t at = v * width<T>;

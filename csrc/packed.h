@@ -18,17 +18,9 @@ struct Range {
     ptrdiff_t first, last;
 };
 
-// A range in blocks of `vectors` vectors; what is left in blocks of half as many, down to one.
-template <class T, class F> FASTRNN_INLINE void each_block(Range range, int vectors, F f) {
-    for (ptrdiff_t u = range.first; u < range.last;) {
-        while ((range.last - u) / width<T> < vectors) vectors /= 2;
-        f(u, vectors);
-        u += vectors * width<T>;
-    }
-}
-
-// The same in turns from both ends: the matrices that a step read last are in a near cache when the next begins. One
-// call of f: it is inlined.
+// A range in blocks of `vectors` vectors; what is left in blocks of half as many, down to one. From the other end where
+// `backwards`: a step that begins with the matrices that the step before read last finds them in a near cache. There is
+// one call of f: it is inlined.
 template <class T, class F> FASTRNN_INLINE void each_block(Range range, int vectors, bool backwards, F f) {
     for (ptrdiff_t left = (range.last - range.first) / width<T>, done = 0; left > 0;) {
         const int rest = int(left % vectors);
@@ -152,21 +144,10 @@ void pack(const Panel<F>& panel, int sources, ptrdiff_t rows, ptrdiff_t stride, 
         for (ptrdiff_t k = 0; k < rows; k += strip) {
             const ptrdiff_t depth = rows - k < strip ? rows - k : strip, first = (source * stride + k) / F::per_item;
             const ptrdiff_t items = k + depth < rows ? F::items_within(depth) : end - first;
-            each_block<typename F::Number>(range, vectors, [&](ptrdiff_t u, int v) {
+            each_block<typename F::Number>(range, vectors, false, [&](ptrdiff_t u, int v) {
                 pack_block(panel, first, items, k, depth, H, u, v, [&](int sum) { return B(source, sum); });
             });
         }
-    }
-}
-
-// Adds a product to sums of one block of units and `rows` rows: run(rows, sums, vectors, a, B, depth, ends) for each
-// group of its `sums` sums that a tile takes.
-template <class F, class G>
-FASTRNN_INLINE void multiply(const Panel<F>& panel, int sums, ptrdiff_t u, int vectors, int rows,
-                             Side<typename F::Item> a, const Ends<typename F::Number>* ends, G run) {
-    for (int g = 0; g < sums; g += max_sums) {
-        const int count = sums - g < max_sums ? sums - g : max_sums;
-        run(rows, count, vectors, a, panel.block(u, vectors, g), panel.depth, ends[g / max_sums]);
     }
 }
 
@@ -178,13 +159,6 @@ template <class F> struct Alone {
         run_tile<F, Layout::rows>(rows, sums, vectors, a, B, depth, ends);
     }
 };
-
-// The same by such tiles.
-template <class F>
-FASTRNN_INLINE void multiply(const Panel<F>& panel, ptrdiff_t u, int vectors, int rows, Side<typename F::Item> a,
-                             const Ends<typename F::Number>* ends) {
-    multiply(panel, panel.sums, u, vectors, rows, a, ends, Alone<F>{});
-}
 
 }  // namespace FASTRNN_VARIANT
 }  // namespace fastrnn

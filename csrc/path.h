@@ -35,6 +35,7 @@ template <class Cell, class F> Path forward_path(const Call& call) {
     Path path = shared_path<Cell, F>(call, worth_packing(T, call.N, H));
     const ptrdiff_t rows = ThreadSplit(call.N, path).most_rows();
     path.input = Input::step;
+    path.chunk = 1;
     if (worth_hoisting(T, rows, call.D)) {
         const bool ahead = can_project_ahead<F> && path.packed && worth_projecting_ahead(rows, H);
         path.input = ahead ? Input::ahead : Input::chunk;

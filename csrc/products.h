@@ -100,40 +100,21 @@ template <class Cell, class F, class Stages> class Products {
         });
     }
 
-    // Brings a stage's sums into their form: with the weights where they are, all products are added here, in `room`.
-    template <class S>
-    void prepare(S, int i, StageSums<F>& sums, Range units, ptrdiff_t count, bool backwards, T* room) const {
-        if (units.last > run.H) units.last = run.H;
-        const SumRows<T> to{room, sum_row(), run.H};
-        for (int a = 0; a < S::sums; ++a) {
-            T* first = to.at + a * to.sum;
-            for (ptrdiff_t n = 0; n < count; ++n)
-                copy_row(first + n * to.row + units.first, sums.begin[a].from(n).at + units.first,
-                         units.last - units.first);
-            sums.begin[a] = {first, to.row};
-        }
-        each_product<S>([&](auto p) {
-            constexpr const Product& product = S::product[p];
-            if (p < sums.first || p >= sums.last) return;
-            if constexpr (product.kind == Kind::da)
-                dots(to.at + product.sum[0] * to.sum, to.row, sums.left[p], count, units, in_columns[i][p]);
-            else
-                sweep(in_rows[i][p], product.sum, sums.left[p], count, units, run.H, backwards, to);
-        });
-        sums.last = 0;
-    }
-
-    // Calls f(tile, where) with the finished sums of one tile after the other; block by block, in turns from both ends.
+    // Calls f(row, n, u, flags) as `each_row` does, with the finished sums of a part of the units of one stage; block
+    // by block, in turns from both ends.
     template <class S, class G>
-    FASTRNN_INLINED void each_sums(S stage, int i, const StageSums<F>& sums, Range units, ptrdiff_t count,
-                                   bool backwards, T* scratch, G f) const {
+    FASTRNN_INLINED void each_sums(S stage, int i, StageSums<F>& sums, const At<T>& at, Range units, ptrdiff_t begin,
+                                   ptrdiff_t count, T* scratch, Item* room, G f) const {
+        const bool backwards = at.s & 1;
+        if constexpr (F::per_item == 1)
+            if (!packed) add_in_place(stage, i, sums, units, count, backwards, room);
         StepTile<T> tile;
         tile.scratch = scratch;
         each_block<T>(units, vectors[i], backwards, [&](ptrdiff_t u, int v) {
             each_tile(count, max_rows(widest_sums<S>() * vectors[i]), [&](ptrdiff_t n, int rows) {
                 const TileAt here{u, v, n, rows};
                 fill(stage, i, sums, here, tile);
-                f(tile, here);
+                each_row<Cell, S>(run, at, tile, here, begin, f);
             });
         });
         if constexpr (can_project_ahead<F> && gates_of<typename Stages::first>() > 0)
@@ -143,7 +124,7 @@ template <class Cell, class F, class Stages> class Products {
                 each_tile(count, max_rows(merged[i].vectors), [&](ptrdiff_t n, int rows) {
                     const TileAt here{units.last, 1, n, rows};
                     merged[i].sums(stage, sums.left, here, tile);
-                    f(tile, here);
+                    each_row<Cell, S>(run, at, tile, here, begin, f);
                 });
     }
 
@@ -185,12 +166,8 @@ template <class Cell, class F, class Stages> class Products {
             if (!here(product)) return;
             panel[i][p] = place<F>(memory, product.sources, product.sums, depth(product), run.Hp, columns(i));
         } else if (product.kind == Kind::da) {
-            Transposed<T>& matrices = in_columns[i][p];
-            matrices = {static_cast<const T*>(call.Wh), call.Wh_row, run.H, product.sources, {}, {}};
-            for (int s = 0; s < product.sources; ++s) {
-                matrices.left[s] = s * run.Hp;
-                matrices.right[s] = product.matrix[s] * run.H;
-            }
+            in_columns[i][p] = {static_cast<const T*>(call.Wh), call.Wh_row, run.H, product.sources, run.Hp, {}};
+            for (int s = 0; s < product.sources; ++s) in_columns[i][p].right[s] = product.matrix[s] * run.H;
         } else {
             in_rows[i][p] = in_place<T>(product.sums, depth(product), [&](int s) { return matrix(product, 0, s); });
         }
@@ -210,6 +187,29 @@ template <class Cell, class F, class Stages> class Products {
             case Kind::keep: return Side<T>{at.keep + product.index * run.Hp, Cell::keeps * run.Hp}.from(begin);
             default: return {da + product.index * run.Hp, Cell::slots * run.Hp};
         }
+    }
+
+    // All products of a stage with the weights where they are; its sums, in `room`, then begin with them.
+    template <class S>
+    void add_in_place(S, int i, StageSums<F>& sums, Range units, ptrdiff_t count, bool backwards, T* room) const {
+        if (units.last > run.H) units.last = run.H;
+        const SumRows<T> to{room, sum_row(), run.H};
+        for (int a = 0; a < S::sums; ++a) {
+            T* first = to.at + a * to.sum;
+            for (ptrdiff_t n = 0; n < count; ++n)
+                copy_row(first + n * to.row + units.first, sums.begin[a].from(n).at + units.first,
+                         units.last - units.first);
+            sums.begin[a] = {first, to.row};
+        }
+        each_product<S>([&](auto p) {
+            constexpr const Product& product = S::product[p];
+            if (p < sums.first || p >= sums.last) return;
+            if constexpr (product.kind == Kind::da)
+                dots(to.at + product.sum[0] * to.sum, to.row, sums.left[p], count, units, in_columns[i][p]);
+            else
+                sweep(in_rows[i][p], product.sum, sums.left[p], count, units, run.H, backwards, to);
+        });
+        sums.last = 0;
     }
 
     // The sums of one tile: where they begin, and the products that are still to be added.

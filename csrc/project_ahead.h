@@ -109,24 +109,19 @@ void tile_beside(const T* a, const T* b, ptrdiff_t depth, const Ends<T>& ends, c
     FASTRNN_UNROLL (int r = 0; r < R; ++r) store(piece.out + r * piece.out_row, ahead[r]);
 }
 
-template <class T, int A, int V> constexpr auto beside_or_none() {
+template <class T> using TileBeside = void (*)(const T*, const T*, ptrdiff_t, const Ends<T>&, const Piece<T>&);
+
+template <class T, int A, int V> constexpr TileBeside<T> beside_or_none() {
     if constexpr (A * V <= ahead_columns)
         return &tile_beside<T, A, V>;
     else
-        return static_cast<decltype(&tile_beside<T, 1, 1>)>(nullptr);
+        return nullptr;
 }
 
-template <class T>
-void run_beside(int sums, int vectors, const T* a, const T* B, ptrdiff_t depth, const Ends<T>& ends,
-                const Piece<T>& piece) {
-#define FASTRNN_BESIDE(A)                                                                                          \
-    {                                                                                                              \
-        beside_or_none<T, A, 1>(), beside_or_none<T, A, 2>(), beside_or_none<T, A, 4>(), beside_or_none<T, A, 8>() \
-    }
-    static constexpr decltype(&tile_beside<T, 1, 1>) table[4][4] = {FASTRNN_BESIDE(1), FASTRNN_BESIDE(2),
-                                                                    FASTRNN_BESIDE(3), FASTRNN_BESIDE(4)};
-#undef FASTRNN_BESIDE
-    table[sums - 1][vectors == 8 ? 3 : vectors / 2](a, B, depth, ends, piece);
+template <class T, int... I>
+FASTRNN_INLINE TileBeside<T> find_beside(int sums, int vectors, std::integer_sequence<int, I...>) {
+    static constexpr TileBeside<T> table[] = {beside_or_none<T, I / 4 + 1, 1 << I % 4>()...};
+    return table[4 * (sums - 1) + power_of(vectors)];
 }
 
 // Runs tiles of a step, and beside them what is due.
@@ -135,8 +130,9 @@ template <class T> struct Beside {
 
     FASTRNN_INLINED void operator()(int rows, int sums, int vectors, Side<T> a, const T* B, ptrdiff_t depth,
                                     const Ends<T>& ends) const {
+        constexpr auto all = std::make_integer_sequence<int, 4 * max_sums>{};
         if (ahead->due())
-            run_beside(sums, vectors, a.at, B, depth, ends, ahead->take());
+            find_beside<T>(sums, vectors, all)(a.at, B, depth, ends, ahead->take());
         else
             run_tile<Whole<T>, Layout::rows>(rows, sums, vectors, a, B, depth, ends);
     }

@@ -93,52 +93,6 @@ bool tiles_allowed() {
 #endif
 }
 
-const Kernel* Kernels::of(const Path& path) const {
-    if (path.bf16_parts == 0) return whole;
-    for (const Kernel* kernel : split)
-        if (kernel->bf16_parts == path.bf16_parts) return kernel;
-    return nullptr;
-}
-
-Path Kernels::best_path(const Call& call, Path (*Kernel::*path)(const Call&)) const {
-    for (const Kernel* kernel : split)
-        if (kernel->bf16_parts == call.bf16_parts) {
-            const Path found = (kernel->*path)(call);
-            if (found.bf16_parts) return found;
-        }
-    return (whole->*path)(call);
-}
-
-const char* Kernels::forward_hindrance(const Call& call) const {
-    const Kernel* kernel = of(call.path);
-    return kernel ? kernel->forward_hindrance(call) : "bf16_parts: no kernel splits numbers in so many";
-}
-
-const char* Kernels::backward_hindrance(const Call& call) const {
-    const Kernel* kernel = of(call.path);
-    return kernel ? kernel->backward_hindrance(call) : "bf16_parts: no kernel splits numbers in so many";
-}
-
-bool Kernels::forward(const ForwardCall& call, Ran& ran) const {
-    const FlushSubnormals flush;
-    const Outcome outcome = of(call.path)->forward(call, ran);
-    if (outcome != Outcome::not_finite) return outcome == Outcome::done;
-    ForwardCall again = call;
-    again.path = whole->forward_path(call);
-    ran = {};
-    return whole->forward(again, ran) == Outcome::done;
-}
-
-bool Kernels::backward(const BackwardCall& call, Ran& ran) const {
-    const FlushSubnormals flush;
-    const Outcome outcome = of(call.path)->backward(call, ran);
-    if (outcome != Outcome::not_finite) return outcome == Outcome::done;
-    BackwardCall again = call;
-    again.path = whole->backward_path(call);
-    ran = {};
-    return whole->backward(again, ran) == Outcome::done;
-}
-
 LastCall& last_call() {
     static thread_local LastCall last;
     return last;

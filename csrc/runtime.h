@@ -15,18 +15,45 @@ struct Kernels {
     const Kernel* whole;
     std::vector<const Kernel*> split;
 
-    Path forward_path(const Call& call) const { return best_path(call, &Kernel::forward_path); }
-    Path backward_path(const Call& call) const { return best_path(call, &Kernel::backward_path); }
+    Path forward_path(const Call& call) const { return path(call, &Kernel::forward); }
+    Path backward_path(const Call& call) const { return path(call, &Kernel::backward); }
     // What hinders a call on its path; null if nothing does.
-    const char* forward_hindrance(const Call& call) const;
-    const char* backward_hindrance(const Call& call) const;
+    const char* forward_hindrance(const Call& call) const { return hindrance(call, &Kernel::forward); }
+    const char* backward_hindrance(const Call& call) const { return hindrance(call, &Kernel::backward); }
     // False if the call was stopped; `ran` is what was done.
-    bool forward(const ForwardCall& call, Ran& ran) const;
-    bool backward(const BackwardCall& call, Ran& ran) const;
+    bool forward(const ForwardCall& call, Ran& ran) const { return run(call, ran, &Kernel::forward); }
+    bool backward(const BackwardCall& call, Ran& ran) const { return run(call, ran, &Kernel::backward); }
 
   private:
-    const Kernel* of(const Path& path) const;
-    Path best_path(const Call& call, Path (*Kernel::*path)(const Call&)) const;
+    template <class C> using Way = Direction<C> Kernel::*;
+
+    // The kernel that splits numbers in so many; null if there is none.
+    const Kernel* of(int bf16_parts) const {
+        if (bf16_parts == 0) return whole;
+        for (const Kernel* kernel : split)
+            if (kernel->bf16_parts == bf16_parts) return kernel;
+        return nullptr;
+    }
+    template <class C> Path path(const Call& call, Way<C> way) const {
+        if (const Kernel* kernel = of(call.bf16_parts)) {
+            const Path found = (kernel->*way).path(call);
+            if (found.bf16_parts) return found;
+        }
+        return (whole->*way).path(call);
+    }
+    template <class C> const char* hindrance(const Call& call, Way<C> way) const {
+        const Kernel* kernel = of(call.path.bf16_parts);
+        return kernel ? (kernel->*way).hindrance(call) : "bf16_parts: no kernel splits numbers in so many";
+    }
+    template <class C> bool run(const C& call, Ran& ran, Way<C> way) const {
+        const FlushSubnormals flush;
+        const Outcome outcome = (of(call.path.bf16_parts)->*way).run(call, ran);
+        if (outcome != Outcome::not_finite) return outcome == Outcome::done;
+        C again = call;
+        again.path = (whole->*way).path(call);
+        ran = {};
+        return (whole->*way).run(again, ran) == Outcome::done;
+    }
 };
 
 // The best variant that this processor can run; the one called `wanted`, if that is given and can run.

@@ -8,15 +8,6 @@
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
 
-// Calls f(first, rows) for `count` rows in tiles of at most `most`.
-template <class F> FASTRNN_INLINE void each_tile(ptrdiff_t count, int most, F f) {
-    for (ptrdiff_t n = 0; n < count;) {
-        const int rows = balanced(n, count, most);
-        f(n, rows);
-        n += rows;
-    }
-}
-
 template <class Stage> constexpr int widest_sums() {
     int widest = 1;
     for (int p = 0; p < Stage::products; ++p)
@@ -57,23 +48,23 @@ template <class T> struct StepTile {
 
     static ptrdiff_t size() { return max_stage_sums * most_rows * block; }
 
-    // Adds a product to its sums; `run` as of `multiply`.
+    // Adds a product to its sums; run(rows, sums, vectors, a, B, depth, ends) does as many of them as a tile takes.
     template <class F, class G>
     FASTRNN_INLINED void add(const Panel<F>& panel, const Product& product, TileAt here, Side<typename F::Item> left,
                              G run) {
         const ptrdiff_t out_row = here.v * width<T>;
-        Ends<T> ends[(max_stage_sums + max_sums - 1) / max_sums];
-        for (int i = 0; i < product.sums; ++i) {
-            Ends<T>& group = ends[i / max_sums];
-            const int s = product.sum[i], j = i % max_sums;
-            group.begin[j] = at[s];
-            group.begin_row[j] = row[s];
-            group.out[j] = scratch + s * most_rows * block;
-            group.out_row = out_row;
-            at[s] = group.out[j];
-            row[s] = out_row;
+        for (int first = 0; first < product.sums; first += max_sums) {
+            const int count = product.sums - first < max_sums ? product.sums - first : max_sums;
+            Ends<T> ends{{}, {}, {}, out_row};
+            for (int j = 0; j < count; ++j) {
+                const int s = product.sum[first + j];
+                ends.begin[j] = at[s];
+                ends.begin_row[j] = row[s];
+                at[s] = ends.out[j] = scratch + s * most_rows * block;
+                row[s] = out_row;
+            }
+            run(here.rows, count, here.v, left.from(here.n), panel.block(here.u, here.v, first), panel.depth, ends);
         }
-        multiply(panel, product.sums, here.u, here.v, here.rows, left.from(here.n), ends, run);
     }
 };
 

@@ -100,37 +100,23 @@ constexpr int max_columns(int rows) {
 constexpr int most_rows = max_rows(1);
 // Sums that one tile takes at once.
 constexpr int max_sums = registers >= 32 ? 4 : 2;
+// The exponent of 1, 2, 4 or 8.
+constexpr int power_of(int vectors) { return vectors == 8 ? 3 : vectors / 2; }
 
-template <class F, int A, int V, Layout LAYOUT, int R> constexpr Tile<F> tile_or_none() {
-    if constexpr (R <= max_rows(A * V) && A * V <= 16)
+// Number `I` of the tiles of 1 to `max_sums` sums, 1, 2, 4 or 8 vectors and 1 to `most_rows` rows; null where it would
+// not fit the registers. A packed left side meets one sum only.
+template <class F, Layout LAYOUT, int I> constexpr Tile<F> tile_or_none() {
+    constexpr int R = I % most_rows + 1, V = 1 << I / most_rows % 4, A = I / most_rows / 4 + 1;
+    if constexpr (R <= max_rows(A * V) && A * V <= 16 && (A == 1 || LAYOUT == Layout::rows))
         return &tile<F, R, A, V, LAYOUT>;
     else
         return nullptr;
 }
 
-template <class F, int A, int V, Layout LAYOUT, int... R>
-FASTRNN_INLINE Tile<F> tile_of_rows(int rows, std::integer_sequence<int, R...>) {
-    static constexpr Tile<F> table[] = {tile_or_none<F, A, V, LAYOUT, R + 1>()...};
-    return table[rows - 1];
-}
-
-template <class F, int A, Layout LAYOUT> FASTRNN_INLINE Tile<F> tile_of_vectors(int vectors, int rows) {
-    constexpr auto each = std::make_integer_sequence<int, most_rows>{};
-    switch (vectors) {
-        case 1: return tile_of_rows<F, A, 1, LAYOUT>(rows, each);
-        case 2: return tile_of_rows<F, A, 2, LAYOUT>(rows, each);
-        case 4: return tile_of_rows<F, A, 4, LAYOUT>(rows, each);
-        default: return tile_of_rows<F, A, 8, LAYOUT>(rows, each);
-    }
-}
-
-template <class F, Layout LAYOUT> FASTRNN_INLINE Tile<F> find_tile(int rows, int sums, int vectors) {
-    switch (sums) {
-        case 1: return tile_of_vectors<F, 1, LAYOUT>(vectors, rows);
-        case 2: return tile_of_vectors<F, 2, LAYOUT>(vectors, rows);
-        case 3: return tile_of_vectors<F, 3, LAYOUT>(vectors, rows);
-        default: return tile_of_vectors<F, 4, LAYOUT>(vectors, rows);
-    }
+template <class F, Layout LAYOUT, int... I>
+FASTRNN_INLINE Tile<F> find_tile(int rows, int sums, int vectors, std::integer_sequence<int, I...>) {
+    static constexpr Tile<F> table[] = {tile_or_none<F, LAYOUT, I>()...};
+    return table[(4 * (sums - 1) + power_of(vectors)) * most_rows + rows - 1];
 }
 
 #ifndef __AMX_BF16__
@@ -148,7 +134,8 @@ FASTRNN_INLINE void run_tile(int rows, int sums, int vectors, Side<typename F::I
 #ifdef __AMX_BF16__
     amx_tile<F>(rows, sums, vectors, a, B, depth, ends);
 #else
-    find_tile<F, LAYOUT>(rows, sums, vectors)(a.at, a.row, B, depth, ends);
+    constexpr auto all = std::make_integer_sequence<int, max_sums * 4 * most_rows>{};
+    find_tile<F, LAYOUT>(rows, sums, vectors, all)(a.at, a.row, B, depth, ends);
 #endif
 }
 
@@ -156,6 +143,15 @@ FASTRNN_INLINE void run_tile(int rows, int sums, int vectors, Side<typename F::I
 FASTRNN_INLINE int balanced(ptrdiff_t at, ptrdiff_t count, int most) {
     const ptrdiff_t left = count - at, tiles = (left + most - 1) / most;
     return int((left + tiles - 1) / tiles);
+}
+
+// Calls f(first, rows) for each of these tiles.
+template <class F> FASTRNN_INLINE void each_tile(ptrdiff_t count, int most, F f) {
+    for (ptrdiff_t n = 0; n < count;) {
+        const int rows = balanced(n, count, most);
+        f(n, rows);
+        n += rows;
+    }
 }
 
 }  // namespace FASTRNN_VARIANT

@@ -87,13 +87,13 @@ void sweep(const InPlace<T>& panel, const int* to, Side<T> a, ptrdiff_t rows, Ra
     for (ptrdiff_t k = many * blocks; k < panel.depth; ++k) add(std::integral_constant<int, 1>{}, k);
 }
 
-// Matrices as they are, whose rows meet rows of the left side: source s of `depth` numbers begins `left[s]` numbers
+// Matrices as they are, whose rows meet rows of the left side: source s of `depth` numbers begins `s * left` numbers
 // into a row of the left side, and `right[s]` into one of B.
 template <class T> struct Transposed {
     const T* at;
     ptrdiff_t row, depth;
     int sources;
-    ptrdiff_t left[max_sources], right[max_sources];
+    ptrdiff_t left, right[max_sources];
 };
 
 // y += a @ B.T for M rows of y and one vector of its columns, of which `inside` are there.
@@ -110,7 +110,7 @@ FASTRNN_INLINE void add_dots(T* y, ptrdiff_t y_row, Side<T> a, const Transposed<
                 row[i] = B.at + (column + (g + i < inside ? g + i : 0)) * B.row + B.right[s];
             each_vector<T>(B.depth, [&](ptrdiff_t j, ptrdiff_t left) __attribute__((always_inline)) {
                 Vec<T> numbers[M];
-                FASTRNN_UNROLL (int m = 0; m < M; ++m) numbers[m] = load_head(a.at + m * a.row + B.left[s] + j, left);
+                FASTRNN_UNROLL (int m = 0; m < M; ++m) numbers[m] = load_head(a.at + m * a.row + s * B.left + j, left);
                 FASTRNN_UNROLL (int i = 0; i < R; ++i) {
                     const Vec<T> weights = load_head(row[i] + j, left);
                     FASTRNN_UNROLL (int m = 0; m < M; ++m) part[m][i] += numbers[m] * weights;

@@ -18,13 +18,11 @@ template <class Cell, class F> constexpr Kernel kernel() {
         Cell::name,
         int(sizeof(T)),
         F::bf16_parts,
-        forward_path<Cell, F>,
-        backward_path<Cell, F>,
-        forward_hindrance<Cell, F>,
-        backward_hindrance<F>,
         [](const Call& call) { return size_t(CallState<Cell, T>(call).saved_size()); },
-        [](const ForwardCall& call, Ran& ran) { return Forward<Cell, F>(call).execute(ran); },
-        [](const BackwardCall& call, Ran& ran) { return Backward<Cell, F>(call).execute(ran); },
+        {forward_path<Cell, F>, forward_hindrance<Cell, F>,
+         [](const ForwardCall& call, Ran& ran) { return Forward<Cell, F>(call).execute(ran); }},
+        {backward_path<Cell, F>, backward_hindrance<F>,
+         [](const BackwardCall& call, Ran& ran) { return Backward<Cell, F>(call).execute(ran); }},
     };
 }
 

@@ -9,6 +9,8 @@
 // in rows of Hp; if Hp is H, the first one's stand where they go. All three are null if they are not needed.
 #pragma once
 
+#include <iterator>
+
 #include "gemm.h"
 #include "input.h"
 
@@ -39,7 +41,7 @@ template <class Cell, class F> class WeightGradients {
     }
 
     // Items that a part needs: both sides of a product.
-    ptrdiff_t room() const { return right_size() + Left<F>::size(run.D + sources() * run.Hp, depth); }
+    ptrdiff_t room() const { return right_size() + Left<F>::size(run.D + Cell::vectors * run.Hp, depth); }
 
     // By the worker that leads its sequences.
     void start(int owner) {
@@ -104,36 +106,12 @@ template <class Cell, class F> class WeightGradients {
     ptrdiff_t dslots_size() const { return Cell::slots * run.Hp; }
     ptrdiff_t right_size() const { return F::parts * F::items(depth) * gemm_vectors * width<T>; }
 
-    // Vectors that stand on the left of weight gradients; the same one may serve several uses.
-    static constexpr bool same(int i, int j) {
-        return Cell::use[i].kind == Cell::use[j].kind && Cell::use[i].index == Cell::use[j].index;
-    }
-    static constexpr bool is_first(int use) {
-        for (int i = 0; i < use; ++i)
-            if (same(i, use)) return false;
-        return true;
-    }
-    static constexpr int source_of(int use) {
-        int count = 0;
-        for (int i = 0; !same(i, use); ++i) count += is_first(i);
-        return count;
-    }
-    static constexpr int sources() {
-        int count = 0;
-        for (int i = 0; i < Cell::uses; ++i) count += is_first(i);
-        return count;
-    }
-    // Whether every matrix is in one product: its gradient then begins with that product.
-    static constexpr bool single_use() {
-        for (int i = 0; i < Cell::uses; ++i)
-            for (int j = 0; j < i; ++j)
-                if (Cell::use[j].matrix == Cell::use[i].matrix) return false;
-        return true;
-    }
+    // Whether every matrix is in one product: its gradient then begins with that product. Each one is in some.
+    static constexpr bool single_use = Cell::uses == Cell::matrices;
 
     // What products and sums over the rows of a block are added to; where a product is the first, it begins with zeros.
     void clear_block(const Sums& sums) const {
-        if (!single_use()) clear(sums.dWh, dWh_size());
+        if (!single_use) clear(sums.dWh, dWh_size());
         clear(sums.dslots, dslots_size());
     }
 
@@ -141,23 +119,21 @@ template <class Cell, class F> class WeightGradients {
                   Item* right) const {
         const ptrdiff_t Hp = run.Hp, row = Cell::slots * Hp;
         const Left<F> left_x{right + right_size(), run.D, count};
-        Left<F> left[sources() ? sources() : 1];
+        Left<F> left[std::size(Cell::vector)];
         left_x.fill(in_turn(
             done, k0, [x = run.x, time = run.x_time](ptrdiff_t t, ptrdiff_t n) { return x.from(n).at + t * time; }));
-        for (int i = 0; i < Cell::uses; ++i) {
-            if (!is_first(i)) continue;
-            const int source = source_of(i);
-            left[source] = {left_x.at + Left<F>::size(run.D + source * Hp, depth), run.H, count};
-            left[source].fill(in_turn(done, k0, [&](ptrdiff_t t, ptrdiff_t n) { return vector(Cell::use[i], t, n); }));
+        for (int i = 0; i < Cell::vectors; ++i) {
+            left[i] = {left_x.at + Left<F>::size(run.D + i * Hp, depth), run.H, count};
+            left[i].fill(in_turn(done, k0, [&](ptrdiff_t t, ptrdiff_t n) { return vector(Cell::vector[i], t, n); }));
         }
         for (int slot = 0; slot < Cell::slots; ++slot)
-            each_block<T>(units, gemm_vectors, [&](ptrdiff_t u, int v) {
+            each_block<T>(units, gemm_vectors, false, [&](ptrdiff_t u, int v) {
                 pack_right<F>(right, done.da + k0 * row + slot * Hp + u, row, count, v, total.dslots + slot * Hp + u);
                 if (slot < Cell::gates) add_outer(left_x, right, v, total.dWx + slot * Hp + u, Cell::gates * Hp, fresh);
                 for (int i = 0; i < Cell::uses; ++i)
                     if (Cell::use[i].slot == slot) {
                         T* to = total.dWh + Cell::use[i].matrix * Hp + u;
-                        add_outer(left[source_of(i)], right, v, to, Cell::matrices * Hp, fresh && single_use());
+                        add_outer(left[Cell::use[i].vector], right, v, to, Cell::matrices * Hp, fresh && single_use);
                     }
             });
     }
@@ -176,9 +152,9 @@ template <class Cell, class F> class WeightGradients {
         };
     }
 
-    const T* vector(const Use& use, ptrdiff_t t, ptrdiff_t n) const {
-        if (use.kind == Kind::keep) return run.keep + t * run.keep_time + (n * Cell::keeps + use.index) * run.Hp;
-        return run.entering(use.index, run.time_of(t), n);
+    const T* vector(const Vector& of, ptrdiff_t t, ptrdiff_t n) const {
+        if (of.kind == Kind::keep) return run.keep + t * run.keep_time + (n * Cell::keeps + of.index) * run.Hp;
+        return run.entering(of.index, run.time_of(t), n);
     }
 
     void add_parts(T* to, T* Sums::* of, ptrdiff_t count) const {

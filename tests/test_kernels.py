@@ -501,7 +501,7 @@ def test_dots_with_rows_of_matrices_as_they_are(plain: Kernels) -> None:
         y = Placed(start, (columns + 3, 1))
         k.run(
             "dots", k.format, y, y.strides[0], Placed(a), a.shape[1], rows, first, columns,
-            Placed(B, (B.shape[1] + 1, 1)), B.shape[1] + 1, depth, sources, left, right,
+            Placed(B, (B.shape[1] + 1, 1)), B.shape[1] + 1, depth, sources, depth + 2, right,
         )  # fmt: skip
         y.assert_holds(expected, f"{rows} rows, columns {first} to {columns}, {sources} pieces of {depth}")
 

@@ -189,10 +189,7 @@ EXPORT ptrdiff_t test_each_block(ptrdiff_t bytes, ptrdiff_t first, ptrdiff_t las
     };
     with_type(bytes, [&](auto zero) {
         using T = decltype(zero);
-        if (backwards < 0)
-            each_block<T>(Range{first, last}, int(vectors), note);
-        else
-            each_block<T>(Range{first, last}, int(vectors), backwards != 0, note);
+        each_block<T>(Range{first, last}, int(vectors), backwards != 0, note);
     });
     return count;
 }
@@ -270,22 +267,21 @@ EXPORT ptrdiff_t test_multiply(ptrdiff_t format, const void* const* B, ptrdiff_t
                  [&](int source, int sum) { return Matrix<T>{typed<T>(B[source * sums + sum]), row, col}; });
             auto* items = memory.take<typename F::Item>(F::left_size(count, panel.numbers) + 1);
             const auto side = F::rows(typed<T>(a), a_row, count, panel.numbers, items);
-            each_block<T>(range, int(vectors), [&](ptrdiff_t u, int v) {
-                const int most = max_rows(v * int(sums < max_sums ? sums : max_sums));
-                for (ptrdiff_t n = 0; n < count;) {
-                    const int tile_rows = balanced(n, count, most);
-                    Ends<T> ends[2];
+            const Product product{Kind::prev, 0, int(sources), int(sums), {0, 1, 2, 3}, {}};
+            StepTile<T> tile;
+            tile.scratch = memory.take<T>(StepTile<T>::size());
+            each_block<T>(range, int(vectors), false, [&](ptrdiff_t u, int v) {
+                each_tile(count, max_rows(v * int(sums < max_sums ? sums : max_sums)), [&](ptrdiff_t n, int tile_rows) {
                     for (ptrdiff_t s = 0; s < sums; ++s) {
-                        Ends<T>& group = ends[s / max_sums];
-                        T* to = typed<T>(out) + n * out_row + s * out_sum + u;
-                        group.begin[s % max_sums] = to;
-                        group.begin_row[s % max_sums] = out_row;
-                        group.out[s % max_sums] = to;
-                        group.out_row = out_row;
+                        tile.at[s] = typed<T>(out) + n * out_row + s * out_sum + u;
+                        tile.row[s] = out_row;
                     }
-                    multiply(panel, u, v, tile_rows, side.from(n), ends);
-                    n += tile_rows;
-                }
+                    tile.add(panel, product, {u, v, n, tile_rows}, side, Alone<F>{});
+                    for (ptrdiff_t s = 0; s < sums; ++s)
+                        for (int r = 0; r < tile_rows; ++r)
+                            copy_row(typed<T>(out) + (n + r) * out_row + s * out_sum + u, tile.at[s] + r * tile.row[s],
+                                     v * width<T>);
+                });
             });
         });
     });
@@ -311,18 +307,15 @@ EXPORT ptrdiff_t test_sweep(ptrdiff_t bytes, const void* B, ptrdiff_t row, const
     });
 }
 
-// y += a @ B.T, with sources `left` and `right` numbers into the rows.
+// y += a @ B.T, with source s `s * left` and `right[s]` numbers into the rows.
 EXPORT ptrdiff_t test_dots(ptrdiff_t bytes, void* y, ptrdiff_t y_row, const void* a, ptrdiff_t a_row, ptrdiff_t rows,
                            ptrdiff_t first, ptrdiff_t last, const void* B, ptrdiff_t row, ptrdiff_t depth,
-                           ptrdiff_t sources, const ptrdiff_t* left, const ptrdiff_t* right) {
+                           ptrdiff_t sources, ptrdiff_t left, const ptrdiff_t* right) {
     return guarded([&] {
         with_type(bytes, [&](auto zero) {
             using T = decltype(zero);
-            Transposed<T> matrices{typed<T>(B), row, depth, int(sources), {}, {}};
-            for (ptrdiff_t s = 0; s < sources; ++s) {
-                matrices.left[s] = left[s];
-                matrices.right[s] = right[s];
-            }
+            Transposed<T> matrices{typed<T>(B), row, depth, int(sources), left, {}};
+            std::memcpy(matrices.right, right, sources * sizeof *right);
             dots(typed<T>(y), y_row, Side<T>{typed<T>(a), a_row}, rows, Range{first, last}, matrices);
         });
     });
@@ -342,7 +335,8 @@ EXPORT ptrdiff_t test_beside(ptrdiff_t bytes, ptrdiff_t sums, ptrdiff_t vectors,
                 const auto ends = ends_of<T>(begin, rows, out, 0, sums);
                 const Piece<T> piece{{typed<T>(x), x_row}, typed<T>(x_B), typed<T>(x_begin), x_depth,
                                      typed<T>(x_out),      x_out_row};
-                run_beside<T>(int(sums), int(vectors), typed<T>(a), typed<T>(B), depth, ends, piece);
+                constexpr auto all = std::make_integer_sequence<int, 4 * max_sums>{};
+                find_beside<T>(int(sums), int(vectors), all)(typed<T>(a), typed<T>(B), depth, ends, piece);
             }
         });
     });
