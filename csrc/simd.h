@@ -1,5 +1,5 @@
-// Vectors of the variant's width, on the vector types that GCC and Clang share: arithmetic is written with the
-// usual operators and works for every instruction set and number type.
+// Vectors of the variant's width, on the vector extensions of GCC and Clang: arithmetic is written with the usual
+// operators and works for every instruction set and element type.
 #pragma once
 
 #include <cstddef>
@@ -56,7 +56,7 @@ template <class T> FASTRNN_INLINE void store(T* at, Vec<T> value) {
 
 template <class T> FASTRNN_INLINE Vec<T> splat(T value) { return value - Vec<T>{}; }
 
-// The first `count` numbers, zeros after them; reads nothing beyond.
+// The first `count` elements, zeros after them; reads nothing beyond.
 template <class T> FASTRNN_INLINE Vec<T> load_head(const T* at, ptrdiff_t count) {
     if (count >= width<T>) return load(at);
     if (count <= 0) return Vec<T>{};
@@ -95,7 +95,7 @@ template <class T> FASTRNN_INLINE void copy_row(T* to, const T* from, ptrdiff_t 
 #endif
 }
 
-// All bits set in the first `count` places.
+// All bits set in the first `count` lanes.
 template <class T> FASTRNN_INLINE typename Simd<T>::Ints head_mask(ptrdiff_t count) {
     typename Simd<T>::Ints place{};
     for (int i = 0; i < width<T>; ++i) place[i] = i;
@@ -110,19 +110,19 @@ template <class T, class V> FASTRNN_INLINE V masked(V value, typename Simd<T>::I
 // `yes` where a < b, else `no`; NaN is not less.
 template <class V> FASTRNN_INLINE V less(V a, V b, V yes, V no) { return a < b ? yes : no; }
 
-template <class V> using NumberOf = typename std::remove_reference<decltype(V{}[0])>::type;
+template <class V> using ElementOf = typename std::remove_reference<decltype(V{}[0])>::type;
 
 template <class V> FASTRNN_INLINE V magnitude(V a) {
-    using Ints = typename Simd<NumberOf<V>>::Ints;
-    using Int = typename Lane<NumberOf<V>>::Int;
+    using Ints = typename Simd<ElementOf<V>>::Ints;
+    using Int = typename Lane<ElementOf<V>>::Int;
     constexpr Int clear = Int(~(Int(1) << (8 * sizeof(Int) - 1)));
     return (V)((Ints)a & clear);
 }
 
 // `a`, which has no sign, with the sign of `b`.
 template <class V> FASTRNN_INLINE V with_sign(V a, V b) {
-    using Ints = typename Simd<NumberOf<V>>::Ints;
-    using Int = typename Lane<NumberOf<V>>::Int;
+    using Ints = typename Simd<ElementOf<V>>::Ints;
+    using Int = typename Lane<ElementOf<V>>::Int;
     constexpr Int top = Int(Int(1) << (8 * sizeof(Int) - 1));
     return (V)((Ints)a | ((Ints)b & top));
 }
@@ -136,29 +136,29 @@ template <class V> FASTRNN_INLINE V least(V a, V bound) {
     return bound < a ? bound : a;
 }
 
-// 2**n for whole `n` within the exponents of normal numbers: adding `round` leaves n in the lowest bits.
+// 2**n for integral `n` in the range of normal exponents: adding `round` leaves n in the lowest bits.
 template <class V> FASTRNN_INLINE V power_of_two(V n) {
 #ifdef __AVX512F__
     if constexpr (sizeof(V) == 64 && sizeof(n[0]) == 4) return (V)_mm512_scalef_ps(_mm512_set1_ps(1), (__m512)n);
 #endif
-    using T = NumberOf<V>;
+    using T = ElementOf<V>;
     using Ints = typename Simd<T>::Ints;
     return (V)(((Ints)(n + Lane<T>::round) + Lane<T>::bias) << Lane<T>::mantissa);
 }
 
-// a * 2**n for whole `n`; the result, but not `a`, may be subnormal.
+// a * 2**n for integral `n`; the result may be subnormal, `a` may not.
 template <class V> FASTRNN_INLINE V scale(V a, V n) {
 #ifdef __AVX512F__
     if constexpr (sizeof(V) == 64 && sizeof(a[0]) == 4) return (V)_mm512_scalef_ps((__m512)a, (__m512)n);
     if constexpr (sizeof(V) == 64 && sizeof(a[0]) == 8) return (V)_mm512_scalef_pd((__m512d)a, (__m512d)n);
 #endif
-    // In two steps: neither power leaves the exponents of normal numbers.
-    using T = NumberOf<V>;
+    // In two steps, so that neither power leaves the range of normal exponents.
+    using T = ElementOf<V>;
     const V half = (n * T(0.5) + Lane<T>::round) - Lane<T>::round;
     return a * power_of_two(half) * power_of_two(n - half);
 }
 
-// Rows of a square of numbers become its columns: parts of S places change places, S from half a vector down to 1.
+// Transposes a square of elements: blocks of S x S off the diagonal are swapped, S from half a vector down to 1.
 template <class T, int S, size_t... I> FASTRNN_INLINE void transpose_parts(Vec<T>* rows, std::index_sequence<I...>) {
     constexpr int W = width<T>;
     FASTRNN_UNROLL (int i = 0; i < W; ++i) {

@@ -1,5 +1,5 @@
-// A step is done block of units by block of units, and for each block in tiles of sequences: the sums of the products,
-// then the elementwise code while they are in the first-level cache.
+// A step goes through blocks of units and, for each block, through tiles of sequences: the sums of the products, then
+// the elementwise code while the sums are in the first-level cache.
 #pragma once
 
 #include "call_state.h"
@@ -15,8 +15,8 @@ template <class Stage> constexpr int widest_sums() {
     return widest < max_sums ? widest : max_sums;
 }
 
-// Vectors of units that a block of a stage takes, so that a tile of `rows` rows has work for every register, and every
-// one of `shares` shares of the blocks about the same; `most` vectors of sums.
+// Vectors of units of a block of a stage: as many as a register tile of `rows` rows has accumulators for, at most
+// `most` vectors of sums, and so that `shares` shares of the blocks are about equal.
 template <class Stage> int block_vectors(ptrdiff_t rows, ptrdiff_t vectors, int shares, int most = most_block_sums) {
     const int widest = widest_sums<Stage>(), columns = max_columns(rows < most_rows ? int(rows) : most_rows);
     int v = (columns < most ? columns : most) / (widest == 3 ? 4 : widest);
@@ -30,7 +30,7 @@ template <class Stage> int block_vectors(ptrdiff_t rows, ptrdiff_t vectors, int 
     return v;
 }
 
-// A tile of a step: v vectors of units from u on, of `rows` sequences from number n of a share on.
+// A tile of a step: v vectors of units from u on, `rows` sequences from sequence n of the share on.
 struct TileAt {
     ptrdiff_t u;
     int v;
@@ -38,8 +38,8 @@ struct TileAt {
     int rows;
 };
 
-// Where the sums of a stage stand, for the sequences of a tile: in memory that they began in, or in `scratch` once a
-// product has been added.
+// Where the sums of a stage are, for the sequences of a tile: their initial values, or `scratch` once a product was
+// added.
 template <class T> struct StepTile {
     static constexpr int block = 8 * width<T>;
     T* scratch;  // [sum][row][vector]
@@ -48,9 +48,10 @@ template <class T> struct StepTile {
 
     static ptrdiff_t size() { return max_stage_sums * most_rows * block; }
 
-    // Adds a product to its sums; run(rows, sums, vectors, a, B, depth, ends) does as many of them as a tile takes.
+    // Adds a product to its sums, by run(rows, sums, vectors, a, B, depth, ends) for as many sums as a register tile
+    // takes.
     template <class F, class G>
-    FASTRNN_INLINED void add(const Panel<F>& panel, const Product& product, TileAt here, Side<typename F::Item> left,
+    FASTRNN_INLINED void add(const Panel<F>& panel, const Product& product, TileAt here, Rows<typename F::Item> left,
                              G run) {
         const ptrdiff_t out_row = here.v * width<T>;
         for (int first = 0; first < product.sums; first += max_sums) {
@@ -69,11 +70,12 @@ template <class T> struct StepTile {
 };
 
 // Calls f(row, n, u, flags) for each sequence n of a tile and each vector of units, from u on, with the addresses of
-// what the elementwise code of stage S loads and stores in either pass; `begin` is the first sequence of the share.
+// what the elementwise code of stage S loads and stores; `begin` is the first sequence of the share.
 template <class Cell, class S, class T, class G>
 FASTRNN_INLINE void each_row(const CallState<Cell, T>& run, const At<T>& at, const StepTile<T>& tile, TileAt here,
                              ptrdiff_t begin, G f) {
-    // Copies stay in registers: a vector that is stored could be anything else.
+    // Local copies stay in registers; members would be reloaded after every store of a vector, which may alias
+    // anything.
     const ptrdiff_t Hp = run.Hp, H = run.H;
     const T* const units = run.units;
     const uint8_t* const table = run.flags ? run.flags + at.t * run.N : nullptr;

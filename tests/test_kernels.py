@@ -455,7 +455,7 @@ def test_product_with_a_panel(kernels: Kernels, order: str) -> None:
 
 
 @pytest.mark.parametrize("backwards", [False, True])
-def test_sweep_over_matrices_as_they_are(plain: Kernels, backwards: bool) -> None:
+def test_products_with_matrices_in_place(plain: Kernels, backwards: bool) -> None:
     """``sums[to[s]] += a @ B(s)`` for a range of columns, all of them or not."""
     k, rng = plain, np.random.default_rng(0)
     # Matrices of a row's blocks: sums that follow each other, and such that do not.
@@ -478,13 +478,13 @@ def test_sweep_over_matrices_as_they_are(plain: Kernels, backwards: bool) -> Non
         sum_step = H + 3 * (number % 2)
         out = Placed(start, (4 * sum_step + 5, sum_step, 1))
         k.run(
-            "sweep", k.format, Placed(B, (4 * H + 1, 1)), 4 * H + 1, [m * H for m in block], len(block), list(to),
+            "multiply_in_place", k.format, Placed(B, (4 * H + 1, 1)), 4 * H + 1, [m * H for m in block], len(block), list(to),
             Placed(a, (depth + 2, 1)), depth + 2, depth, rows, first, last, H, backwards, out, *out.strides[:2],
         )  # fmt: skip
         out.assert_holds(expected, f"{rows} rows, {block} to {to}, {depth} x {H}, columns {first} to {last}")
 
 
-def test_dots_with_rows_of_matrices_as_they_are(plain: Kernels) -> None:
+def test_products_with_transposed_matrices_in_place(plain: Kernels) -> None:
     """``y += a @ B.T`` for a range of columns of y, with several pieces of the rows."""
     k, W, rng = plain, plain.width, np.random.default_rng(0)
     for number, (depth, columns) in enumerate(itertools.product((1, W - 1 or 1, W, 2 * W + 3), sizes(k))):
@@ -500,7 +500,7 @@ def test_dots_with_rows_of_matrices_as_they_are(plain: Kernels) -> None:
             expected[:, first:] += a[:, at : at + depth] @ B[first:, to : to + depth].T
         y = Placed(start, (columns + 3, 1))
         k.run(
-            "dots", k.format, y, y.strides[0], Placed(a), a.shape[1], rows, first, columns,
+            "multiply_transposed", k.format, y, y.strides[0], Placed(a), a.shape[1], rows, first, columns,
             Placed(B, (B.shape[1] + 1, 1)), B.shape[1] + 1, depth, sources, depth + 2, right,
         )  # fmt: skip
         y.assert_holds(expected, f"{rows} rows, columns {first} to {columns}, {sources} pieces of {depth}")
