@@ -482,7 +482,8 @@ def test_products_with_matrices_in_place(plain: Kernels, backwards: bool) -> Non
         out = Placed(start, (4 * sum_step + 5, sum_step, 1))
         k.run(
             "multiply_in_place", k.format, Placed(B, (4 * H + 1, 1)), 4 * H + 1, [m * H for m in block], len(block),
-            list(to), Placed(a, (depth + 2, 1)), depth + 2, depth, rows, first, last, H, backwards, out, *out.strides[:2],
+            list(to), Placed(a, (depth + 2, 1)), depth + 2, depth, rows, first, last, H, backwards,
+            out, *out.strides[:2],
         )  # fmt: skip
         out.assert_holds(expected, f"{rows} rows, {block} to {to}, {depth} x {H}, columns {first} to {last}")
 
