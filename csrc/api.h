@@ -129,7 +129,7 @@ struct BackwardCall : Call {
     void* dx;                       // (T, N, D), contiguous, as all that follow; null if not needed
     void* dstate[max_states];       // (N, H)
     void* dreset[max_states] = {};  // (N, H), or null if not needed
-    void* dWx;                      // (D, G*H); this and the next two are null if they are not needed
+    void* dWx;                      // (D, G*H); this and the next two are null if not needed
     void* dWh;                      // (H, P*H)
     void* dslots;                   // (slots, H)
 };

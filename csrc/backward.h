@@ -3,16 +3,16 @@
 //     grad = e[s+1] + (dy[s], for the first state),   da = cell'(grad, what was kept),   e[s] = carry + da Wh^T
 //     dx[s] = da Wx^T,   dWx += x[s]^T da,   dWh += state[s-1]^T da,   dslots += da
 //
-//     x, flags, reset, Wx, Wh  in  as of the forward pass; of flags also: cut
+//     x, flags, reset, Wx, Wh  in  as in the forward pass; flags also: cut
 //     y, saved                 in  what the forward pass wrote there
 //     dy      in     (T, N, H)        rows contiguous; null for zeros
 //     dlast   in     (N, H) each      e after the last step; null for zeros
 //     dx      out    (T, N, D)        contiguous, as all that follow
 //     dstate  out    (N, H) each      e of the first step
-//     dreset  out    (N, H) each      e of all steps that are reset, or null where nobody asks
+//     dreset  out    (N, H) each      e of all steps that are reset; null if not needed
 //     dWx, dWh, dslots  out  (D, gates*H), (H, matrices*H), (slots, H): see weight_gradients.h
 //
-// dx, or the last three together, are null if they are not needed.
+// dx, or the last three together, are null if not needed.
 #pragma once
 
 #include "loop.h"

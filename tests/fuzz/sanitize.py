@@ -23,7 +23,7 @@ HERE = Path("tests/fuzz")
 
 
 class Sanitizer(NamedTuple):
-    """How to build, what to load first, what the runtime is told, which tests of which files run, a field of every case.
+    """How to build, what to load first, what the runtime is told, which tests run, and a field of every case.
 
     Code is compiled with -O1: what the processor does is still told line by line, and a build takes a minute or two.
     """
