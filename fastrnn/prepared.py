@@ -31,6 +31,8 @@ from .errors import (
     share,
 )
 
+__all__ = ["Prepared", "Pullback", "prepare"]
+
 State = Any
 """An array (num_layers*directions, N, H), or a tuple of them for a cell with several states."""
 

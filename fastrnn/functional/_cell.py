@@ -50,6 +50,7 @@ class Cache:
 
     @property
     def cell(self) -> Cell:
+        """The cell that ran."""
         return self.layout.cell
 
     def __repr__(self) -> str:
