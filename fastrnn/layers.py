@@ -168,7 +168,7 @@ class Layer(Trainable):
         else:
             self._later.append(add)
 
-    def _take_saved(self) -> Any:
+    def _require_saved(self) -> Any:
         if self._saved is None:
             name = type(self).__name__
             raise RuntimeError(f"{name}.backward: call forward first; what it saves serves one backward")
@@ -322,7 +322,7 @@ class Linear(Layer):
         TypeError, ValueError
             If `dy` has the wrong type, dtype or shape.
         """
-        x = self._take_saved()
+        x = self._require_saved()
         dy = array_like("dy", dy, (*x.shape[:-1], self.output_size), self.dtype, "the layer")
         rows, d = x.reshape(-1, self.input_size), dy.reshape(-1, self.output_size)
         grads = {"W": rows.T @ d}
@@ -463,7 +463,7 @@ class Embedding(Layer):
         TypeError, ValueError
             If `dy` has the wrong type, dtype or shape.
         """
-        x = self._take_saved()
+        x = self._require_saved()
         dy = array_like("dy", dy, (*x.shape, self.embedding_size), self.dtype, "the layer")
         self._saved = None
         self._at_the_end(lambda: np.add.at(self.grads["W"], x.reshape(-1), dy.reshape(-1, self.embedding_size)))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .arrays import Array, Arrays, Trainable
+from .autoregressive import AR
 from .cells import Cell
 from .configuration import described, planned, require_cells
 from .engine.settings import pinned
@@ -16,6 +17,9 @@ from .model_file import KEY, open_model, pack, refusing, write_atomically
 from .recurrent import Recurrent
 
 __all__ = ["Model"]
+
+# Layers over time: they take states and flags, and return the last state besides the output.
+STATEFUL = (Recurrent, AR)
 
 
 class Model(Trainable):
@@ -78,16 +82,16 @@ class Model(Trainable):
         x : array
             Input of the first layer.
         state : list, optional
-            Initial state of each recurrent layer, as returned by a call; zeros by default.
+            Initial state of each layer over time (recurrent or AR), as returned by a call; zeros by default.
         lengths, mask, resets
-            For the recurrent layers; see :mod:`fastrnn.functional`. A reset state is zero.
+            For the layers over time; see :mod:`fastrnn.functional`. A reset state is zero.
 
         Returns
         -------
         y : array
             Output of the last layer.
         state : list
-            State of each recurrent layer after the last step of each sequence.
+            State of each layer over time after the last step of each sequence.
 
         Raises
         ------
@@ -124,7 +128,7 @@ class Model(Trainable):
         initial = iter(self._states("state", state))
         last = []
         for layer in self.layers:
-            if isinstance(layer, Recurrent):
+            if isinstance(layer, STATEFUL):
                 run = layer.forward if keep else layer
                 x, end = run(x, next(initial), **flags)
                 last.append(end)
@@ -142,7 +146,7 @@ class Model(Trainable):
         dy : array
             Gradient of the loss with respect to the output, with its shape and dtype.
         dstate : list, optional
-            Gradient with respect to the last state of each recurrent layer; zeros by default.
+            Gradient with respect to the last state of each layer over time; zeros by default.
         truncate : int, optional
             Cut the gradient after every `truncate` active steps of a sequence; see :mod:`fastrnn.functional`.
 
@@ -162,7 +166,7 @@ class Model(Trainable):
         d: Array | None = dy
         with added_together(self.layers):
             for layer in reversed(self.layers):
-                if isinstance(layer, Recurrent):
+                if isinstance(layer, STATEFUL):
                     d, _ = layer.backward(d, gradients.pop(), truncate)
                 else:
                     d = layer.backward(d)  # type: ignore[attr-defined]
@@ -178,10 +182,10 @@ class Model(Trainable):
         return f"{type(self).__name__}({layers}\n)"
 
     def _states(self, argument: str, states: Any) -> list[Any]:
-        count = sum(isinstance(layer, Recurrent) for layer in self.layers)
+        count = sum(isinstance(layer, STATEFUL) for layer in self.layers)
         if states is None:
             return [None] * count
-        expected = f"{argument}: expected a list of {count} state(s), one per recurrent layer"
+        expected = f"{argument}: expected a list of {count} state(s), one per recurrent or AR layer"
         if not isinstance(states, list | tuple):
             raise TypeError(f"{expected}, got {type(states).__name__}")
         if len(states) != count:

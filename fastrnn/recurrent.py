@@ -281,7 +281,7 @@ class Recurrent(Layer):
         TypeError, ValueError
             If an argument has the wrong type, dtype, shape or value. ``grads`` is unchanged then.
         """
-        pullback: Pullback = self._take_saved()
+        pullback: Pullback = self._require_saved()
         if self._later is None:
             dx, dfirst, grads = pullback(dy, dstate, truncate=truncate, into=self._grads.own, add=True)
         else:
