@@ -123,7 +123,8 @@ def _lookup(name: str) -> object | None:
         return None
     found: object | None = fastrnn
     for i, part in enumerate(parts[1:], 2):
-        if not hasattr(found, part) and inspect.ismodule(found) and importlib.util.find_spec(".".join(parts[:i])):
-            importlib.import_module(".".join(parts[:i]))
+        module = ".".join(parts[:i])
+        if not hasattr(found, part) and hasattr(found, "__path__") and importlib.util.find_spec(module):
+            importlib.import_module(module)
         found = getattr(found, part, None)
     return found

@@ -5,7 +5,8 @@ An error at every step
 An Elman network with a squared error at every step (Elman 1990).
 
 ``s_t = f(x_t U + s_{t-1} W)``, ``o_t = s_t V``, ``E = Σ_t E_t`` with ``E_t = ½ |o_t - d_t|²``. The
-gradient of the total is the sum of the gradients of the parts: shown for V, W and U, for f the logistic function and tanh.
+gradient of the total is the sum of the gradients of the parts: shown for V, W and U, for f the logistic function and
+tanh.
 """
 
 from __future__ import annotations
