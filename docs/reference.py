@@ -101,7 +101,8 @@ def _object(name: str) -> object:
 def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, contents: Element) -> Element | None:
     """A link for a name that docstrings shorten as the code does, such as ``Layer.config``; else the name alone.
 
-    None, and with it a warning, for what is neither described nor anything in the package.
+    None, and with it a warning, for what is not there at all. Other projects' inventories are not fetched: a build needs no
+    network.
     """
     if node.get("refdomain") != "py":
         return None
@@ -117,11 +118,11 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, contents: El
 
 
 def _lookup(name: str) -> object | None:
-    """What a dotted name of the package leads to; None if that is nothing."""
+    """What a dotted name leads to, in this package or another such as NumPy; None if that is nothing."""
     parts = name.split(".")
-    if parts[0] != "fastrnn":
+    if not parts[0] or not importlib.util.find_spec(parts[0]):
         return None
-    found: object | None = fastrnn
+    found: object | None = importlib.import_module(parts[0])
     for i, part in enumerate(parts[1:], 2):
         module = ".".join(parts[:i])
         if not hasattr(found, part) and hasattr(found, "__path__") and importlib.util.find_spec(module):

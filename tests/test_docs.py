@@ -12,6 +12,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import fastrnn
+from fastrnn.backends.numba.path import NumbaPath
+from fastrnn.backends.numpy_backend import NumpyPath
+from fastrnn.engine.contract import Path as Described
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(p for p in DOCS.rglob("*.md") if not {"_build", "api", "gallery"} & {*p.parts})]
@@ -111,3 +116,39 @@ def test_a_block_that_fails_is_told_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(AssertionError) as caught:
         run(page)
     assert caught.traceback[-1].lineno == 7
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_files_that_are_named_exist(page: Path) -> None:
+    named = re.findall(r"`((?:fastrnn|csrc|tests|bench|docs)/[\w./*-]+)`", page.read_text(encoding="utf-8"))
+    assert [path for path in named if not list(ROOT.glob(path.rstrip("/")))] == []
+
+
+def test_the_walk_leads_through_functions_that_exist() -> None:
+    rows = re.findall(r"^\| `([\w/]+\.\w+)` \| (`[^|]+`) \|", (DOCS / "design.md").read_text(encoding="utf-8"), re.M)
+    assert len(rows) > 30
+    for path, names in rows:
+        text = (ROOT / path).read_text(encoding="utf-8")
+        for name in re.findall(r"`([^`]+)`", names):
+            assert re.search(rf"\b{name.replace('::', '.').rpartition('.')[2]}\b", text), f"{path}: {name}"
+
+
+def described() -> list[str]:
+    """Every line with which a path is told."""
+    paths: list[Described] = [NumbaPath(1, 10), NumbaPath(2, 10), NumpyPath()]
+    if "cpp" in fastrnn.available_backends():
+        from fastrnn.backends.cpp_backend import CppPath
+
+        paths += [CppPath(parts, by_units) for parts, by_units in ((1, False), (2, False), (2, True))]
+        paths += [CppPath(bf16_parts=n) for n in range(4)]
+        paths += [CppPath(packed=False, merged=True)]
+        paths += [CppPath(input=how, chunk=10) for how in ("none", "step", "chunk", "ahead")]
+    return [line for path in paths for line in path.describe()]
+
+
+def test_the_performance_guide_has_every_line_of_explain() -> None:
+    page = (DOCS / "guide" / "performance.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^\| (`[^|]+) \|", page, re.M)
+    begins = [begin for cell in cells for begin in re.findall("`([^`]+)`", cell)]
+    known = [re.compile(re.sub(r"\\ n\b", r"\\ \\d+", re.sub(r"^n\b", r"\\d+", re.escape(b)))) for b in begins]
+    assert [line for line in described() if not any(begin.match(line) for begin in known)] == []

@@ -11,6 +11,7 @@ what came after, when the sun was more active than ever before. The networks kee
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from fastrnn import AR, GRU, LSTM, RNN, Linear, Model
 from fastrnn.losses import mse
 from fastrnn.optim import Adam, clip_grad_norm
 
-DATA = Path(__file__).parent / "data" / "sunspots.csv"
+DATA = Path(sys.argv[0]).parent / "data" / "sunspots.csv"
 YEARS, SPOTS = np.loadtxt(DATA, delimiter=",", skiprows=5).T
 SCALE = 50.0
 SERIES = (SPOTS / SCALE - 1)[:, None, None]  # (T, N=1, D=1)
