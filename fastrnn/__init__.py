@@ -10,6 +10,7 @@ from .layers import Embedding, Linear
 from .model import Model
 from .prepared import Prepared, prepare
 from .recurrent import GRU, LSTM, RNN, Recurrent
+from .truncated import tbptt
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,7 @@ __all__ = [
     "set_backend",
     "set_matmul_precision",
     "set_num_threads",
+    "tbptt",
     "use_backend",
     "use_matmul_precision",
     "use_num_threads",

@@ -32,9 +32,13 @@ batch_first : bool
     Whether `x`, the outputs and their gradients are (N, T, ...).
 reverse : bool
     Run from each sequence's last step to its first; outputs stay at their step's place.
-truncate : int, optional
+truncate : int or pair of int, optional
     Cut the gradient after every `truncate` active steps of a sequence (truncated BPTT; Williams & Peng 1990), counted
-    from the sequence's start, resets or not.
+    from the sequence's start, resets or not. With ``(k1, k2)``, the loss of every step counts once, in its block of k1
+    steps, and goes back from the block's end over k2 steps, at least k1 (Sutskever 2013, section 2.8.6); it costs
+    ``ceil(k2 / k1)`` backward passes. A short last block reaches as far as a whole one, and a sequence of at most k2
+    steps is not cut: ``(k, k)`` is the same as ``k``, and k2 of all steps the same as None. For k2 > k1, layers must
+    run in one direction.
 """
 
 from __future__ import annotations
@@ -48,9 +52,11 @@ import numpy as np
 from .cells import Cell, gru, lstm, rnn
 from .dispatch import backend_for
 from .engine.contract import Array, Given, Layout, Need, Stack
+from .engine.flags import Flags
 from .engine.plan import make_plan
 from .engine.settings import current
-from .errors import array_like, flag, float_array, known_keys, positive_int
+from .engine.truncation import backward, passes, window_of
+from .errors import array_like, flag, float_array, known_keys
 from .prepared import check_flags
 
 __all__ = [
@@ -74,6 +80,7 @@ __all__ = [
 ]
 
 State = tuple[Array, ...]
+Truncate = int | tuple[int, int] | None
 OptionalState = Sequence[Array | None] | None
 _BIASES = ("bx", "bh")
 
@@ -90,6 +97,7 @@ class Cache:
     params: Mapping[str, tuple[int, ...]]
     blocks: list[int] | None
     reset_rows: tuple[bool, ...]
+    flags: Flags | None
 
     @property
     def cell(self) -> Cell:
@@ -171,7 +179,7 @@ def cell_forward(
     arguments = Given(x, _of_layer(initial), flags, None if fresh is None else _of_layer(fresh))
     y, last, kept = stack.forward(arguments, now, keep)
     y.flags.writeable = not keep
-    cache = Cache(layout, (T, N), stack, kept, shapes, blocks, rows) if keep else None
+    cache = Cache(layout, (T, N), stack, kept, shapes, blocks, rows, flags) if keep else None
     return _batch_first(y, batch_first), tuple(state[0] for state in last), cache
 
 
@@ -184,7 +192,7 @@ def cell_backward(
     dhs: Array | None,
     cache: Cache,
     dlast: OptionalState = None,
-    truncate: int | None = None,
+    truncate: Truncate = None,
     names: Sequence[str] | None = None,
 ) -> tuple[Array, State, dict[str, Any]]:
     """Gradients of any cell over a batch of sequences, by BPTT.
@@ -197,7 +205,7 @@ def cell_backward(
         Of :func:`cell_forward`.
     dlast : sequence of (N, H) arrays, optional
         Gradient with respect to the last states; None, or an entry None, for zeros.
-    truncate : int, optional
+    truncate : int or pair of int, optional
         See :mod:`fastrnn.functional`.
     names : sequence of str, optional
         What error messages call the entries of `dlast`.
@@ -219,10 +227,8 @@ def cell_backward(
         shape = (N, T, H) if batch_first else (T, N, H)
         dhs = _batch_first(array_like("dhs", dhs, shape, dtype, "the forward call"), batch_first)
     gradients = _check_states("dlast", names, len(cache.cell.states), dlast, (N, H), dtype)
-    if truncate is not None:
-        # More than all steps cuts nothing, however much more.
-        truncate = min(positive_int("truncate", truncate), T)
-    dx, dstate, grads, dreset = cache.stack.backward(cache.kept, dhs, _of_layer(gradients), truncate, Need())
+    ways = passes(window_of(truncate), cache.flags, T, N, cache.layout.reverse)
+    dx, dstate, grads, dreset = backward(cache.stack, cache.kept, dhs, _of_layer(gradients), ways, Need())
     assert dx is not None and dstate is not None
     inverse = None if cache.blocks is None else [int(i) for i in np.argsort(cache.blocks)]
     found: dict[str, Any] = _reorder({n: grads[n].reshape(shape) for n, shape in cache.params.items()}, inverse)
@@ -319,7 +325,7 @@ def rnn_forward(
 
 
 def rnn_backward(
-    dhs: Array | None, cache: Cache, dh_last: Array | None = None, truncate: int | None = None
+    dhs: Array | None, cache: Cache, dh_last: Array | None = None, truncate: Truncate = None
 ) -> tuple[Any, ...]:
     """Gradients ``(dx, dh0, dWx, dWh, db)`` of :func:`rnn_forward`; ``db`` is None if there was no bias.
 
@@ -409,7 +415,7 @@ def lstm_backward(
     cache: Cache,
     dh_last: Array | None = None,
     dc_last: Array | None = None,
-    truncate: int | None = None,
+    truncate: Truncate = None,
 ) -> tuple[Any, ...]:
     """Gradients ``(dx, dh0, dc0, dWx, dWh, db)`` of :func:`lstm_forward`, in its gate order.
 
@@ -514,7 +520,7 @@ def gru_forward(
 
 
 def gru_backward(
-    dhs: Array | None, cache: Cache, dh_last: Array | None = None, truncate: int | None = None
+    dhs: Array | None, cache: Cache, dh_last: Array | None = None, truncate: Truncate = None
 ) -> tuple[Any, ...]:
     """Gradients ``(dx, dh0, dWx, dWh, dbx, dbh)`` of :func:`gru_forward`, in its gate order.
 

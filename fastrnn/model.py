@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from .arrays import Array, Arrays, Trainable
 from .cells import Cell
 from .configuration import described, planned, require_cells
 from .engine.settings import pinned
+from .engine.truncation import WHOLE, Pass, window_of
 from .errors import file_path
 from .layers import Layer, added_together
 from .model_file import KEY, open_model, pack, refusing, write_atomically
+from .prepared import Pullback
 from .recurrent import Recurrent
 
 
@@ -92,7 +96,7 @@ class Model(Trainable):
                 x = layer.forward(x) if keep else layer(x)  # type: ignore[attr-defined, operator]
         return x, last
 
-    def backward(self, dy: Array, dstate: Any = None, truncate: int | None = None) -> Array | None:
+    def backward(self, dy: Array, dstate: Any = None, truncate: int | tuple[int, int] | None = None) -> Array | None:
         """Add the gradients of the last :meth:`forward` to ``grads``, when those of all layers are there.
 
         Parameters
@@ -100,22 +104,68 @@ class Model(Trainable):
         dy : array like the output
         dstate : list, optional
             Gradient with respect to each recurrent layer's last state; zeros by default.
-        truncate : int, optional
-            Cut the gradient after every `truncate` steps.
+        truncate : int or pair of int, optional
+            Cut the gradient after every `truncate` active steps of a sequence. With ``(k1, k2)``, the losses of each
+            block of k1 steps go back over the k2 steps up to the block's end: see :mod:`fastrnn.functional`.
 
         Returns
         -------
         array like the input, or None if the first layer takes integers
         """
         gradients = self._states("dstate", dstate)
-        d: Array | None = dy
+        if not isinstance(truncate, tuple | list):
+            with added_together(self.layers):
+                return self._back(dy, gradients, truncate)
+        ways = self._passes(truncate)
+        kept = [layer._cache for layer in self.layers]
+        total: Array | None = None
         with added_together(self.layers):
-            for layer in reversed(self.layers):
-                if isinstance(layer, Recurrent):
-                    d, _ = layer.backward(d, gradients.pop(), truncate)
-                else:
-                    d = layer.backward(d)  # type: ignore[attr-defined]
-        return d
+            for way in ways:
+                # Every pass goes back over the same forward pass.
+                for layer, cache in zip(self.layers, kept, strict=True):
+                    layer._cache = cache
+                dx = self._back(*self._of_pass(way, dy, gradients), Pass(way.cuts))
+                total = dx if total is None else total + dx
+        return total
+
+    def _back(self, dy: Any, gradients: list[Any], truncate: Any) -> Array | None:
+        d, gradients = dy, list(gradients)
+        for layer in reversed(self.layers):
+            if isinstance(layer, Recurrent):
+                d, _ = layer.backward(d, gradients.pop(), truncate)
+            else:
+                d = layer.backward(d)  # type: ignore[attr-defined]
+        return d  # type: ignore[no-any-return]
+
+    def _passes(self, truncate: Any) -> Iterator[Pass]:
+        """The passes back that every layer takes part in."""
+        recurrent = [layer for layer in self.layers if isinstance(layer, Recurrent)]
+        window = window_of(truncate, max((layer.directions for layer in recurrent), default=1))
+        if window is None or not recurrent:
+            return iter([WHOLE])
+        if window.k1 < window.k2 and len({layer.reverse for layer in recurrent}) > 1:
+            raise ValueError(f"truncate: expected layers of one direction for k1 < k2, got {truncate} and both")
+        pullback: Pullback = recurrent[0]._kept()
+        return pullback.passes(truncate)
+
+    def _of_pass(self, way: Pass, dy: Any, gradients: list[Any]) -> tuple[Any, list[Any]]:
+        """Which of the gradients go back in `way`; what has a wrong shape stays, for its layer to refuse."""
+        if way.counted is None or way.ends is None:
+            return dy, gradients
+        batch_first = next(layer.batch_first for layer in self.layers if isinstance(layer, Recurrent))
+        counted = way.counted.T if batch_first else way.counted
+        if isinstance(dy, np.ndarray) and dy.shape[:2] == counted.shape:
+            dy = way.outputs(dy, batch_first)
+
+        def ending(state: Any) -> Any:
+            if isinstance(state, tuple | list):
+                return tuple(ending(part) for part in state)
+            fits = (
+                isinstance(state, np.ndarray) and state.ndim == 3 and state.shape[1] == counted.shape[not batch_first]
+            )
+            return way.state(state) if fits else state
+
+        return dy, [ending(state) for state in gradients]
 
     def zero_grad(self) -> None:
         """Set every gradient to zero."""

@@ -6,7 +6,7 @@ one call of the backend, for a whole stack of layers in one direction or both.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from .engine.dropout import Draw
 from .engine.flags import Flags, flags_of
 from .engine.plan import make_plan
 from .engine.settings import Settings, current
+from .engine.truncation import Pass, backward, passes, window_of
 from .errors import (
     array_like,
     booleans,
@@ -273,7 +274,7 @@ class Prepared:
         y, last_, kept = stack.forward(given, now, True)
         y = self._output(y, None)
         y.flags.writeable = False
-        return y, self._state_out(last_), Pullback(self, stack, kept, y.shape[:2], needed, rows)
+        return y, self._state_out(last_), Pullback(self, stack, kept, y.shape[:2], needed, rows, given.flags)
 
     def stack(self, now: Settings) -> Stack:
         """The layers on the backend of the settings `now`."""
@@ -379,7 +380,7 @@ class Prepared:
 class Pullback:
     """Takes gradients back through one call of layers, any number of times, from any thread."""
 
-    __slots__ = ("_kept", "_need", "_outer", "_prepared", "_rows", "_stack")
+    __slots__ = ("_flags", "_kept", "_need", "_outer", "_prepared", "_rows", "_stack")
 
     def __init__(
         self,
@@ -389,7 +390,9 @@ class Pullback:
         outer: tuple[int, ...],
         need: Need,
         rows: tuple[bool, ...],
+        flags: Flags | None = None,
     ) -> None:
+        self._flags = flags
         self._prepared, self._stack, self._kept = prepared, stack, kept
         self._outer, self._need, self._rows = outer, need, rows
 
@@ -398,7 +401,7 @@ class Pullback:
         dy: Array | None = None,
         dstate: State = None,
         *,
-        truncate: int | None = None,
+        truncate: int | tuple[int, int] | None = None,
         into: Mapping[str, Array] | None = None,
         add: bool = False,
     ) -> tuple[Array | None, State, dict[str, Any]]:
@@ -410,8 +413,9 @@ class Pullback:
             Gradient of the loss with respect to the outputs; None for zeros.
         dstate : like the state, optional
             Gradient with respect to the last states; None for zeros.
-        truncate : int, optional
-            Cut the gradient after every `truncate` active steps of a sequence.
+        truncate : int or pair of int, optional
+            Cut the gradient after every `truncate` active steps of a sequence. With ``(k1, k2)``, the losses of each
+            block of k1 steps go back over the k2 steps up to the block's end: see :mod:`fastrnn.functional`.
         into : mapping of str to array, optional
             Where gradients of parameters go, by their names. Arrays of any strides.
         add : bool
@@ -436,19 +440,17 @@ class Pullback:
             if done is not None:
                 return done
         prepared, layout = self._prepared, self._prepared.layout
-        T, N = self._outer[::-1] if layout.batch_first else self._outer
+        N = self._outer[0 if layout.batch_first else 1]
         if dy is not None:
             shape = (*self._outer, layout.directions * layout.hidden_size)
             dy = array_like("dy", dy, shape, layout.dtype, "the layer")
             if layout.batch_first:
                 dy = dy.transpose(1, 0, 2)
         dlast = prepared._state_in("dstate", dstate, N)
-        if truncate is not None:
-            # More than all steps cuts nothing, however much more.
-            truncate = min(positive_int("truncate", truncate), T)
+        ways = self.passes(truncate)
         given = {} if into is None else self._check_into(into)
         add = flag("add", add)
-        found = self._stack.backward(self._kept, dy, dlast, truncate, self._need)
+        found = backward(self._stack, self._kept, dy, dlast, ways, self._need)
         dx = found.dx
         if dx is not None and layout.batch_first:
             dx = dx.transpose(1, 0, 2)
@@ -463,6 +465,14 @@ class Pullback:
             each = zip(found.dreset, self._rows, strict=True)
             grads["reset_state"] = prepared._state_out(tuple(d.sum(axis=1) if row else d for d, row in each))
         return dx, None if found.dstate is None else prepared._state_out(found.dstate), grads
+
+    def passes(self, truncate: Any) -> Iterator[Pass]:
+        """The passes back that `truncate` asks for, or the one that it is: a model's layers go back together."""
+        if isinstance(truncate, Pass):
+            return iter([truncate])
+        layout = self._prepared.layout
+        T, N = self._outer[::-1] if layout.batch_first else self._outer
+        return passes(window_of(truncate, layout.directions), self._flags, T, N, layout.reverse)
 
     def _check_into(self, into: Any) -> dict[str, Array]:
         if not isinstance(into, Mapping):

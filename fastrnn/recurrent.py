@@ -200,7 +200,9 @@ class Recurrent(Layer):
         )
         return y, last
 
-    def backward(self, dy: Array | None, dstate: State = None, truncate: int | None = None) -> tuple[Any, ...]:
+    def backward(
+        self, dy: Array | None, dstate: State = None, truncate: int | tuple[int, int] | None = None
+    ) -> tuple[Any, ...]:
         """BPTT through the last :meth:`forward`; when all is done, adds the parameters' gradients to ``grads``.
 
         It uses up what :meth:`forward` kept; for gradients of the same call again see :meth:`vjp`.
@@ -211,8 +213,9 @@ class Recurrent(Layer):
             Gradient of the loss with respect to the output; None for zeros.
         dstate : like the state, optional
             Gradient with respect to the last states; zeros by default.
-        truncate : int, optional
-            Cut the gradient after every `truncate` active steps of a sequence.
+        truncate : int or pair of int, optional
+            Cut the gradient after every `truncate` active steps of a sequence. With ``(k1, k2)``, the losses of each
+            block of k1 steps go back over the k2 steps up to the block's end: see :mod:`fastrnn.functional`.
 
         Returns
         -------

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...engine.contract import Array, Backend, Given, LayerGradients, Layout, Need
+from ...engine.flags import Cuts
 from ...engine.settings import Settings
 from ...engine.stack import Kept, LayerByLayer, parameter_gradients
 from ...engine.threads import threads_up_to, work_of
@@ -114,14 +115,14 @@ class NumbaStack(LayerByLayer):
         return dx if need.x else None, self._out(dfirst) if need.state else None, grads
 
     def backward(
-        self, kept: Any, dy: Array | None, dlast: tuple[Array, ...] | None, truncate: int | None, need: Need
+        self, kept: Any, dy: Array | None, dlast: tuple[Array, ...] | None, cuts: Cuts | None, need: Need
     ) -> LayerGradients:
         """See :class:`fastrnn.engine.contract.Stack`."""
         if isinstance(kept, Quick):
             states = tuple(kept.first.swapaxes(0, 1))
             calls = [self._call(i, x, Given(x, states), 1, 0) for i, x in enumerate(kept.inputs)]
             kept = Kept(Given(kept.inputs[0], states), calls, [[one] for one in kept.saved], kept.now.num_threads)
-        return super().backward(kept, dy, dlast, truncate, need)
+        return super().backward(kept, dy, dlast, cuts, need)
 
     def _is(self, value: Any, ndim: int) -> bool:
         return type(value) is np.ndarray and value.ndim == ndim and value.dtype == self.layout.dtype
