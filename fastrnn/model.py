@@ -78,11 +78,23 @@ class Model(Trainable):
             return self._run(x, state, {"lengths": lengths, "mask": mask, "resets": resets}, keep=False)
 
     def forward(
-        self, x: Array, state: Any = None, lengths: Any = None, *, mask: Any = None, resets: Any = None
+        self,
+        x: Array,
+        state: Any = None,
+        lengths: Any = None,
+        *,
+        mask: Any = None,
+        resets: Any = None,
+        recompute: int | str | None = None,
     ) -> tuple[Array, list[Any]]:
-        """The same, with dropout, keeping what one :meth:`backward` needs."""
+        """The same, with dropout, keeping what one :meth:`backward` needs.
+
+        With `recompute`, a number of steps or ``"sqrt"``, every recurrent layer keeps little but its input: see
+        :meth:`fastrnn.Prepared.vjp`.
+        """
         with pinned():
-            return self._run(x, state, {"lengths": lengths, "mask": mask, "resets": resets}, keep=True)
+            flags = {"lengths": lengths, "mask": mask, "resets": resets, "recompute": recompute}
+            return self._run(x, state, flags, keep=True)
 
     def _run(self, x: Array, state: Any, flags: dict[str, Any], keep: bool) -> tuple[Array, list[Any]]:
         initial = iter(self._states("state", state))

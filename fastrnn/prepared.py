@@ -6,7 +6,7 @@ one call of the backend, for a whole stack of layers in one direction or both.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from .engine.contract import Array, Given, Layout, Need, Stack
 from .engine.dropout import Draw
 from .engine.flags import Flags, flags_of
 from .engine.plan import make_plan
+from .engine.recompute import BothWays, Segments, segment_length
 from .engine.settings import Settings, current
 from .engine.truncation import Pass, backward, passes, window_of
 from .errors import (
@@ -244,6 +245,7 @@ class Prepared:
         reset_state: State = None,
         training: bool = False,
         need: Collection[str] = ("x", "state", "params"),
+        recompute: int | str | None = None,
     ) -> tuple[Array, State, Pullback]:
         """Run the layers and give the function that takes a gradient back through this very call.
 
@@ -254,6 +256,11 @@ class Prepared:
             last call of `pullback`.
         need : collection of {"x", "state", "params"}
             Which gradients will be asked for; what is not needed is not computed.
+        recompute : int or "sqrt", optional
+            Keep only the states after every so many steps, and let `pullback` compute the rest again: less memory for
+            one more forward pass, and the same gradients to rounding. With ``"sqrt"`` it is ``4 * sqrt(T)`` steps, and
+            memory beyond inputs, outputs and their gradients grows as ``sqrt(T)``. A segment goes through all layers;
+            of layers in both directions the outputs are kept as well. By default all is kept.
 
         Returns
         -------
@@ -263,14 +270,15 @@ class Prepared:
         """
         now = current()
         needed = _ALL if need == ("x", "state", "params") else needs(need)
-        plain = lengths is None and mask is None and resets is None and reset_state is None
+        plain = lengths is None and mask is None and resets is None and reset_state is None and recompute is None
         if plain and (training is False or (training is True and not self.dropout)):
             done = self.quick(x, state, 3, now, True)
             if done is not None:
                 y, last, kept = done
                 return y, last, Pullback(self, self.stack(now), kept, x.shape[:2], needed, ())
+        length = None if recompute is None else segment_length(recompute)
         given, rows = self._given(x, state, lengths, mask, resets, reset_state, training)
-        stack = self.stack(now)
+        stack = self.stack(now) if length is None else self._in_segments(length, now)
         y, last_, kept = stack.forward(given, now, True)
         y = self._output(y, None)
         y.flags.writeable = False
@@ -284,6 +292,12 @@ class Prepared:
             backend = backend_for(make_plan(self.layout.cell), now.backend)
             stack = self.stacks[now.backend] = backend.prepare(self.layout, self.params)
             return stack
+
+    def _in_segments(self, length: Callable[[int], int], now: Settings) -> Stack:
+        if self.layout.directions == 1:
+            return Segments(self.stack(now), self.layout, length)
+        backend = backend_for(make_plan(self.layout.cell), now.backend)
+        return BothWays(backend.prepare, self.layout, self.params, length)
 
     def quick(self, x: Any, state: Any, ndim: int, now: Settings, keep: bool) -> tuple[Array, Any, Any] | None:
         """What the backend's quick way gives, if it has one and takes these arguments; see :class:`Stack`."""

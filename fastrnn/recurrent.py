@@ -161,6 +161,7 @@ class Recurrent(Layer):
         reset_state: State = None,
         training: bool = False,
         need: Collection[str] = ("x", "state", "params"),
+        recompute: int | str | None = None,
     ) -> tuple[Array, State, Pullback]:
         """Run the stack and give the function that takes a gradient back; see :meth:`Prepared.vjp`.
 
@@ -176,6 +177,7 @@ class Recurrent(Layer):
             reset_state=reset_state,
             training=training,
             need=need,
+            recompute=recompute,
         )
 
     def forward(
@@ -187,16 +189,25 @@ class Recurrent(Layer):
         mask: Any = None,
         resets: Any = None,
         reset_state: State = None,
+        recompute: int | str | None = None,
     ) -> tuple[Array, State]:
         """The same as a call, with dropout, keeping what one :meth:`backward` needs.
 
         Of `x`, `state` and ``params`` it keeps the arrays themselves: leave them unchanged until then. ``y`` is
-        read-only.
+        read-only. With `recompute`, a number of steps or ``"sqrt"``, it keeps little else, and :meth:`backward` takes
+        the time of one more forward pass: see :meth:`Prepared.vjp`.
         """
         # What the last call kept would be there twice.
         self._cache = None
         y, last, self._cache = self._prepared.vjp(
-            x, state, lengths, mask=mask, resets=resets, reset_state=reset_state, training=True
+            x,
+            state,
+            lengths,
+            mask=mask,
+            resets=resets,
+            reset_state=reset_state,
+            training=True,
+            recompute=recompute,
         )
         return y, last
 
