@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .arrays import Array
+from .autoregressive import AR
 from .engine.truncation import Window
 from .errors import array_like, as_array, booleans, positive_int
-from .model import Model
+from .model import STATEFUL, Model
 from .recurrent import Recurrent
 
 Loss = Callable[[Array, Any], tuple[Any, Array]]
@@ -32,7 +33,7 @@ class Block(NamedTuple):
 
 
 def tbptt(
-    model: Recurrent | Model,
+    model: Recurrent | AR | Model,
     blocks: Iterable[tuple[Any, ...]],
     loss: Loss,
     *,
@@ -49,7 +50,7 @@ def tbptt(
 
     Parameters
     ----------
-    model : Recurrent or Model
+    model : Recurrent, AR or Model
         Its layers run forward in time.
     blocks : iterable of (x, target) or (x, target, resets)
         Inputs (k1, N, ...), or (N, k1, ...) with `batch_first`, in the order of time; the last may have fewer steps.
@@ -81,8 +82,8 @@ def tbptt(
     ...     optimizer.step(model.grads)
     ...     model.zero_grad()
     """
-    if not isinstance(model, Recurrent | Model):
-        raise TypeError(f"model: expected a recurrent layer or a Model, got {type(model).__name__}")
+    if not isinstance(model, Recurrent | AR | Model):
+        raise TypeError(f"model: expected a layer over time or a Model, got {type(model).__name__}")
     if not isinstance(blocks, Iterable):
         raise TypeError(f"blocks: expected an iterable of (x, target), got {type(blocks).__name__}")
     if not callable(loss):
@@ -91,8 +92,8 @@ def tbptt(
     k2 = k1 if k2 is None else positive_int("k2", k2)
     if k2 < k1:
         raise ValueError(f"k2: expected at least k1={k1}, got {k2}")
-    layers = [model] if isinstance(model, Recurrent) else [one for one in model.layers if isinstance(one, Recurrent)]
-    if any(layer.bidirectional or layer.reverse for layer in layers):
+    layers = [one for one in model.layers if isinstance(one, STATEFUL)] if isinstance(model, Model) else [model]
+    if any(isinstance(layer, Recurrent) and (layer.bidirectional or layer.reverse) for layer in layers):
         raise ValueError("model: expected layers that run forward in time, as a stream has no end to begin from")
     time = int(any(layer.batch_first for layer in layers))
     return _Stream(model, loss, Window(k1, k2), time, state).run(blocks)

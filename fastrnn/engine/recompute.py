@@ -39,8 +39,8 @@ def segment_length(recompute: Any) -> Callable[[int], int]:
     return lambda T: min(steps, T)
 
 
-class Kept(NamedTuple):
-    """What is kept: the arguments of the call, and the states before each segment."""
+class Saved(NamedTuple):
+    """What is saved: the arguments of the call, and the states before each segment."""
 
     given: Given
     now: Settings
@@ -70,7 +70,7 @@ class Segments:
         return None
 
     def quick_backward(
-        self, kept: Any, dy: Any, dstate: Any, need: Need, into: Any, add: bool
+        self, saved: Any, dy: Any, dstate: Any, need: Need, into: Any, add: bool
     ) -> tuple[Array | None, Any, dict[str, Any]] | None:
         """See :class:`fastrnn.engine.contract.Stack`."""
         return None
@@ -86,13 +86,13 @@ class Segments:
             states.append(state)
             y[part], state, _ = self.stack.forward(self._piece(given, given.flags, part, state), now, False)
         assert state is not None
-        return y, state, Kept(given, now, states) if keep else None
+        return y, state, Saved(given, now, states) if keep else None
 
     def backward(
-        self, kept: Kept, dy: Array | None, dlast: tuple[Array, ...] | None, cuts: Cuts | None, need: Need
+        self, saved: Saved, dy: Array | None, dlast: tuple[Array, ...] | None, cuts: Cuts | None, need: Need
     ) -> LayerGradients:
         """See :class:`fastrnn.engine.contract.Stack`."""
-        given, now, states = kept
+        given, now, states = saved
         T, N, D = given.x.shape
         flags = with_cuts(given.flags, T, N, self.layout.reverse, cuts)
         dx = aligned((T, N, D), self.layout.dtype) if need.x else None
@@ -114,8 +114,8 @@ class Segments:
     ) -> LayerGradients:
         """A segment once more, and back: what it keeps is gone before the next one begins."""
         # The forward pass has no use for the cuts among the flags.
-        _, _, kept = self.stack.forward(piece, now, True)
-        return self.stack.backward(kept, dy, dlast, None, need)
+        _, _, saved = self.stack.forward(piece, now, True)
+        return self.stack.backward(saved, dy, dlast, None, need)
 
     def _parts(self, T: int) -> list[slice]:
         """The steps of each segment, in the order of the direction."""
@@ -172,7 +172,7 @@ class BothWays:
         return None
 
     def quick_backward(
-        self, kept: Any, dy: Any, dstate: Any, need: Need, into: Any, add: bool
+        self, saved: Any, dy: Any, dstate: Any, need: Need, into: Any, add: bool
     ) -> tuple[Array | None, Any, dict[str, Any]] | None:
         """See :class:`fastrnn.engine.contract.Stack`."""
         return None
@@ -180,27 +180,27 @@ class BothWays:
     def forward(self, given: Given, now: Settings, keep: bool) -> tuple[Array, tuple[Array, ...], Any]:
         """See :class:`fastrnn.engine.contract.Stack`."""
         (T, N, _), H = given.x.shape, self.layout.hidden_size
-        x, ends, kept = given.x, [], []
+        x, ends, saved = given.x, [], []
         for i, segments in enumerate(self._each):
             if i % 2 == 0:
                 below, x = x, aligned((T, N, 2 * H), self.layout.dtype)
             own = given._replace(x=below, state=_of(given.state, i), reset_state=_of(given.reset_state, i))
             _, last, more = segments.forward(own, now, keep, x[..., i % 2 * H : (i % 2 + 1) * H])
             ends.append(tuple(state[0] for state in last))
-            kept.append(more)
-        return x, joined(ends), kept if keep else None
+            saved.append(more)
+        return x, joined(ends), saved if keep else None
 
     def backward(
-        self, kept: list[Kept], dy: Array | None, dlast: tuple[Array, ...] | None, cuts: Cuts | None, need: Need
+        self, saved: list[Saved], dy: Array | None, dlast: tuple[Array, ...] | None, cuts: Cuts | None, need: Need
     ) -> LayerGradients:
         """See :class:`fastrnn.engine.contract.Stack`."""
         H = self.layout.hidden_size
         found: list[LayerGradients] = []
-        for i in reversed(range(len(kept))):
+        for i in reversed(range(len(saved))):
             d = i % 2
             own_dy = None if dy is None else dy[..., d * H : (d + 1) * H]
             own_need = need._replace(x=need.x or i > 1)
-            found.insert(0, self._each[i].backward(kept[i], own_dy, _of(dlast, i), cuts, own_need))
+            found.insert(0, self._each[i].backward(saved[i], own_dy, _of(dlast, i), cuts, own_need))
             if d == 0:
                 dx = found[0].dx
                 if dx is not None:

@@ -76,8 +76,19 @@ def window_of(truncate: Any, directions: int = 1) -> Window | None:
     return Window(k1, k2)
 
 
-def passes(window: Window | None, flags: Flags | None, T: int, N: int, reverse: bool) -> Iterator[Pass]:
-    """The passes of a call of T steps and N sequences, in which every loss goes back once."""
+def passes(
+    truncate: Any, flags: Flags | None, T: int, N: int, reverse: bool = False, directions: int = 1
+) -> Iterator[Pass]:
+    """The passes of a call of T steps and N sequences, in which every loss goes back once.
+
+    `truncate` is what the user gave, or the one pass that it is: the layers of a model go back together.
+    """
+    if isinstance(truncate, Pass):
+        return iter([truncate])
+    return _passes(window_of(truncate, directions), flags, T, N, reverse)
+
+
+def _passes(window: Window | None, flags: Flags | None, T: int, N: int, reverse: bool) -> Iterator[Pass]:
     if window is None or window.k2 >= T:
         yield WHOLE
         return
@@ -100,13 +111,13 @@ def passes(window: Window | None, flags: Flags | None, T: int, N: int, reverse: 
 
 
 def backward(
-    stack: Stack, kept: Any, dy: Array | None, dlast: tuple[Array, ...] | None, ways: Iterator[Pass], need: Need
+    stack: Stack, saved: Any, dy: Array | None, dlast: tuple[Array, ...] | None, ways: Iterator[Pass], need: Need
 ) -> LayerGradients:
     """The sum of what all passes give; see :meth:`fastrnn.engine.contract.Stack.backward`."""
     total: LayerGradients | None = None
     for way in ways:
         own = None if dlast is None else tuple(way.state(d) for d in dlast)
-        found = stack.backward(kept, way.outputs(dy), own, way.cuts, need)
+        found = stack.backward(saved, way.outputs(dy), own, way.cuts, need)
         total = found if total is None else add(total, found)
     assert total is not None
     return total
