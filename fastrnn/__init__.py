@@ -11,6 +11,7 @@ from .layers import Embedding, Layer, Linear
 from .model import Model
 from .prepared import Prepared, Pullback, prepare
 from .recurrent import GRU, LSTM, RNN, Recurrent
+from .truncated import tbptt
 
 __version__ = "0.1.0"
 
@@ -43,6 +44,7 @@ __all__ = [
     "set_backend",
     "set_matmul_precision",
     "set_num_threads",
+    "tbptt",
     "use_backend",
     "use_matmul_precision",
     "use_num_threads",
