@@ -4,9 +4,11 @@
 #include <tuple>
 #include <type_traits>
 
-#include "forward.h"
 #include "backward.h"
+#include "forward.h"
+// These use each other in this order.
 #include "generated/elementary.h"
+
 #include "generated/cells.h"
 
 namespace fastrnn {
