@@ -147,10 +147,10 @@ class AR(Layer):
         reset_state: Array | None = None,
     ) -> tuple[Array, Array]:
         """The same as a call, keeping the arguments themselves for one :meth:`backward`: leave them unchanged."""
-        self._cache = None
+        self._saved = None
         kept = self._checked(x, state, lengths, mask, resets, reset_state)
         result = self._run(kept)
-        self._cache = kept
+        self._saved = kept
         return result
 
     def backward(self, dy: Array | None, dstate: Array | None = None, truncate: int | None = None) -> tuple[Array, ...]:
@@ -178,8 +178,8 @@ class AR(Layer):
         RuntimeError
             If there was no :meth:`forward` since the last one.
         """
-        dx, dfirst, grads = self._pull(self._kept(), dy, dstate, truncate=truncate)
-        self._cache = None
+        dx, dfirst, grads = self._pull(self._take_saved(), dy, dstate, truncate=truncate)
+        self._saved = None
         dreset = grads.pop("reset_state", None)
         self._add(grads)
         return (dx, dfirst) if dreset is None else (dx, dfirst, dreset)

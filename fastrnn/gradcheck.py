@@ -222,7 +222,8 @@ def _compare(
         # NaN compares false with everything; here it is the worst.
         return difference if difference == difference else math.inf
 
-    worst, wrong = (-1.0, (), 0.0, 0.0, True), 0
+    worst: tuple[float, tuple[int, ...], float, float, bool] = (-1.0, (), 0.0, 0.0, True)
+    wrong = 0
     for place in places:
         index = tuple(int(i) for i in np.unravel_index(place, array.shape))
         analytic = float(gradient[index])
