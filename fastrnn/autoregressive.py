@@ -451,7 +451,7 @@ class _Table(NamedTuple):
 
 
 def _sources(saved: _Saved, order: int) -> Array:
-    """(1 + 2*(order-1) + T, N, D): a row of zeros, inputs before the first step, after a reset, the inputs."""
+    """(1 + 2*(order-1) + T, N, D): a row of zeros, inputs before the first step, those after a reset, the inputs."""
     T, N, D = saved.x.shape
     before = order - 1
     sources = np.zeros((1 + 2 * before + T, N, D), saved.x.dtype)

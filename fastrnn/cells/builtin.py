@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import choice, flag
 from .cell import Cell, cell
-from .expr import relu, sigmoid, tanh
+from .operations import relu, sigmoid, tanh
 
 NONLINEARITIES: dict[str, Callable[[Any], Any]] = {
     "tanh": tanh,
