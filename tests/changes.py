@@ -73,8 +73,9 @@ SIGNS: list[tuple[str, Suite | None]] = [
     ("fastrnn/codegen/fused.py", PLAN),
     ("fastrnn/codegen/cpp.py", None),
     ("fastrnn/codegen/*.py", NUMBA),
-    *((f"fastrnn/backends/numba/{name}.py", None) for name in ("pointers", "machine", "subnormals", "store")),
+    *((f"fastrnn/backends/numba/{name}.py", None) for name in ("pointers", "machine", "subnormals", "disk_cache")),
     ("fastrnn/backends/numba/*.py", NUMBA),
+    ("fastrnn/backends/numba/loops/*.py", NUMBA),
 ]
 
 # Every constant of both files of thresholds stands in one of these two tables.
