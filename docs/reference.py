@@ -101,8 +101,7 @@ def _object(name: str) -> object:
 def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, contents: Element) -> Element | None:
     """A link for a name that docstrings shorten as the code does, such as ``Layer.config``; else the name alone.
 
-    None, and with it a warning, for what is not there at all. Other projects' inventories are not fetched: a build needs no
-    network.
+    None, and with it a warning, for what is not there at all. No inventory of another project is fetched.
     """
     if node.get("refdomain") != "py":
         return None
