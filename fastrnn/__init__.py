@@ -1,6 +1,6 @@
 """Compiled recurrent networks on the CPU, forward and BPTT, on NumPy arrays."""
 
-from . import functional, losses, ops, optim
+from . import diagnostics, functional, losses, ops, optim
 from .autoregressive import AR
 from .cells import Cell, CellError, cell
 from .dispatch import available_backends, get_backend, set_backend, use_backend
@@ -30,6 +30,7 @@ __all__ = [
     "Recurrent",
     "available_backends",
     "cell",
+    "diagnostics",
     "explain",
     "functional",
     "get_backend",
