@@ -4,11 +4,9 @@
 #include <tuple>
 #include <type_traits>
 
-#include "backward.h"
 #include "forward.h"
-// These use each other in this order.
+#include "backward.h"
 #include "generated/elementary.h"
-
 #include "generated/cells.h"
 
 namespace fastrnn {

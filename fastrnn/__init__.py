@@ -1,6 +1,6 @@
 """Compiled recurrent networks on the CPU, forward and BPTT, on NumPy arrays."""
 
-from . import diagnostics, functional, losses, ops, optim
+from . import cells, diagnostics, functional, losses, ops, optim
 from .autoregressive import AR
 from .cells import Cell, CellError, cell
 from .dispatch import available_backends, get_backend, set_backend, use_backend
@@ -8,10 +8,11 @@ from .engine.precision import get_matmul_precision, set_matmul_precision, use_ma
 from .engine.threads import get_num_threads, set_num_threads, use_num_threads
 from .explain import explain
 from .gradcheck import GradientCheck, gradcheck
-from .layers import Embedding, Linear
+from .layers import Embedding, Layer, Linear
 from .model import Model
-from .prepared import Prepared, prepare
+from .prepared import Prepared, Pullback, prepare
 from .recurrent import GRU, LSTM, RNN, Recurrent
+from .truncated import tbptt
 
 __version__ = "0.1.0"
 
@@ -24,12 +25,15 @@ __all__ = [
     "CellError",
     "Embedding",
     "GradientCheck",
+    "Layer",
     "Linear",
     "Model",
     "Prepared",
+    "Pullback",
     "Recurrent",
     "available_backends",
     "cell",
+    "cells",
     "diagnostics",
     "explain",
     "functional",
@@ -44,6 +48,7 @@ __all__ = [
     "set_backend",
     "set_matmul_precision",
     "set_num_threads",
+    "tbptt",
     "use_backend",
     "use_matmul_precision",
     "use_num_threads",

@@ -8,10 +8,10 @@
 
 #include "guarded.h"
 
-#include "backward.h"
-#include "cells_of_the_test.h"
 #include "forward.h"
+#include "backward.h"
 #include "generated/elementary.h"
+#include "cells_of_the_test.h"
 
 namespace fastrnn {
 
