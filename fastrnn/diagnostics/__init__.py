@@ -1,15 +1,11 @@
 """Gradients that can be seen: how far they reach, what stops them, and one picture for each quantity.
 
-=========================  ==================================================================  =====================
-quantity                   what it is                                                          picture
-=========================  ==================================================================  =====================
-:func:`gradient_flow`      norm of dL/dh_t for every step and layer                            :func:`plot_gradients`
-:func:`jacobian_norms`     largest singular value of ∂h_T/∂h_t                                 :func:`plot_jacobians`
-:func:`lyapunov_exponents` mean growth of small differences of the states for each step        :func:`plot_lyapunov`
-:func:`activity`           saturated and dead units                                            :func:`plot_activity`
-:class:`UpdateRatios`      norm of an update over that of the parameter                        :func:`plot_updates`
-:func:`report`             the first and the fourth in words, and what to try
-=========================  ==================================================================  =====================
+- :func:`gradient_flow`, drawn by :func:`plot_gradients`: norm of dL/dh_t for every step and layer
+- :func:`jacobian_norms`, drawn by :func:`plot_jacobians`: largest singular value of ∂h_T/∂h_t
+- :func:`lyapunov_exponents`, drawn by :func:`plot_lyapunov`: mean growth of small differences of the states
+- :func:`activity`, drawn by :func:`plot_activity`: saturated and dead units
+- :class:`UpdateRatios`, drawn by :func:`plot_updates`: norm of an update over that of the parameter
+- :func:`report`: whether gradients vanish or explode, in words, and what to try
 
 Layers and directions are called as in the names of their parameters: ``l0``, ``l1_reverse``, in a model ``1.l0``.
 Nothing here changes a layer, its parameters or its gradients.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,24 +9,16 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array
-from ..backends.numpy_backend import _FUNCTIONS
 from ..cells import Cell
 from ..cells.expr import Expr, topological
+from ..cells.table import OPERATIONS
 from ..engine.flags import HOLD, RESET
 from ..model import Model
 from ..recurrent import Recurrent
 from .unrolled import Run, unroll
 
-_OPERATIONS: dict[str, Any] = {
-    **_FUNCTIONS,
-    "neg": operator.neg,
-    "add": operator.add,
-    "sub": operator.sub,
-    "mul": operator.mul,
-    "div": operator.truediv,
-}
 # Lowest and highest value.
-_RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}
+_RANGES = {"sigmoid": (0.0, 1.0), "hard_sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}
 # Numbers of one vector that are looked at together: bounds the memory.
 _CHUNK = 1 << 18
 
@@ -43,7 +34,7 @@ class NodeActivity:
     node : str
         The nonlinearity and what is in it: ``sigmoid(f)`` for gate f, ``tanh(c)`` for state c.
     kind : str
-        ``sigmoid``, ``tanh`` or ``relu``.
+        ``sigmoid``, ``hard_sigmoid``, ``tanh`` or ``relu``.
     low, high : (H,) arrays
         Share of the time that each unit is at the lower or upper end; of a relu the share that it is 0, and 0.
     """
@@ -186,7 +177,7 @@ def evaluate(cell: Cell, params: Any, x: Array, states: list[Array]) -> dict[Exp
             matrix = cell.recurrent.index(args[0])
             values[node] = values[args[1]] @ block("Wh_l0", matrix) + block("bh_l0", matrix)
         else:
-            values[node] = _OPERATIONS[node.op](*(values[a] for a in args))
+            values[node] = OPERATIONS[node.op].numpy(*(values[a] for a in args))
     return values
 
 
@@ -194,7 +185,7 @@ def node_names(cell: Cell) -> dict[Expr, str]:
     """Every sigmoid, tanh and relu of a cell with a name: by the state or the gate that is in it, or by number."""
     named: dict[Expr, tuple[int, str]] = {}
     for node in topological(list(cell.outputs)):
-        if node.op not in ("sigmoid", "tanh", "relu"):
+        if node.op not in _RANGES and node.op != "relu":
             continue
         inside = node.args[0]
         outputs = [name for name, output in zip(cell.states, cell.outputs, strict=True) if output is inside]
