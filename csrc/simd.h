@@ -109,6 +109,7 @@ template <class T, class V> FASTRNN_INLINE V masked(V value, typename Simd<T>::I
 
 // `yes` where a < b, else `no`; NaN is not less.
 template <class V> FASTRNN_INLINE V less(V a, V b, V yes, V no) { return a < b ? yes : no; }
+template <class V> FASTRNN_INLINE V less_equal(V a, V b, V yes, V no) { return a <= b ? yes : no; }
 
 template <class V> using ElementOf = typename std::remove_reference<decltype(V{}[0])>::type;
 
@@ -134,6 +135,47 @@ template <class V> FASTRNN_INLINE V least(V a, V bound) {
     if constexpr (sizeof(V) == 64 && sizeof(a[0]) == 8) return (V)_mm512_min_pd((__m512d)bound, (__m512d)a);
 #endif
     return bound < a ? bound : a;
+}
+
+// 2**mantissa + n, for integral n below it: they become its lowest bits.
+template <class T> FASTRNN_INLINE Vec<T> as_number(typename Simd<T>::Ints n) {
+    using Int = typename Lane<T>::Int;
+    return (Vec<T>)(n | Int(Lane<T>::bias + Lane<T>::mantissa) << Lane<T>::mantissa);
+}
+
+// The exponent n and the significand a / 2**n, from 1 to 2, of a positive normal `a`.
+template <class V> FASTRNN_INLINE V exponent(V a) {
+    using T = ElementOf<V>;
+    const auto n = (typename Simd<T>::Ints)a >> Lane<T>::mantissa;
+    return as_number<T>(n) - T((typename Lane<T>::Int(1) << Lane<T>::mantissa) + Lane<T>::bias);
+}
+
+template <class V> FASTRNN_INLINE V significand(V a) {
+    using T = ElementOf<V>;
+    using Int = typename Lane<T>::Int;
+    constexpr Int one = Int(Lane<T>::bias) << Lane<T>::mantissa, rest = (Int(1) << Lane<T>::mantissa) - 1;
+    return (V)(((typename Simd<T>::Ints)a & rest) | one);
+}
+
+// A subnormal or 0 as a multiple of the least positive number, with its sign.
+template <class V> FASTRNN_INLINE V subnormal(V a) {
+    using T = ElementOf<V>;
+    const V count =
+        as_number<T>((typename Simd<T>::Ints)magnitude(a)) - T(typename Lane<T>::Int(1) << Lane<T>::mantissa);
+    return with_sign(count, a);
+}
+
+// Square root.
+template <class V> FASTRNN_INLINE V root(V a) {
+    for (int i = 0; i < width<ElementOf<V>>; ++i) a[i] = ElementOf<V>(__builtin_sqrt(a[i]));
+    return a;
+}
+
+// f of each element whose magnitude is above `beyond`, else that of `near`.
+template <class V, class F> FASTRNN_INLINE V library(V a, V beyond, V near, F f) {
+    for (int i = 0; i < width<ElementOf<V>>; ++i)
+        if (magnitude(a)[i] > beyond[i]) near[i] = ElementOf<V>(f(a[i]));
+    return near;
 }
 
 // 2**n for integral `n` in the range of normal exponents: adding `round` leaves n in the lowest bits.

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from ..cells.table import OPERATIONS
 from ..codegen.fused import FusedStage, Product, Sum, backward_stages, forward_stages
 from ..codegen.python import Code, stage_code
 from ..engine.contract import Array, Call, Gradients, Layout, Result
@@ -20,23 +21,6 @@ from ..engine.plan import Plan, Ref
 from ..engine.stack import LayerByLayer
 
 Values = dict[str, list[Any]]
-
-
-def _sigmoid(a: Array) -> Array:
-    # exp of minus the magnitude cannot overflow.
-    e = np.exp(-np.abs(a))
-    y: Array = np.where(a >= 0, 1, e) / (1 + e)
-    return y
-
-
-_FUNCTIONS: dict[str, Any] = {
-    "tanh": np.tanh,
-    "sigmoid": _sigmoid,
-    "relu": lambda a: np.maximum(a, 0),
-    "exp": np.exp,
-    "softplus": lambda a: np.maximum(a, 0) + np.log1p(np.exp(-np.abs(a))),
-    "positive": lambda a: (a > 0).astype(a.dtype),
-}
 
 
 class Step(NamedTuple):
@@ -80,7 +64,7 @@ class NumpyBackend:
     def forward(self, call: Call, keep: bool, path: NumpyPath | None = None) -> Result:
         _check(path)
         T, N, _, H = call.sizes
-        forward, _ = _steps(call.plan)
+        forward, _ = _steps(call.plan, call.dtype)
         y = np.empty((T, N, H), call.dtype)
         state = [np.array(s) for s in call.state]
         saved = []
@@ -121,7 +105,7 @@ class NumpyBackend:
         _check(path)
         T, N, D, H = call.sizes
         plan, dtype = call.plan, call.dtype
-        _, backward = _steps(plan)
+        _, backward = _steps(plan, dtype)
         dx = np.empty((T, N, D), dtype)
         dWx, dWh = np.zeros_like(call.Wx, order="C"), np.zeros_like(call.Wh, order="C")
         dslots = np.zeros((plan.n_da, H), dtype)
@@ -247,27 +231,39 @@ def _run(stage: Step, values: Values, shape: tuple[int, int], dtype: Any, active
         values[ref.kind][ref.index] = value if np.shape(value) == shape else np.full(shape, value, dtype)
 
 
-_by_plan: WeakKeyDictionary[Plan, tuple[list[Step], list[Step]]] = WeakKeyDictionary()
+_by_plan: WeakKeyDictionary[Plan, dict[Any, tuple[list[Step], list[Step]]]] = WeakKeyDictionary()
 
 
-def _steps(plan: Plan) -> tuple[list[Step], list[Step]]:
-    if plan not in _by_plan:
+def _steps(plan: Plan, dtype: np.dtype[Any]) -> tuple[list[Step], list[Step]]:
+    found = _by_plan.setdefault(plan, {})
+    if dtype not in found:
         both = forward_stages(plan), backward_stages(plan)
-        _by_plan[plan] = [_step(stage) for stage in both[0]], [_step(stage) for stage in both[1]]
-    return _by_plan[plan]
+        found[dtype] = [_step(stage, dtype) for stage in both[0]], [_step(stage, dtype) for stage in both[1]]
+    return found[dtype]
 
 
-def _step(stage: FusedStage) -> Step:
+def _step(stage: FusedStage, dtype: np.dtype[Any]) -> Step:
     code = stage_code(stage.code)
-    return Step(stage.sums, stage.products, [r for _, r in code.loads], _function(code), [r for r, _ in code.stores])
+    loads, stores = [ref for _, ref in code.loads], [ref for ref, _ in code.stores]
+    return Step(stage.sums, stage.products, loads, _function(code, dtype), stores)
 
 
-def _function(code: Code) -> Callable[..., tuple[Any, ...]]:
+def _function(code: Code, dtype: np.dtype[Any]) -> Callable[..., tuple[Any, ...]]:
     """The code of a stage as a function from what it loads to what it stores."""
+    scope: dict[str, Any] = {line.op: OPERATIONS[line.op].numpy for line in code.lines}
+
+    def number(value: float) -> str:
+        return f"({value!r})"
+
+    def typed(value: float) -> str:
+        # Of two numbers of Python NumPy's where makes float64.
+        name = f"k{len(scope)}"
+        scope[name] = dtype.type(value)
+        return name
+
+    body = "".join(f"    {line.name} = {line.right_side(number, typed)}\n" for line in code.lines)
     arguments = ", ".join(name for name, _ in code.loads)
     results = "".join(f"{value}, " for _, value in code.stores)
-    body = "".join(f"    {line}\n" for line in code.lines)
-    scope = dict(_FUNCTIONS)
     exec(f"def stage({arguments}):\n{body}    return ({results})\n", scope)
     function: Callable[..., tuple[Any, ...]] = scope["stage"]
     return function

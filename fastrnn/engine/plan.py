@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from ..cells.cell import Cell
 from ..cells.diff import Adjoints, differentiate
-from ..cells.expr import TRANSCENDENTAL, Expr, children, leaf, topological, transform
-from .minimum_cut import minimum_kept
+from ..cells.expr import Expr, children, leaf, make, topological, transform
+from .minimum_cut import minimum_kept, never_again
 
 
 class Ref(NamedTuple):
@@ -162,9 +162,9 @@ def _with_biases(cell: Cell) -> tuple[list[Expr], tuple[UnitRow, ...], dict[str,
 
     def biased(node: Expr) -> Expr:
         if node.op == "x":
-            return node + leaf("unit", f"bx.{node.args[0]}")
+            return make("add", node, leaf("unit", f"bx.{node.args[0]}"))
         if node.op == "product" and node.args[0] in alone:
-            return node + leaf("unit", f"bh.{node.args[0]}")
+            return make("add", node, leaf("unit", f"bh.{node.args[0]}"))
         return node
 
     outputs = transform(list(cell.outputs), biased)
@@ -207,8 +207,8 @@ class _Slots:
     """Which ``da`` slot holds the adjoint of each projection, product and parameter."""
 
     def __init__(self, cell: Cell, adjoints: Adjoints, products: list[Expr]) -> None:
-        self.values = [adjoints[leaf("x", g)] for g in cell.gates]
-        self.of = {leaf("x", g): i for i, g in enumerate(cell.gates)}
+        self.values: list[Expr] = [adjoints[leaf("x", g)] for g in cell.gates]
+        self.of: dict[Expr, int] = {leaf("x", g): i for i, g in enumerate(cell.gates)}
         for node in [*products, *(leaf("unit", u) for u in cell.units)]:
             self.of[node] = self.slot(adjoints[node])
 
@@ -299,7 +299,7 @@ def _backward_stages(
     stores = [(Ref("da", i), n) for i, n in enumerate(slots.values)]
     known = {n: r for r, n in reversed(stores) if n.op != "const"}
     stores += [(Ref("carry", k), adjoints[leaf("state", s)]) for k, s in enumerate(cell.states)]
-    grads = {leaf("dstate", s): Ref("grad", k) for k, s in enumerate(cell.states)}
+    grads: dict[Expr, Ref] = {leaf("dstate", s): Ref("grad", k) for k, s in enumerate(cell.states)}
     builder = _StageBuilder(level, accs, at_hand, "da", known, len(slots.values), first=grads)
     stages = builder.build(stores)
     return stages, tuple(grad_acc), len(slots.values) + len(builder.crossing)
@@ -380,6 +380,6 @@ class _StageBuilder:
         """Whether `node` follows by arithmetic from what a later stage can load."""
         if node in self._base or node in self._stored or node.op == "const":
             return True
-        if node.op in TRANSCENDENTAL or node.op in ("product", "dvec", "dstate"):
+        if never_again(node) or node.op in ("dvec", "dstate"):
             return False
         return all(self._cheap(c) for c in children(node))
