@@ -43,7 +43,8 @@ template <class T> using Vec = typename Simd<T>::Vec;
 
 #define FASTRNN_INLINE static inline __attribute__((always_inline))
 #define FASTRNN_INLINED __attribute__((always_inline))
-#define FASTRNN_UNROLL _Pragma("GCC unroll 64")
+// A loop of a constant number of turns: FASTRNN_UNROLL (int i = 0; i < 4; ++i) f(i);
+#define FASTRNN_UNROLL(...) _Pragma("GCC unroll 64") for (__VA_ARGS__)
 
 template <class T> FASTRNN_INLINE Vec<T> load(const T* at) {
     return *reinterpret_cast<const typename Simd<T>::Loose*>(at);
@@ -201,7 +202,7 @@ template <class V> FASTRNN_INLINE V scale(V a, V n) {
 // Rows of a square of numbers become its columns: parts of S places change places, S from half a vector down to 1.
 template <class T, int S, size_t... I> FASTRNN_INLINE void transpose_parts(Vec<T>* rows, std::index_sequence<I...>) {
     constexpr int W = width<T>;
-    FASTRNN_UNROLL for (int i = 0; i < W; ++i) {
+    FASTRNN_UNROLL (int i = 0; i < W; ++i) {
         if (i & S) continue;
         const Vec<T> a = rows[i], b = rows[i + S];
 #if defined(__has_builtin) && __has_builtin(__builtin_shufflevector)

@@ -1,6 +1,7 @@
 """Compiled recurrent networks on the CPU, forward and BPTT, on NumPy arrays."""
 
 from . import functional, losses, ops, optim
+from .autoregressive import AR
 from .cells import Cell, CellError, cell
 from .dispatch import available_backends, get_backend, set_backend, use_backend
 from .engine.precision import get_matmul_precision, set_matmul_precision, use_matmul_precision
@@ -14,6 +15,7 @@ from .recurrent import GRU, LSTM, RNN, Recurrent
 __version__ = "0.1.0"
 
 __all__ = [
+    "AR",
     "GRU",
     "LSTM",
     "RNN",

@@ -53,11 +53,11 @@ class Layer(Trainable):
     def __init__(self, params: dict[str, Array]) -> None:
         self._params = Arrays("params", params)
         self._grads = Arrays("grads", {name: np.zeros_like(value) for name, value in params.items()})
-        self._cache: Any = None
+        self._saved: Any = None
         self._later: list[Callable[[], None]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": None}
+        return {**self.__dict__, "_saved": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -135,11 +135,11 @@ class Layer(Trainable):
         else:
             self._later.append(add)
 
-    def _kept(self) -> Any:
-        if self._cache is None:
+    def _take_saved(self) -> Any:
+        if self._saved is None:
             name = type(self).__name__
             raise RuntimeError(f"{name}.backward: call forward first; it keeps what one backward needs and uses up")
-        return self._cache
+        return self._saved
 
 
 @contextmanager
@@ -213,19 +213,19 @@ class Linear(Layer):
     def forward(self, x: Array) -> Array:
         """The same, keeping `x` itself for :meth:`backward`: leave it unchanged until then."""
         y = self(x)
-        self._cache = x
+        self._saved = x
         return y
 
     def backward(self, dy: Array) -> Array:
         """Gradient with respect to ``x``; adds those of the parameters to ``grads``."""
-        x = self._kept()
+        x = self._take_saved()
         dy = array_like("dy", dy, (*x.shape[:-1], self.output_size), self.dtype, "the layer")
         rows, d = x.reshape(-1, self.input_size), dy.reshape(-1, self.output_size)
         grads = {"W": rows.T @ d}
         if self.bias:
             grads["b"] = d.sum(axis=0)
         dx: Array = d @ self.params["W"].T
-        self._cache = None
+        self._saved = None
         self._add(grads)
         return dx.reshape(x.shape)
 
@@ -287,14 +287,14 @@ class Embedding(Layer):
     def forward(self, x: Array) -> Array:
         """The same, keeping a copy of `x` for :meth:`backward`."""
         y = self(x)
-        self._cache = np.array(x)
+        self._saved = np.array(x)
         return y
 
     def backward(self, dy: Array) -> None:
         """Adds the gradient of ``W`` to ``grads``; integers have none."""
-        x = self._kept()
+        x = self._take_saved()
         dy = array_like("dy", dy, (*x.shape, self.embedding_size), self.dtype, "the layer")
-        self._cache = None
+        self._saved = None
         self._at_the_end(lambda: np.add.at(self.grads["W"], x.reshape(-1), dy.reshape(-1, self.embedding_size)))
 
     def torch_name(self, name: str) -> tuple[str, bool]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .arrays import Array, Arrays, Trainable
+from .autoregressive import AR
 from .cells import Cell
 from .configuration import described, planned, require_cells
 from .engine.settings import pinned
@@ -14,6 +15,9 @@ from .errors import file_path
 from .layers import Layer, added_together
 from .model_file import KEY, open_model, pack, refusing, write_atomically
 from .recurrent import Recurrent
+
+# Layers over time: they take states and flags, and give the last state beside the output.
+STATEFUL = (Recurrent, AR)
 
 
 class Model(Trainable):
@@ -66,9 +70,9 @@ class Model(Trainable):
         x : array
             Input of the first layer.
         state : list, optional
-            A state for each recurrent layer, as this returns it; zeros by default.
+            A state for each layer over time (recurrent or AR), as this returns it; zeros by default.
         lengths, mask, resets
-            Of the recurrent layers; see :mod:`fastrnn.functional`. Resets are to zeros.
+            Of the layers over time; see :mod:`fastrnn.functional`. Resets are to zeros.
         """
         with pinned():
             return self._run(x, state, {"lengths": lengths, "mask": mask, "resets": resets}, keep=False)
@@ -84,7 +88,7 @@ class Model(Trainable):
         initial = iter(self._states("state", state))
         last = []
         for layer in self.layers:
-            if isinstance(layer, Recurrent):
+            if isinstance(layer, STATEFUL):
                 run = layer.forward if keep else layer
                 x, end = run(x, next(initial), **flags)
                 last.append(end)
@@ -99,7 +103,7 @@ class Model(Trainable):
         ----------
         dy : array like the output
         dstate : list, optional
-            Gradient with respect to each recurrent layer's last state; zeros by default.
+            Gradient with respect to the last state of each layer over time; zeros by default.
         truncate : int, optional
             Cut the gradient after every `truncate` steps.
 
@@ -111,7 +115,7 @@ class Model(Trainable):
         d: Array | None = dy
         with added_together(self.layers):
             for layer in reversed(self.layers):
-                if isinstance(layer, Recurrent):
+                if isinstance(layer, STATEFUL):
                     d, _ = layer.backward(d, gradients.pop(), truncate)
                 else:
                     d = layer.backward(d)  # type: ignore[attr-defined]
@@ -123,10 +127,10 @@ class Model(Trainable):
             layer.zero_grad()
 
     def _states(self, argument: str, states: Any) -> list[Any]:
-        count = sum(isinstance(layer, Recurrent) for layer in self.layers)
+        count = sum(isinstance(layer, STATEFUL) for layer in self.layers)
         if states is None:
             return [None] * count
-        expected = f"{argument}: expected a list of {count} state(s), one per recurrent layer"
+        expected = f"{argument}: expected a list of {count} state(s), one per recurrent or AR layer"
         if not isinstance(states, list | tuple):
             raise TypeError(f"{expected}, got {type(states).__name__}")
         if len(states) != count:

@@ -36,19 +36,19 @@ class Optimizer:
         If a parameter is not a writeable float32 or float64 array, or a number is out of its range.
     """
 
-    def __init__(self, params: Mapping[str, Array], lr: float, weight_decay: float, slots: int) -> None:
+    def __init__(self, params: Mapping[str, Array], lr: float, weight_decay: float, buffers: int) -> None:
         if not isinstance(params, Mapping):
             raise TypeError(f"params: expected a mapping of arrays, got {type(params).__name__}")
         self.lr = _at_least("lr", lr, 0.0)
         self.weight_decay = _at_least("weight_decay", weight_decay, 0.0)
         self.params = {key: _writeable(f"params[{key!r}]", p) for key, p in params.items()}
         self.steps = 0
-        self._slots = {k: [np.zeros_like(p) for _ in range(slots)] for k, p in self.params.items()}
+        self._buffers = {k: [np.zeros_like(p) for _ in range(buffers)] for k, p in self.params.items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.params = {key: writable(p) for key, p in self.params.items()}
-        self._slots = {key: [writable(a) for a in arrays] for key, arrays in self._slots.items()}
+        self._buffers = {key: [writable(a) for a in arrays] for key, arrays in self._buffers.items()}
 
     def step(self, grads: Mapping[str, Array]) -> None:
         """Update every parameter by its gradient.
@@ -75,9 +75,9 @@ class Optimizer:
         self.steps += 1
         for key, p in self.params.items():
             g = given[key] + self.weight_decay * p if self.weight_decay else given[key]
-            self._update(p, g, *self._slots[key])
+            self._update(p, g, *self._buffers[key])
 
-    def _update(self, p: Array, g: Array, *slots: Array) -> None:
+    def _update(self, p: Array, g: Array, *buffers: Array) -> None:
         raise NotImplementedError
 
 
@@ -90,9 +90,9 @@ class SGD(Optimizer):
         self.momentum = _at_least("momentum", momentum, 0.0)
         super().__init__(params, lr, weight_decay, 1 if momentum else 0)
 
-    def _update(self, p: Array, g: Array, *slots: Array) -> None:
-        if slots:
-            (v,) = slots
+    def _update(self, p: Array, g: Array, *buffers: Array) -> None:
+        if buffers:
+            (v,) = buffers
             v *= self.momentum
             v += g
             g = v
@@ -118,8 +118,8 @@ class Adam(Optimizer):
         self.eps = _at_least("eps", eps, 0.0)
         super().__init__(params, lr, weight_decay, 2)
 
-    def _update(self, p: Array, g: Array, *slots: Array) -> None:
-        m, v = slots
+    def _update(self, p: Array, g: Array, *buffers: Array) -> None:
+        m, v = buffers
         b1, b2 = self.betas
         m += (1 - b1) * (g - m)
         v *= b2
@@ -144,8 +144,8 @@ class RMSprop(Optimizer):
         self.eps = _at_least("eps", eps, 0.0)
         super().__init__(params, lr, weight_decay, 1)
 
-    def _update(self, p: Array, g: Array, *slots: Array) -> None:
-        (v,) = slots
+    def _update(self, p: Array, g: Array, *buffers: Array) -> None:
+        (v,) = buffers
         v *= self.alpha
         v += (1 - self.alpha) * g * g
         p -= self.lr * g / (np.sqrt(v) + self.eps)
@@ -160,8 +160,8 @@ class Adagrad(Optimizer):
         self.eps = _at_least("eps", eps, 0.0)
         super().__init__(params, lr, weight_decay, 1)
 
-    def _update(self, p: Array, g: Array, *slots: Array) -> None:
-        (v,) = slots
+    def _update(self, p: Array, g: Array, *buffers: Array) -> None:
+        (v,) = buffers
         v += g * g
         p -= self.lr * g / (np.sqrt(v) + self.eps)
 

@@ -266,14 +266,14 @@ class Prepared:
         if plain and (training is False or (training is True and not self.dropout)):
             done = self.quick(x, state, 3, now, True)
             if done is not None:
-                y, last, kept = done
-                return y, last, Pullback(self, self.stack(now), kept, x.shape[:2], needed, ())
+                y, last, saved = done
+                return y, last, Pullback(self, self.stack(now), saved, x.shape[:2], needed, ())
         given, rows = self._given(x, state, lengths, mask, resets, reset_state, training)
         stack = self.stack(now)
-        y, last_, kept = stack.forward(given, now, True)
+        y, last_, saved = stack.forward(given, now, True)
         y = self._output(y, None)
         y.flags.writeable = False
-        return y, self._state_out(last_), Pullback(self, stack, kept, y.shape[:2], needed, rows)
+        return y, self._state_out(last_), Pullback(self, stack, saved, y.shape[:2], needed, rows)
 
     def stack(self, now: Settings) -> Stack:
         """The layers on the backend of the settings `now`."""
@@ -336,10 +336,10 @@ class Prepared:
         if state is None:
             return None
         shape = (len(layout.names), N, layout.hidden_size)
-        parts = self._parts(name, state)
-        return tuple(array_like(called, part, shape, layout.dtype, "the layer") for called, part in parts)
+        named = self._named_states(name, state)
+        return tuple(array_like(called, array, shape, layout.dtype, "the layer") for called, array in named)
 
-    def _parts(self, name: str, state: Any) -> list[tuple[str, Any]]:
+    def _named_states(self, name: str, state: Any) -> list[tuple[str, Any]]:
         """What error messages call each state, and the state."""
         states = self.layout.cell.states
         if len(states) == 1:
@@ -357,7 +357,7 @@ class Prepared:
             return None, ()
         shape = (len(layout.names), N, layout.hidden_size)
         result, rows = [], []
-        for called, part in self._parts("reset_state", state):
+        for called, part in self._named_states("reset_state", state):
             row = isinstance(part, np.ndarray) and part.ndim == 2
             array = array_like(called, part, (shape[0], shape[2]) if row else shape, layout.dtype, "the layer")
             result.append(np.broadcast_to(array[:, None], shape) if row else array)
@@ -379,18 +379,18 @@ class Prepared:
 class Pullback:
     """Takes gradients back through one call of layers, any number of times, from any thread."""
 
-    __slots__ = ("_kept", "_need", "_outer", "_prepared", "_rows", "_stack")
+    __slots__ = ("_need", "_outer", "_prepared", "_rows", "_saved", "_stack")
 
     def __init__(
         self,
         prepared: Prepared,
         stack: Stack,
-        kept: Any,
+        saved: Any,
         outer: tuple[int, ...],
         need: Need,
         rows: tuple[bool, ...],
     ) -> None:
-        self._prepared, self._stack, self._kept = prepared, stack, kept
+        self._prepared, self._stack, self._saved = prepared, stack, saved
         self._outer, self._need, self._rows = outer, need, rows
 
     def __call__(
@@ -432,7 +432,7 @@ class Pullback:
             If an argument has the wrong type, dtype, shape or value; nothing has run and no array has changed then.
         """
         if truncate is None and (add is False or add is True):
-            done = self._stack.quick_backward(self._kept, dy, dstate, self._need, into, add)
+            done = self._stack.quick_backward(self._saved, dy, dstate, self._need, into, add)
             if done is not None:
                 return done
         prepared, layout = self._prepared, self._prepared.layout
@@ -448,7 +448,7 @@ class Pullback:
             truncate = min(positive_int("truncate", truncate), T)
         given = {} if into is None else self._check_into(into)
         add = flag("add", add)
-        found = self._stack.backward(self._kept, dy, dlast, truncate, self._need)
+        found = self._stack.backward(self._saved, dy, dlast, truncate, self._need)
         dx = found.dx
         if dx is not None and layout.batch_first:
             dx = dx.transpose(1, 0, 2)

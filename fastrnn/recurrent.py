@@ -194,8 +194,8 @@ class Recurrent(Layer):
         read-only.
         """
         # What the last call kept would be there twice.
-        self._cache = None
-        y, last, self._cache = self._prepared.vjp(
+        self._saved = None
+        y, last, self._saved = self._prepared.vjp(
             x, state, lengths, mask=mask, resets=resets, reset_state=reset_state, training=True
         )
         return y, last
@@ -227,7 +227,7 @@ class Recurrent(Layer):
         RuntimeError
             If there was no :meth:`forward` since the last one.
         """
-        pullback: Pullback = self._kept()
+        pullback: Pullback = self._take_saved()
         if self._later is None:
             dx, dfirst, grads = pullback(dy, dstate, truncate=truncate, into=self._grads.own, add=True)
         else:
@@ -235,7 +235,7 @@ class Recurrent(Layer):
             dreset = grads.pop("reset_state", None)
             self._add(grads)
             grads = {} if dreset is None else {"reset_state": dreset}
-        self._cache = None
+        self._saved = None
         return (dx, dfirst, grads["reset_state"]) if "reset_state" in grads else (dx, dfirst)
 
     def step(self, x: Array, state: State = None) -> tuple[Array, State]:

@@ -94,10 +94,10 @@ def _cell(plan: Plan) -> list[str]:
     counts = {
         "gates": plan.n_gates, "states": plan.n_states, "matrices": plan.n_matrices,
         "units": len(plan.unit_rows), "params": len(plan.cell.units), "keeps": plan.n_keep, "slots": plan.n_da,
-        "uses": len(plan.products),
+        "uses": len(plan.weight_terms),
     }  # fmt: skip
     numbers = ", ".join(f"{name} = {count}" for name, count in counts.items())
-    uses = ", ".join(f"{{{p.slot}, Kind::{p.vector.kind}, {p.vector.index}, {p.matrix}}}" for p in plan.products)
+    uses = ", ".join(f"{{{p.slot}, Kind::{p.vector.kind}, {p.vector.index}, {p.matrix}}}" for p in plan.weight_terms)
     bias = ", ".join(_bias(row, plan) for row in plan.unit_rows)
     grad = ", ".join("-1" if acc is None else str(acc) for acc in plan.grad_acc)
     body = [

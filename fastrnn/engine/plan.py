@@ -61,7 +61,7 @@ class UnitRow(NamedTuple):
     name: str = ""
 
 
-class Product(NamedTuple):
+class WeightTerm(NamedTuple):
     """A product of the cell for the weight gradient ``dWh[matrix] += vector.T @ da[slot]``."""
 
     matrix: int
@@ -75,7 +75,7 @@ class Plan:
 
     forward, backward : stages of one step.
     unit_rows : rows of the per-unit parameters, biases first.
-    products : one entry per product, for the weight gradient.
+    weight_terms : one entry per product, for the weight gradient.
     unit_slots : ``da`` slot of each parameter of the cell, in the order of ``cell.units``.
     grad_acc : for each state the ``acc`` of the first backward stage that carries its gradient, or None.
     n_keep, n_da : slots; slots ``0..G-1`` of ``da`` are the adjoints of the gates' projections.
@@ -85,7 +85,7 @@ class Plan:
     forward: tuple[Stage, ...]
     backward: tuple[Stage, ...]
     unit_rows: tuple[UnitRow, ...]
-    products: tuple[Product, ...]
+    weight_terms: tuple[WeightTerm, ...]
     unit_slots: tuple[int, ...]
     grad_acc: tuple[int | None, ...]
     n_keep: int
@@ -134,8 +134,8 @@ def _plan(cell: Cell) -> Plan:
         forward=forward,
         backward=backward,
         unit_rows=unit_rows,
-        products=tuple(
-            Product(cell.recurrent.index(p.args[0]), (base | keep)[p.args[1]], slots.of[p]) for p in products
+        weight_terms=tuple(
+            WeightTerm(cell.recurrent.index(p.args[0]), (base | keep)[p.args[1]], slots.of[p]) for p in products
         ),
         unit_slots=tuple(slots.of[leaf("unit", u)] for u in cell.units),
         grad_acc=grad_acc,
