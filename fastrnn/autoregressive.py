@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,12 +12,13 @@ from numpy.typing import DTypeLike
 
 from .arrays import Array
 from .engine.flags import CUT, HOLD, RESET, Flags, with_cuts
+from .engine.truncation import Pass, passes
 from .errors import array_like, flag, generator, positive_int, rows_array, sequence_lengths
 from .layers import Layer, float_dtype, uniform
 from .prepared import check_flags
 
 
-class _Kept(NamedTuple):
+class _Saved(NamedTuple):
     """A call, by time: `x` (T, N, D), `state` and `reset_state` (order-1, N, D) or None, the table of flags."""
 
     x: Array
@@ -45,14 +46,20 @@ class AR(Layer):
     batch_first : bool
         Whether inputs and outputs are (N, T, ...); states never are.
     dtype : {"float32", "float64"}
+        Of the parameters and of all arrays that the layer takes.
     seed : int, optional
-        For the initial values, uniform in ``±1/sqrt(τ D)``.
+        Seed of the initial values, uniform in ``±1/sqrt(τ D)``.
 
     Attributes
     ----------
     params, grads : mapping of str to array
         ``W`` (order, D, O), the oldest step of the window first, and ``b`` (O,): the transposes of the weight and bias
-        of ``torch.nn.Conv1d(D, O, order)``. Assignment as for every :class:`Layer`.
+        of ``torch.nn.Conv1d(D, O, order)``. Assignment works as for every :class:`Layer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type or value.
     """
 
     def __init__(
@@ -78,7 +85,18 @@ class AR(Layer):
 
     @staticmethod
     def param_shapes(order: int, input_size: int, output_size: int, bias: bool) -> dict[str, tuple[int, ...]]:
-        """Shape of every parameter of such a layer, by name."""
+        """Shape of every parameter of such a layer.
+
+        Parameters
+        ----------
+        order, input_size, output_size, bias
+            As of the constructor.
+
+        Returns
+        -------
+        dict
+            Shapes by the names of the parameters.
+        """
         return {"W": (order, input_size, output_size)} | ({"b": (output_size,)} if bias else {})
 
     def __call__(
@@ -91,7 +109,7 @@ class AR(Layer):
         resets: Any = None,
         reset_state: Array | None = None,
     ) -> tuple[Array, Array]:
-        """Slide the window over sequences, keeping nothing.
+        """Slide the window over sequences without saving anything for a backward pass.
 
         Parameters
         ----------
@@ -127,14 +145,31 @@ class AR(Layer):
         resets: Any = None,
         reset_state: Array | None = None,
     ) -> tuple[Array, Array, Callable[..., tuple[Array, Array, dict[str, Array]]]]:
-        """Slide the window and give the function that takes a gradient back.
+        """Slide the window and return its vector-Jacobian product: a function from gradients of outputs to gradients.
 
         ``y, state, pullback = layer.vjp(x)``, then ``dx, dstate, grads = pullback(dy, dstate, truncate=None)`` any
-        number of times: ``grads`` has a new array for every parameter, and ``"reset_state"`` if there was one. The
-        arrays of the call and the parameters are kept as they are: leave them unchanged until then.
+        number of times. ``grads`` has a new array for every parameter, and ``"reset_state"`` if there was one.
+
+        Parameters
+        ----------
+        x, state, lengths, mask, resets, reset_state
+            As of a call. The arrays and the parameters are kept, not copied: leave them unchanged until the last call
+            of ``pullback``.
+
+        Returns
+        -------
+        y, state
+            As of a call.
+        pullback : callable
+            Takes gradients like ``y`` and ``state``; None, the default, stands for zeros.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument has the wrong type, dtype, shape or value. Nothing has run then.
         """
-        kept = self._checked(x, state, lengths, mask, resets, reset_state)
-        return *self._run(kept), partial(self._pull, kept)
+        saved = self._checked(x, state, lengths, mask, resets, reset_state)
+        return *self._run(saved), partial(self._pull, saved)
 
     def forward(
         self,
@@ -146,14 +181,33 @@ class AR(Layer):
         resets: Any = None,
         reset_state: Array | None = None,
     ) -> tuple[Array, Array]:
-        """The same as a call, keeping the arguments themselves for one :meth:`backward`: leave them unchanged."""
+        """Slide the window and save the arguments for one :meth:`backward`.
+
+        Parameters
+        ----------
+        x, state, lengths, mask, resets, reset_state
+            As of a call. The arrays and the parameters are kept, not copied: leave them unchanged until
+            :meth:`backward`.
+
+        Returns
+        -------
+        y, state
+            As of a call.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument has the wrong type, dtype, shape or value. Nothing has run then.
+        """
         self._saved = None
-        kept = self._checked(x, state, lengths, mask, resets, reset_state)
-        result = self._run(kept)
-        self._saved = kept
+        saved = self._checked(x, state, lengths, mask, resets, reset_state)
+        result = self._run(saved)
+        self._saved = saved
         return result
 
-    def backward(self, dy: Array | None, dstate: Array | None = None, truncate: int | None = None) -> tuple[Array, ...]:
+    def backward(
+        self, dy: Array | None, dstate: Array | None = None, truncate: int | tuple[int, int] | None = None
+    ) -> tuple[Array, ...]:
         """Gradients of the last :meth:`forward`; those of the parameters are added to ``grads``.
 
         Parameters
@@ -162,8 +216,9 @@ class AR(Layer):
             Gradient of the loss with respect to the output; None for zeros.
         dstate : (order-1, N, D) array, optional
             Gradient with respect to the last state; zeros by default.
-        truncate : int, optional
-            Cut the gradient after every `truncate` active steps of a sequence.
+        truncate : int or pair of int, optional
+            Cut the gradient after every `truncate` active steps of a sequence; with ``(k1, k2)``, the losses of each
+            block of k1 steps go back over the k2 steps up to the block's end.
 
         Returns
         -------
@@ -178,16 +233,36 @@ class AR(Layer):
         RuntimeError
             If there was no :meth:`forward` since the last one.
         """
-        dx, dfirst, grads = self._pull(self._take_saved(), dy, dstate, truncate=truncate)
+        dx, dfirst, grads = self._pull(self._require_saved(), dy, dstate, truncate=truncate)
         self._saved = None
         dreset = grads.pop("reset_state", None)
         self._add(grads)
         return (dx, dfirst) if dreset is None else (dx, dfirst, dreset)
 
     def step(self, x: Array, state: Array | None = None) -> tuple[Array, Array]:
-        """One step of a stream: `x` (N, D) and the state (order-1, N, D) give ``y`` (N, O) and the new state."""
+        """Run one step, for data that arrive one step at a time.
+
+        Parameters
+        ----------
+        x : (N, D) array
+            Input of the layer's dtype.
+        state : (order-1, N, D) array, optional
+            The inputs before this one, oldest first; zeros by default.
+
+        Returns
+        -------
+        y : (N, O) array
+            Output of the step.
+        state : (order-1, N, D) array
+            The inputs before the next step.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument has the wrong type, dtype or shape.
+        """
         x = rows_array("x", x, "N", self.input_size, self.dtype)
-        y, last = self._run(_Kept(x[None], self._state("state", state, len(x)), None, None, False))
+        y, last = self._run(_Saved(x[None], self._state("state", state, len(x)), None, None, False))
         return y[0] if not self.batch_first else y[:, 0], last
 
     def fit(self, x: Array, lengths: Any = None) -> AR:
@@ -240,7 +315,8 @@ class AR(Layer):
         used = np.arange(self.order, T)[:, None] < (T if ends is None else ends)
         used = np.broadcast_to(used, (T - self.order, N))
         if not used.any():
-            raise ValueError(f"lengths: expected a sequence of at least {self.order + 1} steps, got none")
+            name = "x" if ends is None else "lengths"
+            raise ValueError(f"{name}: expected a sequence of at least {self.order + 1} steps, got none")
         windows = sliding_window_view(x, self.order, axis=0)[:-1].swapaxes(2, 3)[used]
         targets = x[self.order :][used].astype(np.float64)
         design = np.ones((len(windows), self.order * D + self.bias))
@@ -268,7 +344,7 @@ class AR(Layer):
         """From the caller's order of axes to (T, N, ...), or back."""
         return array.swapaxes(0, 1) if self.batch_first else array
 
-    def _checked(self, x: Any, state: Any, lengths: Any, mask: Any, resets: Any, reset_state: Any) -> _Kept:
+    def _checked(self, x: Any, state: Any, lengths: Any, mask: Any, resets: Any, reset_state: Any) -> _Saved:
         x = self._by_time(rows_array("x", x, "N, T" if self.batch_first else "T, N", self.input_size, self.dtype))
         T, N, _ = x.shape
         if T == 0:
@@ -276,50 +352,71 @@ class AR(Layer):
         first = self._state("state", state, N)
         flags = check_flags(T, N, self.batch_first, lengths, mask, resets)
         if reset_state is None:
-            return _Kept(x, first, flags, None, False)
+            return _Saved(x, first, flags, None, False)
         if resets is None:
             raise ValueError("reset_state: expected resets as well, which say where it enters")
         is_row = isinstance(reset_state, np.ndarray) and reset_state.ndim == 2
         if not is_row:
-            return _Kept(x, first, flags, self._state("reset_state", reset_state, N), False)
+            return _Saved(x, first, flags, self._state("reset_state", reset_state, N), False)
         shape = (self.order - 1, self.input_size)
         row = array_like("reset_state", reset_state, shape, self.dtype, "the layer")
-        return _Kept(x, first, flags, np.broadcast_to(row[:, None], (shape[0], N, shape[1])), True)
+        return _Saved(x, first, flags, np.broadcast_to(row[:, None], (shape[0], N, shape[1])), True)
 
     def _state(self, name: str, value: Any, N: int) -> Array | None:
         if value is None:
             return None
         return array_like(name, value, (self.order - 1, N, self.input_size), self.dtype, "the layer")
 
-    def _run(self, kept: _Kept) -> tuple[Array, Array]:
-        T, N, _ = kept.x.shape
-        y = _windows(kept, self.order) @ self.params["W"].reshape(-1, self.output_size)
+    def _run(self, saved: _Saved) -> tuple[Array, Array]:
+        T, N, _ = saved.x.shape
+        y = _windows(saved, self.order) @ self.params["W"].reshape(-1, self.output_size)
         if self.bias:
             y += self.params["b"]
         y = y.reshape(T, N, self.output_size)
-        if kept.flags is None:
+        if saved.flags is None:
             # A copy: a view would keep the whole input alive.
-            last = np.array(_extended(kept, self.order)[T:])
+            last = np.array(_extended(saved, self.order)[T:])
         else:
-            y[(kept.flags & HOLD) != 0] = 0
-            last = _sources(kept, self.order)[_table(kept.flags, self.order).last, np.arange(N)]
+            y[(saved.flags & HOLD) != 0] = 0
+            last = _sources(saved, self.order)[_table(saved.flags, self.order).last, np.arange(N)]
         return self._by_time(y), last
 
     def _pull(
-        self, kept: _Kept, dy: Array | None = None, dstate: Array | None = None, *, truncate: int | None = None
+        self,
+        saved: _Saved,
+        dy: Array | None = None,
+        dstate: Array | None = None,
+        *,
+        truncate: int | tuple[int, int] | None = None,
     ) -> tuple[Array, Array, dict[str, Array]]:
-        T, N, D = kept.x.shape
+        T, N, _ = saved.x.shape
         shape = (N, T, self.output_size) if self.batch_first else (T, N, self.output_size)
         d = np.zeros(shape, self.dtype) if dy is None else array_like("dy", dy, shape, self.dtype, "the layer")
         d = self._by_time(d)
         dlast = self._state("dstate", dstate, N)
-        flags = kept.flags
+        flags = saved.flags
         if flags is not None:
             d = np.where(((flags & HOLD) != 0)[..., None], self.dtype.type(0), d)
-        if truncate is not None:
-            flags = with_cuts(flags, T, N, False, min(positive_int("truncate", truncate), T))
+        found = [
+            self._pull_once(saved, way.outputs(d), None if dlast is None else way.state(dlast), way)
+            for way in passes(truncate, flags, T, N)
+        ]
+        dx, dfirst = (sum(parts[1:], parts[0]) for parts in zip(*(one[:2] for one in found), strict=True))
+        each = [one[2] for one in found]
+        return dx, dfirst, {name: sum((one[name] for one in each[1:]), each[0][name]) for name in each[0]}
+
+    def _passes(self, truncate: Any) -> Iterator[Pass]:
+        """The passes back through the last forward pass that `truncate` asks for."""
+        saved = self._require_saved()
+        return passes(truncate, saved.flags, *saved.x.shape[:2])
+
+    def _pull_once(
+        self, saved: _Saved, d: Any, dlast: Array | None, way: Pass
+    ) -> tuple[Array, Array, dict[str, Array]]:
+        T, N, D = saved.x.shape
+        flags = with_cuts(saved.flags, T, N, False, way.cuts)
         rows = d.reshape(T * N, self.output_size)
-        grads = {"W": (_windows(kept, self.order).T @ rows).reshape(self.params["W"].shape)}
+        grads = {"W": (_windows(saved, self.order).T @ rows).reshape(self.params["W"].shape)}
         if self.bias:
             grads["b"] = rows.sum(axis=0)
         if flags is None:
@@ -328,30 +425,30 @@ class AR(Layer):
         dwindows = (rows @ self.params["W"].reshape(-1, self.output_size).T).reshape(T, N, self.order, D)
         sources = _scattered(dwindows, dlast, flags, self.order)
         before = self.order - 1
-        if kept.reset_state is not None:
+        if saved.reset_state is not None:
             dreset = sources[1 + before : 1 + 2 * before]
-            grads["reset_state"] = dreset.sum(axis=1) if kept.reset_is_row else np.array(dreset)
+            grads["reset_state"] = dreset.sum(axis=1) if saved.reset_is_row else np.array(dreset)
         return self._by_time(sources[1 + 2 * before :]), np.array(sources[1 : 1 + before]), grads
 
 
-def _extended(kept: _Kept, order: int) -> Array:
+def _extended(saved: _Saved, order: int) -> Array:
     """(order-1+T, N, D): the inputs before the first step, then the inputs."""
-    T, N, D = kept.x.shape
-    extended = np.zeros((order - 1 + T, N, D), kept.x.dtype)
-    if kept.state is not None:
-        extended[: order - 1] = kept.state
-    extended[order - 1 :] = kept.x
+    T, N, D = saved.x.shape
+    extended = np.zeros((order - 1 + T, N, D), saved.x.dtype)
+    if saved.state is not None:
+        extended[: order - 1] = saved.state
+    extended[order - 1 :] = saved.x
     return extended
 
 
-def _windows(kept: _Kept, order: int) -> Array:
+def _windows(saved: _Saved, order: int) -> Array:
     """(T*N, order*D), what each step sees, oldest input first."""
-    T, N, D = kept.x.shape
-    if kept.flags is None:
-        views = sliding_window_view(_extended(kept, order), order, axis=0)
+    T, N, D = saved.x.shape
+    if saved.flags is None:
+        views = sliding_window_view(_extended(saved, order), order, axis=0)
         return views.swapaxes(2, 3).reshape(T * N, order * D)
-    rows = _table(kept.flags, order).rows
-    windows: Array = _sources(kept, order)[rows.swapaxes(1, 2), np.arange(N)[:, None]]
+    rows = _table(saved.flags, order).rows
+    windows: Array = _sources(saved, order)[rows.swapaxes(1, 2), np.arange(N)[:, None]]
     return windows.reshape(T * N, order * D)
 
 
@@ -379,16 +476,16 @@ class _Table(NamedTuple):
     last: Array
 
 
-def _sources(kept: _Kept, order: int) -> Array:
+def _sources(saved: _Saved, order: int) -> Array:
     """(1 + 2*(order-1) + T, N, D): a row of zeros, inputs before the first step, those after a reset, the inputs."""
-    T, N, D = kept.x.shape
+    T, N, D = saved.x.shape
     before = order - 1
-    sources = np.zeros((1 + 2 * before + T, N, D), kept.x.dtype)
-    if kept.state is not None:
-        sources[1 : 1 + before] = kept.state
-    if kept.reset_state is not None:
-        sources[1 + before : 1 + 2 * before] = kept.reset_state
-    sources[1 + 2 * before :] = kept.x
+    sources = np.zeros((1 + 2 * before + T, N, D), saved.x.dtype)
+    if saved.state is not None:
+        sources[1 : 1 + before] = saved.state
+    if saved.reset_state is not None:
+        sources[1 + before : 1 + 2 * before] = saved.reset_state
+    sources[1 + 2 * before :] = saved.x
     return sources
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..cells import Cell
 from .dropout import Draw
-from .flags import Flags
+from .flags import Cuts, Flags
 from .plan import Plan
 from .settings import Settings
 
@@ -211,9 +211,12 @@ class Stack(Protocol):
         """Outputs (T, N, directions*H), last states, and what :meth:`backward` needs if `keep`."""
 
     def backward(
-        self, saved: Any, dy: Array | None, dlast: tuple[Array, ...] | None, truncate: int | None, need: Need
+        self, saved: Any, dy: Array | None, dlast: tuple[Array, ...] | None, cuts: Cuts | None, need: Need
     ) -> LayerGradients:
-        """Gradients by `dy` (T, N, directions*H) and `dlast`, states as of a :class:`Given`; None for zeros."""
+        """Gradients by `dy` (T, N, directions*H) and `dlast`, states as of a :class:`Given`; None for zeros.
+
+        Each direction has the cuts in its own order.
+        """
 
 
 class Backend(Protocol):

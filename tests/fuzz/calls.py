@@ -141,7 +141,7 @@ def _layer_entries() -> dict[str, Entry]:
         entries[f"LSTM.{name}"] = Entry(
             lambda: {"self": layer(), "x": _array(T, N, D), "state": states()},
             lambda self, name=name, **a: getattr(self, name)(**a),
-            called,
+            called | ({"recompute": "recompute"} if name == "forward" else {}),
         )
     entries["LSTM.step"] = Entry(
         lambda: {"self": layer(), "x": _array(N, D), "state": states()},
