@@ -16,6 +16,8 @@ import cases
 import fastrnn
 import naive
 from fastrnn import ops
+from fastrnn.cells.expr import topological
+from fastrnn.cells.table import OPERATIONS
 from naive import Call
 from problems import assert_close, oracle, problem
 
@@ -146,7 +148,16 @@ def naive_step(seed: int) -> naive.Step:
 # Compiling takes seconds, so numba gets two; numpy tries what the plan does to many.
 # 387: products of two vectors in one sum share their adjoint; the backward pass mixed them up. 73, 764: products of one
 # vector with matrices that are neighbours in Wh, and with others.
-CASES = [("numpy", seed) for seed in (*range(60), 73, 387, 764, *range(1001, 1061))] + [("numba", seed) for seed in (23, 387)]
+# 1015, 1021, 1049, 1109: together every operation.
+COMPILED = (1015, 1021, 1049, 1109)
+CASES = [("numpy", seed) for seed in (*range(60), 73, 387, 764, *range(1001, 1061), *COMPILED[2:])]
+CASES += [("numba", seed) for seed in (23, 387, *COMPILED)]
+
+
+@pytest.mark.parametrize("name", ["numpy", "numba"])
+def test_every_operation_is_in_a_cell(name: str) -> None:
+    graphs = [topological(list(described(seed).outputs)) for backend, seed in CASES if backend == name]
+    assert OPERATIONS.keys() <= {node.op for graph in graphs for node in graph}
 
 
 @pytest.mark.parametrize(("name", "seed"), CASES)
