@@ -160,7 +160,8 @@ template <class V> FASTRNN_INLINE V significand(V a) {
 // How often a subnormal number or 0 holds the least positive number, with its sign.
 template <class V> FASTRNN_INLINE V subnormal(V a) {
     using T = NumberOf<V>;
-    const V count = as_number<T>((typename Simd<T>::Ints)magnitude(a)) - T(typename Lane<T>::Int(1) << Lane<T>::mantissa);
+    const V count =
+        as_number<T>((typename Simd<T>::Ints)magnitude(a)) - T(typename Lane<T>::Int(1) << Lane<T>::mantissa);
     return with_sign(count, a);
 }
 
