@@ -87,7 +87,7 @@ def root(a: Any) -> Any:
 
 
 def library(name: str, a: Any, beyond: float = -1.0, near: Any = None) -> Any:
-    """The function `name` of the C library, number by number, where ``|a| > beyond``; elsewhere `near`, or NaN as `a`."""
+    """The function `name` of the C library, number by number, where ``|a| > beyond``; elsewhere `near`, or `a`."""
     return a.library(name, beyond, a if near is None else near)
 
 
