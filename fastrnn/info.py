@@ -1,4 +1,4 @@
-"""What this installation is and can: versions, backends, CPU, threads, cache folder."""
+"""A description of this installation: versions, backends, CPU, threads, cache folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NOT_BUILT = "not built when fastrnn was installed; with FASTRNN_REQUIRE_EXT=1 t
 
 
 def describe() -> str:
-    """A few lines of text, fit to be pasted into the report of a problem."""
+    """A few lines of text to be pasted into a bug report."""
     in_use = _told(get_backend)
     rows = {
         "fastrnn": f"{__version__}, Python {platform.python_version()}, {platform.platform()}",
@@ -36,7 +36,7 @@ def describe() -> str:
 
 
 def _told(read: Callable[[], object]) -> str:
-    """What `read` gives, or why it gives nothing: who asks has a problem already."""
+    """The result of `read`, or its error: this must not fail, as its reader already has a problem."""
     try:
         return str(read())
     except Exception as error:
