@@ -14,6 +14,7 @@ import warnings
 from functools import partial
 from typing import Any
 
+from . import extension
 from .engine.contract import Backend
 from .engine.plan import Plan
 from .engine.settings import Setting, Use, set_unless_entered
@@ -124,7 +125,12 @@ def _warn(name: str, file: str, line: int, scope: dict[str, Any]) -> None:
 
 def _first() -> str:
     wanted = os.environ.get("FASTRNN_BACKEND")
-    return choice("FASTRNN_BACKEND", wanted, available_backends()) if wanted else available_backends()[0]
+    if wanted:
+        return choice("FASTRNN_BACKEND", wanted, available_backends())
+    best = available_backends()[0]
+    if best != "cpp":
+        extension.warn_if_failed()
+    return best
 
 
 BACKEND: Setting[str] = Setting("backend", _first)

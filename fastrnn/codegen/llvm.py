@@ -1,7 +1,7 @@
 """LLVM IR for the stages of a cell, and for the microkernel.
 
-A stage is one function: the elementwise code for a block of sequences and of hidden units, on vectors of the processor's
-width. It is straight-line code in two small loops, which LLVM compiles in a tenth of a second. The constants of the
+A stage is one function: the elementwise code for a block of sequences and of hidden units, on vectors of the widest
+registers. It is straight-line code in two small loops, which LLVM compiles in a tenth of a second. The constants of the
 cell other than 0 and 1 are read from memory, so that cells that differ only in these share the code.
 """
 

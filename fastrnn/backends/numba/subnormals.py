@@ -1,9 +1,9 @@
 """Subnormal numbers are treated as zero while a compiled loop runs.
 
-A processor may need a hundred cycles and more for a subnormal number, and gradients of saturated gates are full of them.
-Each thread has a control register for it: MXCSR with flush-to-zero and denormals-are-zero on x86 (Intel 64 and IA-32
-Architectures Software Developer's Manual, vol. 1, 10.2.3), FPCR with FZ on ARM (Arm Architecture Reference Manual for
-A-profile, C5.2.8). On other processors nothing is done.
+A processor may need a hundred cycles and more for a subnormal number, and gradients of saturated gates are full of
+them. Each thread has a control register for it: MXCSR with flush-to-zero and denormals-are-zero on x86 (Intel 64 and
+IA-32 Architectures Software Developer's Manual, vol. 1, 10.2.3), FPCR with FZ on ARM (Arm Architecture Reference Manual
+for A-profile, C5.2.8). On other processors nothing is done.
 """
 
 from __future__ import annotations
