@@ -59,7 +59,26 @@ def plot_gradients(flow: GradientFlow, path: Path | None = None, axes: Any = Non
 def plot_jacobians(norms: Mapping[str, Array], path: Path | None = None, axes: Any = None) -> Any:
     """What :func:`jacobian_norms` gives over time, on a logarithmic axis: median and range of the sequences.
 
-    Parameters and errors as of :func:`plot_gradients`.
+    Parameters
+    ----------
+    norms : mapping of str to (T, N) array
+        As :func:`jacobian_norms` returns it.
+    path : path, optional
+        Where a PNG is written.
+    axes : matplotlib.axes.Axes, optional
+        Where to draw; in a new figure by default.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure of the axes.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type.
+    ImportError
+        If matplotlib is missing.
     """
     _check_arrays("norms", norms, 2)
     figure, axes = _axes(axes)
@@ -80,7 +99,26 @@ def plot_jacobians(norms: Mapping[str, Array], path: Path | None = None, axes: A
 def plot_lyapunov(exponents: Mapping[str, Array], path: Path | None = None, axes: Any = None) -> Any:
     """What :func:`lyapunov_exponents` gives, largest first.
 
-    Parameters and errors as of :func:`plot_gradients`.
+    Parameters
+    ----------
+    exponents : mapping of str to array
+        As :func:`lyapunov_exponents` returns it.
+    path : path, optional
+        Where a PNG is written.
+    axes : matplotlib.axes.Axes, optional
+        Where to draw; in a new figure by default.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure of the axes.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type.
+    ImportError
+        If matplotlib is missing.
     """
     _check_arrays("exponents", exponents, 1)
     figure, axes = _axes(axes)
@@ -95,7 +133,26 @@ def plot_lyapunov(exponents: Mapping[str, Array], path: Path | None = None, axes
 def plot_activity(units: Activity, path: Path | None = None, axes: Any = None) -> Any:
     """Shares of :func:`activity`: saturated at either end, or dead, for every nonlinearity.
 
-    Parameters and errors as of :func:`plot_gradients`.
+    Parameters
+    ----------
+    units : Activity
+        As :func:`activity` returns it.
+    path : path, optional
+        Where a PNG is written.
+    axes : matplotlib.axes.Axes, optional
+        Where to draw; in a new figure by default.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure of the axes.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type.
+    ImportError
+        If matplotlib is missing.
     """
     if not isinstance(units, Activity):
         raise TypeError(f"units: expected what activity returns, got {type(units).__name__}")
@@ -125,7 +182,26 @@ def plot_activity(units: Activity, path: Path | None = None, axes: Any = None) -
 def plot_updates(history: Mapping[str, Sequence[float]], path: Path | None = None, axes: Any = None) -> Any:
     """The history of :class:`UpdateRatios` over the steps of a training, on a logarithmic axis.
 
-    Parameters and errors as of :func:`plot_gradients`.
+    Parameters
+    ----------
+    history : mapping of str to sequence of float
+        The ratios of each parameter, as in ``UpdateRatios.history``.
+    path : path, optional
+        Where a PNG is written.
+    axes : matplotlib.axes.Axes, optional
+        Where to draw; in a new figure by default.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure of the axes.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type.
+    ImportError
+        If matplotlib is missing.
     """
     if not isinstance(history, Mapping):
         raise TypeError(f"history: expected a mapping of lists, got {type(history).__name__}")
