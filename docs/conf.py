@@ -15,6 +15,7 @@ import fastrnn  # noqa: E402
 
 project = "fastrnn"
 author = "The fastrnn authors"
+project_copyright = author
 version = release = fastrnn.__version__
 
 extensions = [
@@ -37,6 +38,8 @@ myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 html_title = "fastrnn"
 html_show_sphinx = False
 

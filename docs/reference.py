@@ -20,16 +20,16 @@ from sphinx.util.nodes import make_refnode
 
 import fastrnn
 
-# Besides `fastrnn` and the modules in its `__all__`, which are found by themselves.
-MORE = ("fastrnn.cells",)
-# Classes that users meet only as what a function returns, or as the base of others.
-RETURNED = {"fastrnn": ("fastrnn.prepared.Pullback", "fastrnn.layers.Layer")}
+# Takes over what another module is the place of: described after all others.
+LAST = "fastrnn.cells"
 
 
 def modules() -> list[str]:
-    """Names of the public modules."""
-    inner = [name for name in fastrnn.__all__ if inspect.ismodule(getattr(fastrnn, name))]
-    return ["fastrnn", *sorted({*(f"fastrnn.{name}" for name in inner), *MORE})]
+    """Names of the public modules: `fastrnn`, and those in its `__all__`."""
+    return [
+        "fastrnn",
+        *sorted(f"fastrnn.{name}" for name in fastrnn.__all__ if inspect.ismodule(getattr(fastrnn, name))),
+    ]
 
 
 def public(module: ModuleType) -> list[str]:
@@ -59,9 +59,9 @@ def _described() -> dict[str, list[str]]:
     """For each module the full names that are described on pages of its own."""
     seen: set[int] = set()
     described: dict[str, list[str]] = {}
-    for module in sorted(modules(), key=lambda name: name in MORE):
+    for module in sorted(modules(), key=lambda name: name == LAST):
         names = [f"{module}.{name}" for name in public(importlib.import_module(module))]
-        described[module] = [name for name in (*names, *RETURNED.get(module, ())) if id(_object(name)) not in seen]
+        described[module] = [name for name in names if id(_object(name)) not in seen]
         seen |= {id(_object(name)) for name in described[module]}
     return described
 
@@ -101,8 +101,7 @@ def _object(name: str) -> object:
 def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, contents: Element) -> Element | None:
     """A link for a name that docstrings shorten as the code does, such as ``Layer.config``; else the name alone.
 
-    None, and with it a warning, for what is not there at all. Other projects' inventories are not fetched: a build
-    needs no network.
+    None, and with it a warning, for what is not there at all. No inventory of another project is fetched.
     """
     if node.get("refdomain") != "py":
         return None

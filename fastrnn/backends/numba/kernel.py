@@ -52,7 +52,7 @@ class Shared:
         for name, signature in _signatures(dtype).items():
             text += f'{name} = njit("{signature}", nogil=True, cache=True, error_model="numpy")({name})\n'
         self.calls = load_module(f"calls_{dtype}", text)
-        module = integer_code(loops, of.number, {"SIZE": of.size, "WIDTH": of.width})
+        module = integer_code(loops.MODULES, of.number, {"SIZE": of.size, "WIDTH": of.width})
         shapes = tile_shapes()
         for rows, columns, split in shapes:
             tile(module, of, rows, columns, split)
