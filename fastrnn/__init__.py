@@ -1,6 +1,6 @@
 """Compiled recurrent networks on the CPU, forward and BPTT, on NumPy arrays."""
 
-from . import cells, functional, losses, ops, optim
+from . import cells, diagnostics, functional, losses, ops, optim
 from .autoregressive import AR
 from .cells import Cell, CellError, cell
 from .dispatch import available_backends, get_backend, set_backend, use_backend
@@ -34,6 +34,7 @@ __all__ = [
     "available_backends",
     "cell",
     "cells",
+    "diagnostics",
     "explain",
     "functional",
     "get_backend",

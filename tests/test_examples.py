@@ -12,6 +12,7 @@ import pytest
 FOLDER = Path(__file__).parent.parent / "docs" / "examples"
 SAYS = {
     "chain_rule.py": "gradient {'x': -2.0, 'y': 2.0, 'z': 2.0}",
+    "diagnose.py": "vanishing since step",
     "elman_mse.py": "total error",
     "hello.py": "it says O",
     "linear_rnn.py": "relative error",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import fastrnn
 from cases import CELLS
 from fastrnn import GRU, LSTM, Recurrent, cell, gradcheck
-from fastrnn.cells import diff
+from fastrnn.cells.table import OPERATIONS
 from fastrnn.ops import relu, sigmoid, tanh
 
 
@@ -52,8 +53,9 @@ def test_runs_on_the_backend_in_use(backend: str) -> None:
 
 
 def test_a_wrong_rule_is_found_where_it_acts(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = diff.RULES["softplus"]
-    monkeypatch.setitem(diff.RULES, "softplus", lambda g, y, a: tuple(1.001 * part for part in right(g, y, a)))
+    right = OPERATIONS["softplus"].derivative
+    wrong = replace(OPERATIONS["softplus"], derivative=lambda *a: tuple(1.001 * part for part in right(*a)))
+    monkeypatch.setitem(OPERATIONS, "softplus", wrong)
 
     # Nothing goes from one step to the next: the parameters of the gate `a` are those that the wrong rule reaches.
     @cell(gates="a b", recurrent="")
@@ -89,7 +91,8 @@ def test_a_kink_on_the_way_is_no_mistake_but_one_at_the_place_is() -> None:
 
 
 def test_a_gradient_that_is_no_number_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(diff.RULES, "sigmoid", lambda g, y, a: (g * y / (y - y),))
+    wrong = replace(OPERATIONS["sigmoid"], derivative=lambda g, y, a: (g * y / (y - y),))
+    monkeypatch.setitem(OPERATIONS, "sigmoid", wrong)
 
     @cell(gates="a")
     def broken(x, U, h):
