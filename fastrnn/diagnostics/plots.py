@@ -67,7 +67,9 @@ def plot_jacobians(norms: Mapping[str, Array], path: Path | None = None, axes: A
     for i, (name, logs) in enumerate(norms.items()):
         shown = (logs > np.log(_LEAST)) & (logs < np.log(_MOST))
         values = np.exp(np.where(shown, logs, np.nan))
-        steps = np.arange(len(values))
+        # NaN where nobody has looked: the line goes on.
+        steps = np.flatnonzero(~np.isnan(logs).all(axis=1))
+        values = values[steps]
         axes.plot(steps, np.median(values, axis=1), color=f"C{i}", label=name, **_marks(values))
         if values.shape[1] > 1:
             axes.fill_between(steps, values.min(axis=1), values.max(axis=1), color=f"C{i}", alpha=0.2, linewidth=0)
@@ -116,7 +118,8 @@ def plot_activity(units: Activity, path: Path | None = None, axes: Any = None) -
     for row, share in enumerate(low + high + dead):
         axes.annotate(f"{share:.0f} %", (share, row), (4, 0), textcoords="offset points", va="center", fontsize="small")
     axes.set_yticks(rows, labels)
-    axes.invert_yaxis()
+    # One bar need not fill the picture.
+    axes.set_ylim(max(len(rows), 4) - 0.5, -0.5)
     title = f"Units beyond {units.threshold:g} of their range, or dead"
     axes.set(xlim=(0, 108), xticks=range(0, 101, 20), xlabel="share of units and steps (%)", title=title)
     return _finished(figure, axes, path, always=True)
