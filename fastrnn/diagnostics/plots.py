@@ -59,7 +59,24 @@ def plot_gradients(flow: GradientFlow, path: Path | None = None, axes: Any = Non
 def plot_jacobians(norms: Mapping[str, Array], path: Path | None = None, axes: Any = None) -> Any:
     """What :func:`jacobian_norms` gives over time, on a logarithmic axis: median and range of the sequences.
 
-    Parameters and errors as of :func:`plot_gradients`.
+    Parameters
+    ----------
+    norms : dict of str to (T, N) array
+    path : path, optional
+        Where a PNG is written.
+    axes : matplotlib.axes.Axes, optional
+        Where to draw; in a new figure by default.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type.
+    ImportError
+        If matplotlib is missing.
     """
     _check_arrays("norms", norms, 2)
     figure, axes = _axes(axes)
@@ -82,7 +99,24 @@ def plot_jacobians(norms: Mapping[str, Array], path: Path | None = None, axes: A
 def plot_lyapunov(exponents: Mapping[str, Array], path: Path | None = None, axes: Any = None) -> Any:
     """What :func:`lyapunov_exponents` gives, largest first.
 
-    Parameters and errors as of :func:`plot_gradients`.
+    Parameters
+    ----------
+    exponents : dict of str to (S*H,) array
+    path : path, optional
+        Where a PNG is written.
+    axes : matplotlib.axes.Axes, optional
+        Where to draw; in a new figure by default.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type.
+    ImportError
+        If matplotlib is missing.
     """
     _check_arrays("exponents", exponents, 1)
     figure, axes = _axes(axes)
@@ -97,7 +131,24 @@ def plot_lyapunov(exponents: Mapping[str, Array], path: Path | None = None, axes
 def plot_activity(units: Activity, path: Path | None = None, axes: Any = None) -> Any:
     """Shares of :func:`activity`: saturated at either end, or dead, for every nonlinearity.
 
-    Parameters and errors as of :func:`plot_gradients`.
+    Parameters
+    ----------
+    units : Activity
+    path : path, optional
+        Where a PNG is written.
+    axes : matplotlib.axes.Axes, optional
+        Where to draw; in a new figure by default.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type.
+    ImportError
+        If matplotlib is missing.
     """
     if not isinstance(units, Activity):
         raise TypeError(f"units: expected what activity returns, got {type(units).__name__}")
@@ -128,7 +179,25 @@ def plot_activity(units: Activity, path: Path | None = None, axes: Any = None) -
 def plot_updates(history: Mapping[str, Sequence[float]], path: Path | None = None, axes: Any = None) -> Any:
     """The history of :class:`UpdateRatios` over the steps of a training, on a logarithmic axis.
 
-    Parameters and errors as of :func:`plot_gradients`.
+    Parameters
+    ----------
+    history : mapping of str to sequence of float
+        For each parameter one ratio for each step.
+    path : path, optional
+        Where a PNG is written.
+    axes : matplotlib.axes.Axes, optional
+        Where to draw; in a new figure by default.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type.
+    ImportError
+        If matplotlib is missing.
     """
     if not isinstance(history, Mapping):
         raise TypeError(f"history: expected a mapping of lists, got {type(history).__name__}")
