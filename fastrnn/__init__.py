@@ -2,6 +2,7 @@
 
 from . import functional, losses, ops, optim
 from .cells import Cell, CellError, cell
+from .curvature import hvp
 from .dispatch import available_backends, get_backend, set_backend, use_backend
 from .engine.precision import get_matmul_precision, set_matmul_precision, use_matmul_precision
 from .engine.threads import get_num_threads, set_num_threads, use_num_threads
@@ -31,6 +32,7 @@ __all__ = [
     "get_backend",
     "get_matmul_precision",
     "get_num_threads",
+    "hvp",
     "losses",
     "ops",
     "optim",

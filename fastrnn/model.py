@@ -11,6 +11,7 @@ from .cells import Cell
 from .configuration import described, planned, require_cells
 from .engine.settings import pinned
 from .errors import file_path
+from .forward_mode import Chain
 from .layers import Layer, added_together
 from .model_file import KEY, open_model, pack, refusing, write_atomically
 from .recurrent import Recurrent
@@ -116,6 +117,29 @@ class Model(Trainable):
                 else:
                     d = layer.backward(d)  # type: ignore[attr-defined]
         return d
+
+    def jvp(
+        self,
+        x: Array,
+        state: Any = None,
+        x_dot: Array | None = None,
+        state_dot: Any = None,
+        params_dot: Mapping[str, Array] | None = None,
+        lengths: Any = None,
+        *,
+        mask: Any = None,
+        resets: Any = None,
+    ) -> tuple[Array, list[Any], Array, list[Any]]:
+        """Output and last states, without dropout, and their derivatives along one direction.
+
+        As :meth:`Recurrent.jvp`, with lists of states as of a call, and ``params_dot`` by the names of ``params``. An
+        input of integers has no derivative: `x_dot` is None then.
+        """
+        states, states_dot = self._states("state", state), self._states("state_dot", state_dot)
+        with pinned():
+            chain = Chain([(f"{i}.", layer) for i, layer in enumerate(self.layers)], params_dot)
+            flags = {"lengths": lengths, "mask": mask, "resets": resets}
+            return chain.forward(x, states, x_dot, states_dot, flags)
 
     def zero_grad(self) -> None:
         """Set every gradient to zero."""

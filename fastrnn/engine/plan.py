@@ -112,7 +112,7 @@ def make_plan(cell: Cell) -> Plan:
 
 
 def _plan(cell: Cell) -> Plan:
-    outputs, unit_rows, unit_index = _with_biases(cell)
+    outputs, unit_rows, unit_index = with_biases(cell)
     order = topological(outputs)
     adjoints = differentiate(cell.states, tuple(outputs))
     # In the order of the matrices, so that neighbouring blocks of Wh can be multiplied at once.
@@ -144,7 +144,7 @@ def _plan(cell: Cell) -> Plan:
     )
 
 
-def _with_biases(cell: Cell) -> tuple[list[Expr], tuple[UnitRow, ...], dict[str, int]]:
+def with_biases(cell: Cell) -> tuple[list[Expr], tuple[UnitRow, ...], dict[str, int]]:
     """The outputs with biases added, the rows that hold them, and each row's index by leaf name.
 
     A product that is only ever added to a gate's projection shares that gate's bias: one row for both.
