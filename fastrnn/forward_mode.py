@@ -17,7 +17,7 @@ from .engine.settings import current
 from .engine.tangent import Direction, Kept, TangentStack
 from .errors import array_like
 from .layers import Embedding, Layer, Linear
-from .prepared import Prepared, State
+from .prepared import Prepared
 
 
 class Moved(NamedTuple):

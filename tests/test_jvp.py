@@ -1,4 +1,4 @@
-"""Forward mode: derivatives along a direction, against complex step, finite differences and BPTT; Hessians from both."""
+"""Forward mode against complex step, differences and BPTT, and Hessian-vector products from both modes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import user_cells
 
 import fastrnn
+import user_cells
 from fastrnn import Embedding, Linear, Model, Recurrent
 from fastrnn.cells import Cell
 from fastrnn.cells.builtin import built_in

@@ -7,7 +7,7 @@ states' gradient from the step after, and a later one passes it through such a v
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -112,6 +112,11 @@ def make_plan(cell: Cell) -> Plan:
 
 
 def _plan(cell: Cell) -> Plan:
+    return plan_keeping(cell, ())[0]
+
+
+def plan_keeping(cell: Cell, more: Iterable[Expr]) -> tuple[Plan, dict[Expr, Ref]]:
+    """A plan whose forward step also keeps `more`, values of the outputs of :func:`with_biases`; and where each is."""
     outputs, unit_rows, unit_index = with_biases(cell)
     order = topological(outputs)
     adjoints = differentiate(cell.states, tuple(outputs))
@@ -125,11 +130,11 @@ def _plan(cell: Cell) -> Plan:
     # An output that is also a leaf (a state returned unchanged) is found where the leaf is.
     after = {n: Ref("next", k) for k, n in enumerate(outputs) if n not in base and n.op != "const"}
     kept = vectors + _kept(order, adjoints, slots.targets(cell, adjoints), [*base, *after, *vectors])
-    keep = {n: Ref("keep", j) for j, n in enumerate(kept)}
+    keep = {n: Ref("keep", j) for j, n in enumerate(dict.fromkeys([*kept, *more]))}
 
     forward, keep = _forward_stages(cell, outputs, products, base, after, keep)
     backward, grad_acc, n_da = _backward_stages(cell, adjoints, products, {**after, **keep, **base}, slots)
-    return Plan(
+    plan = Plan(
         cell=cell,
         forward=forward,
         backward=backward,
@@ -142,6 +147,7 @@ def _plan(cell: Cell) -> Plan:
         n_keep=len(keep),
         n_da=n_da,
     )
+    return plan, keep
 
 
 def with_biases(cell: Cell) -> tuple[list[Expr], tuple[UnitRow, ...], dict[str, int]]:

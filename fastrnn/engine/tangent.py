@@ -17,7 +17,8 @@ from ..cells.cell import Cell
 from ..cells.diff import tangents
 from ..cells.expr import Expr, leaf, topological, transform
 from .contract import Array, Backend, Call, Given, Gradients, Layout
-from .plan import Plan, make_plan, with_biases
+from .jacobian import add_rows
+from .plan import make_plan, with_biases
 from .precision import PARTS
 from .settings import Settings
 from .stack import joined, names_of, parameter_gradients
@@ -191,20 +192,12 @@ class TangentStack:
     def _gradients(self, found: Gradients, params: Mapping[str, Array]) -> dict[str, Array]:
         """Gradients of `params` by those of the tangent's parameters."""
         plan, tangent = self.plan, self.tangent_plan
-        D, columns = (size for size in params["Wx"].shape)
+        D, columns = params["Wx"].shape
         grads = {name: np.zeros(value.shape, value.dtype) for name, value in params.items()}
         grads["Wx"] += found.dWx[:D, :columns] + found.dWx[D:, columns:]
         grads["Wh"] += found.dWh[:, : params["Wh"].shape[1]]
-        H = found.dslots.shape[1]
-        blocks = {b: grads[b].reshape(-1, H) for b in ("bx", "bh") if b in grads}
-        for row, slot in zip(plan.unit_rows, tangent.unit_slots, strict=False):
-            d = found.dslots[slot]
-            if row.name:
-                grads[row.name] += d
-            if row.gate is not None and "bx" in blocks:
-                blocks["bx"][row.gate] += d
-            for m in row.matrices if "bh" in blocks else ():
-                blocks["bh"][m] += d
+        rows = tangent.unit_slots[: len(plan.unit_rows)]
+        add_rows(plan, found.dslots[list(rows)], grads)
         return grads
 
 
