@@ -1,6 +1,6 @@
 """Compiled recurrent networks on the CPU, forward and BPTT, on NumPy arrays."""
 
-from . import functional, losses, ops, optim
+from . import functional, losses, online, ops, optim
 from .cells import Cell, CellError, cell
 from .curvature import hvp
 from .dispatch import available_backends, get_backend, set_backend, use_backend
@@ -34,6 +34,7 @@ __all__ = [
     "get_num_threads",
     "hvp",
     "losses",
+    "online",
     "ops",
     "optim",
     "prepare",

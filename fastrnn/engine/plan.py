@@ -134,20 +134,24 @@ def plan_keeping(cell: Cell, more: Iterable[Expr]) -> tuple[Plan, dict[Expr, Ref
 
     forward, keep = _forward_stages(cell, outputs, products, base, after, keep)
     backward, grad_acc, n_da = _backward_stages(cell, adjoints, products, {**after, **keep, **base}, slots)
+    vector_of = base | keep | _states(base)
     plan = Plan(
         cell=cell,
         forward=forward,
         backward=backward,
         unit_rows=unit_rows,
-        products=tuple(
-            Product(cell.recurrent.index(p.args[0]), (base | keep)[p.args[1]], slots.of[p]) for p in products
-        ),
+        products=tuple(Product(cell.recurrent.index(p.args[0]), vector_of[p.args[1]], slots.of[p]) for p in products),
         unit_slots=tuple(slots.of[leaf("unit", u)] for u in cell.units),
         grad_acc=grad_acc,
         n_keep=len(keep),
         n_da=n_da,
     )
     return plan, keep
+
+
+def _states(base: dict[Expr, Ref]) -> dict[Expr, Ref]:
+    """Old states, which products multiply where they are, kept or not."""
+    return {n: ref for n, ref in base.items() if n.op == "state"}
 
 
 def with_biases(cell: Cell) -> tuple[list[Expr], tuple[UnitRow, ...], dict[str, int]]:
@@ -264,7 +268,7 @@ def _forward_stages(
     base = base | {n: Ref("x", cell.gates.index(n.args[0])) for n in topological(outputs) if n.op == "x"}
     n_stages = 1 + max((level(n) for n in [*outputs, *keep]), default=0)
     accs: list[dict[Expr, tuple[Term, ...]]] = [{} for _ in range(n_stages)]
-    vector = base | keep
+    vector = base | keep | _states(base)
     for p in products:
         accs[level(p)][p] = (Term(vector[p.args[1]], cell.recurrent.index(p.args[0])),)
     stores = [(Ref("next", k), n) for k, n in enumerate(outputs)] + [(r, n) for n, r in keep.items()]
