@@ -8,51 +8,16 @@ derivative of R quantities of each sequence with respect to every parameter.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import numpy as np
 
 from ..engine.contract import Array, Call
-from ..engine.jacobian import Jacobian, Leaf, add_rows
+from ..engine.jacobian import Leaf
+from ..engine.online import LayerParams
 from .numpy_backend import NumpyBackend
 
 Through = Callable[[int, Array], Array | None]
 """What reaches a product's vector of an adjoint of the product."""
-
-
-class LayerParams(NamedTuple):
-    """One layer: its Jacobian, its arrays and those of its gradients, by the cell's names."""
-
-    jacobian: Jacobian
-    params: Mapping[str, Array]
-    grads: dict[str, Array]
-
-    @property
-    def sizes(self) -> tuple[int, int, int]:
-        """D, H, and the rows of parameters C."""
-        (D, columns), plan = self.params["Wx"].shape, self.jacobian.plan
-        H = columns // plan.n_gates
-        return D, H, D * plan.n_gates + H * plan.n_matrices + self.jacobian.rows
-
-    def split(self, rows: Array) -> tuple[Array, Array, Array]:
-        """Views of rows (..., C, H): of Wx (..., D, G, H), of Wh (..., H, P, H), of the units (..., U, H)."""
-        (D, H, _), plan = self.sizes, self.jacobian.plan
-        of_x, of_h = D * plan.n_gates, H * plan.n_matrices
-        x, h = rows[..., :of_x, :], rows[..., of_x : of_x + of_h, :]
-        lead = rows.shape[:-2]
-        return (
-            x.reshape(*lead, D, plan.n_gates, H),
-            h.reshape(*lead, H, plan.n_matrices, H),
-            rows[..., of_x + of_h :, :],
-        )
-
-    def add_gradient(self, rows: Array) -> None:
-        """Add the gradient of the rows of parameters (C, H) to ``grads``."""
-        x, h, units = self.split(rows)
-        self.grads["Wx"] += x.reshape(self.grads["Wx"].shape)
-        if "Wh" in self.grads:
-            self.grads["Wh"] += h.reshape(self.grads["Wh"].shape)
-        add_rows(self.jacobian.plan, units, self.grads)
 
 
 class ReferenceStep:
@@ -224,6 +189,11 @@ class ExactStep(ReferenceStep):
         """Gradient of the input, through this step alone, by that of the output (N, H)."""
         d: list[Array | None] = [dh, *[None] * (len(self.state) - 1)]
         return self.input_gradient(self.adjoints(d, self.transposed))
+
+    def backward(self, dh: Array) -> Array:
+        """Add the gradients of the own parameters; that of the input."""
+        self.add_columns(self.gradient(dh)[self.lower :])
+        return self.back(dh)
 
 
 class TraceStep(ReferenceStep):

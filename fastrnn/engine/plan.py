@@ -125,7 +125,7 @@ def plan_keeping(cell: Cell, more: Iterable[Expr]) -> tuple[Plan, dict[Expr, Ref
     slots = _Slots(cell, adjoints, products)
 
     base = {n: Ref("prev", cell.states.index(n.args[0])) for n in order if n.op == "state"}
-    base |= {n: Ref("unit", unit_index[n.args[0]]) for n in order if n.op == "unit"}
+    base |= {leaf("unit", name): Ref("unit", i) for name, i in unit_index.items()}
     vectors = list(dict.fromkeys(p.args[1] for p in products if p.args[1].op != "state"))
     # An output that is also a leaf (a state returned unchanged) is found where the leaf is.
     after = {n: Ref("next", k) for k, n in enumerate(outputs) if n not in base and n.op != "const"}

@@ -126,6 +126,8 @@ class RTRL(Learner):
         for layer in reversed(self._above):
             layer.add(d)
             d = layer.back(d)
+        if len(self._nodes) == 1:
+            return self._nodes[0].backward(d)  # type: ignore[no-any-return]
         columns = self._nodes[-1].gradient(d)
         at = 0
         for node in self._nodes:

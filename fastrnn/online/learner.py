@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array
-from ..backends.numpy_online import LayerParams
 from ..dispatch import get_backend
 from ..engine.jacobian import make_jacobian
+from ..engine.online import LayerParams
 from ..engine.stack import names_of
 from ..errors import array_like, as_array, booleans, rows_array
 from ..layers import Embedding, Layer, Linear

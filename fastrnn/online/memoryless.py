@@ -49,12 +49,13 @@ class Memoryless:
 class Influenced(Memoryless):
     """A layer below one with memory: its parameters act on the states above, so they have an influence too.
 
-    output_influence : (N, O, lower columns + own); own are the elements of W, then those of b
+    output_influence : (N, O, lower columns + own); own are the elements of W, those of b, and zeros
     """
 
     def __init__(self, layer: Layer, lower: int) -> None:
         super().__init__(layer)
-        self.lower, self.own = lower, sum(p.size for p in layer.params.values())
+        # In whole vectors of any processor.
+        self.lower, self.own = lower, -(-sum(p.size for p in layer.params.values()) // 16) * 16
         self.output_influence: Array = np.zeros(0)
 
     def clear(self, rows: Array) -> None:

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from ..backends.numpy_online import ExactStep, LayerParams, TraceStep
+from typing import Any
+
+from ..backends.numpy_online import ExactStep, TraceStep
+from ..engine.online import LayerParams
 
 
-def exact_step(layer: LayerParams, N: int, lower: int, backend: str) -> ExactStep:
-    """`layer` with the influence of its parameters and of `lower` columns below it."""
-    return ExactStep(layer, N, lower)
+def exact_step(layer: LayerParams, N: int, lower: int, backend: str) -> Any:
+    """`layer` with the influence of its parameters and of `lower` columns below it; see :class:`ExactStep`."""
+    if not _compiled(layer, backend):
+        return ExactStep(layer, N, lower)
+    from ..backends.numba.online import CompiledExact
+
+    return CompiledExact(layer, N, lower)
 
 
-def trace_step(layer: LayerParams, N: int, through_diagonal: bool, backend: str) -> TraceStep:
-    """`layer` with eligibility traces."""
-    return TraceStep(layer, N, through_diagonal)
+def trace_step(layer: LayerParams, N: int, through_diagonal: bool, backend: str) -> Any:
+    """`layer` with eligibility traces; see :class:`TraceStep`."""
+    if not _compiled(layer, backend):
+        return TraceStep(layer, N, through_diagonal)
+    from ..backends.numba.online import CompiledTraces
+
+    return CompiledTraces(layer, N, through_diagonal)
+
+
+def _compiled(layer: LayerParams, backend: str) -> bool:
+    """Whether machine code takes the steps: it reads and writes arrays where they are."""
+    return backend != "numpy" and all(a.flags.carray for a in (*layer.params.values(), *layer.grads.values()))

@@ -31,7 +31,9 @@ def _signatures(dtype: str) -> dict[str, str]:
     forward = [*given, cube, cube, cube, flat, flat, flat, flags, cube, "int64", "int64", "int64"]
     backward = [*given, strided, cube, flat, flat, flat, flat, flags, cube, cube, matrix, matrix, matrix, cube]
     backward += ["int64"] * 4
-    return {"forward": f"void({', '.join(forward)})", "backward": f"void({', '.join(backward)})"}
+    online = ["int64", table, matrix, matrix]
+    named = {"forward": forward, "backward": backward, "online": online}
+    return {name: f"void({', '.join(types)})" for name, types in named.items()}
 
 
 class Shared:
@@ -40,7 +42,7 @@ class Shared:
     Attributes
     ----------
     calls : module with the compiled functions of :mod:`.calls`
-    forward, backward : addresses of the loops
+    forward, backward, multiply : addresses of the loops, and of the product of a block
     tiles : addresses of the microkernel's tiles, at ``rows * 16 + columns``
     """
 
@@ -56,8 +58,9 @@ class Shared:
         for rows, columns, split in shapes:
             tile(module, of, rows, columns, split)
         names = [f"tile_{rows}x{columns}" for rows, columns, _ in shapes]
-        self._code = MachineCode(str(module), ["forward", "backward", *names])
+        self._code = MachineCode(str(module), ["forward", "backward", "multiply", *names])
         self.forward, self.backward = (self._code.addresses[name] for name in ("forward", "backward"))
+        self.multiply = self._code.addresses["multiply"]
         self.tiles = tile_addresses(self._code.addresses)
 
 

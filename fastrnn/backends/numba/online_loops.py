@@ -1,0 +1,186 @@
+"""What the online learners run: a list of calls of machine code, and the update of a whole influence.
+
+Compiled as :mod:`.loops` is, so everything here is an integer. A program is a list of integers: a header, then for each
+operation its function and 12 arguments, then by how much each argument goes on from one sequence to the next. All that
+they read and write stays where it is for the life of a learner.
+
+    header   IN ROWS BYTES STEP: where the caller's rows go, how many, their bytes, and from one to the next there;
+             OUT BYTES STEP: the same of what the caller gets; LOOP: the forward loop and its arguments;
+             SECTIONS: for each the number of its operations and how often they run; 0 times stands for the loop
+"""
+
+# mypy: ignore-errors
+
+from ...codegen.integers import add, call, clear, copy, get
+
+# Numbers in a vector and their bytes: given when this is compiled.
+SIZE = WIDTH = 0
+
+IN, ROWS, IN_BYTES, IN_STEP, OUT, OUT_BYTES, OUT_STEP, LOOP = range(8)
+LOOP_ARGUMENTS = 23
+SECTIONS = LOOP + 1 + LOOP_ARGUMENTS
+OPERATION = 25
+# The table of an influence; a pair of states has the address of its transposed Jacobian, or of its diagonal, or 0.
+MULTIPLY, TILES, SCALE, INFLUENCE, ROW, VECTORS, LOWER, STATES, UNITS, PADDED, SCRATCH, BELOW, BELOW_ROW = range(13)
+BELOW_STEP, INPUTS, OF_INPUT, DIRECT, COLUMNS, SEQUENCE_STEP, DIAGONAL_STEP, PAIRS = range(13, 21)
+
+
+def copy_rows(to, to_step, source, source_step, count, size):
+    """`count` rows of `size` bytes."""
+    for i in range(count):
+        copy(to + i * to_step, source + i * source_step, size)
+    return 0
+
+
+def fill(to, size):
+    """Zeros."""
+    clear(to, size)
+    return 0
+
+
+def add_numbers(to, to_step, source, source_step, rows, numbers):
+    """Rows of `numbers` numbers added to rows."""
+    for i in range(rows):
+        for j in range(0, numbers * SIZE, SIZE):
+            add(to + i * to_step + j, source + i * source_step + j)
+    return 0
+
+
+def add_diagonal(to, step, source, count):
+    """Numbers added to the diagonal of a matrix."""
+    for i in range(count):
+        add(to + i * (step + SIZE), source + i * SIZE)
+    return 0
+
+
+def gather(to, source, step, count):
+    """`count` numbers that stand `step` bytes apart."""
+    for i in range(count):
+        copy(to + i * SIZE, source + i * step, SIZE)
+    return 0
+
+
+def transpose(to, to_step, source, source_step, rows, columns):
+    """``to[j] = source[:, j]`` for a matrix of `rows` and `columns`."""
+    for i in range(rows):
+        for j in range(columns):
+            copy(to + j * to_step + i * SIZE, source + i * source_step + j * SIZE, SIZE)
+    return 0
+
+
+def run_loop(program):
+    """The forward loop."""
+    a = program + 8 * (LOOP + 1)
+    call(
+        get(program + 8 * LOOP), get(a), get(a + 8), get(a + 16), get(a + 24), get(a + 32), get(a + 40), get(a + 48),
+        get(a + 56), get(a + 64), get(a + 72), get(a + 80), get(a + 88), get(a + 96), get(a + 104), get(a + 112),
+        get(a + 120), get(a + 128), get(a + 136), get(a + 144), get(a + 152), get(a + 160), get(a + 168), get(a + 176),
+    )  # fmt: skip
+    return 0
+
+
+def run(program, source, out):
+    """The caller's rows in, every operation as often as its section says, the caller's rows out."""
+    rows = get(program + 8 * ROWS)
+    copy_rows(
+        get(program + 8 * IN), get(program + 8 * IN_STEP), source, get(program + 8 * IN_BYTES), rows,
+        get(program + 8 * IN_BYTES),
+    )  # fmt: skip
+    section = program + 8 * (SECTIONS + 1)
+    for _ in range(get(program + 8 * SECTIONS)):
+        count, times = get(section), get(section + 8)
+        section += 16
+        if times == 0:
+            run_loop(program)
+        for n in range(times):
+            a = section
+            for _ in range(count):
+                b = a + 104
+                call(
+                    get(a), get(a + 8) + n * get(b), get(a + 16) + n * get(b + 8), get(a + 24) + n * get(b + 16),
+                    get(a + 32) + n * get(b + 24), get(a + 40) + n * get(b + 32), get(a + 48) + n * get(b + 40),
+                    get(a + 56) + n * get(b + 48), get(a + 64) + n * get(b + 56), get(a + 72) + n * get(b + 64),
+                    get(a + 80) + n * get(b + 72), get(a + 88) + n * get(b + 80), get(a + 96) + n * get(b + 88),
+                )  # fmt: skip
+                a += 8 * OPERATION
+        section += 8 * OPERATION * count
+    copy_rows(
+        out, get(program + 8 * OUT_BYTES), get(program + 8 * OUT), get(program + 8 * OUT_STEP), rows,
+        get(program + 8 * OUT_BYTES),
+    )  # fmt: skip
+
+
+def spread(table, n):
+    """The influence of one sequence a step on, in place: ``M' = A M + B below``, a block of columns after the other.
+
+    A block of M is copied, so that all its rows can be written: each column is read and written once.
+    """
+    multiply, tiles, scale = get(table + 8 * MULTIPLY), get(table + 8 * TILES), get(table + 8 * SCALE)
+    row, S, H = get(table + 8 * ROW), get(table + 8 * STATES), get(table + 8 * UNITS)
+    M = get(table + 8 * INFLUENCE) + n * get(table + 8 * SEQUENCE_STEP)
+    Hp, scratch, lower = get(table + 8 * PADDED), get(table + 8 * SCRATCH), get(table + 8 * LOWER)
+    D, below_row = get(table + 8 * INPUTS), get(table + 8 * BELOW_ROW)
+    below = get(table + 8 * BELOW) + n * get(table + 8 * BELOW_STEP)
+    of_input = get(table + 8 * OF_INPUT)
+    vectors, size = get(table + 8 * VECTORS), SIZE * WIDTH
+    v = 0
+    while v < vectors:
+        cols = min(3, (lower if v < lower else vectors) - v)
+        block = M + v * size
+        copy_rows(scratch, cols * size, block, row * SIZE, S * H, cols * size)
+        for k in range(S):
+            to, more = block + k * H * row * SIZE, 0
+            for j in range(S):
+                pair = table + 8 * (PAIRS + 2 * (k * S + j))
+                old = scratch + j * H * cols * size
+                if get(pair):
+                    a = get(pair)
+                    call(multiply, tiles, a, 1, S * Hp, old, cols * WIDTH, H, to, row, H, cols, more)
+                    more = 1
+                elif get(pair + 8):
+                    c = get(pair + 8) + n * get(table + 8 * DIAGONAL_STEP)
+                    call(scale, to, row * SIZE, old, cols * size, c, SIZE, H, cols, more, 0, 0, 0)
+                    more = 1
+            if v < lower:
+                b = of_input + k * Hp * SIZE
+                call(multiply, tiles, b, 1, S * Hp, below + v * size, below_row, D, to, row, H, cols, more)
+            elif more == 0:
+                for u in range(H):
+                    clear(to + u * row * SIZE, cols * size)
+        if v >= lower:
+            add_direct(table, block, (v - lower) * WIDTH, cols * WIDTH, n)
+        v += cols
+    return 0
+
+
+def add_direct(table, block, first, count, n):
+    """What each parameter does to its own unit in this step, for `count` columns of a block."""
+    row, S, H = get(table + 8 * ROW), get(table + 8 * STATES), get(table + 8 * UNITS)
+    Hp, columns = get(table + 8 * PADDED), get(table + 8 * COLUMNS)
+    direct = get(table + 8 * DIRECT)
+    for k in range(S):
+        u = first % Hp
+        source = direct + (k * columns + first) * SIZE
+        to = block + k * H * row * SIZE
+        for i in range(count):
+            if u < H:
+                add(to + u * row * SIZE + i * SIZE, source + i * SIZE)
+            u += 1
+            if u == Hp:
+                u = 0
+    return 0
+
+
+def gradient(table, d, d_step, to, sequences):
+    """``sum over n of d[n] @ M[n]`` for the rows of the output."""
+    multiply, tiles = get(table + 8 * MULTIPLY), get(table + 8 * TILES)
+    row, H, M = get(table + 8 * ROW), get(table + 8 * UNITS), get(table + 8 * INFLUENCE)
+    vectors, size = get(table + 8 * VECTORS), SIZE * WIDTH
+    for n in range(sequences):
+        v = 0
+        while v < vectors:
+            cols = min(4, vectors - v)
+            b = M + n * get(table + 8 * SEQUENCE_STEP) + v * size
+            call(multiply, tiles, d + n * d_step, 0, 1, b, row, H, to + v * size, 0, 1, cols, 1 if n else 0)
+            v += cols
+    return 0
