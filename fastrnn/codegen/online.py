@@ -22,10 +22,11 @@ def _padded(names: str) -> list[str]:
 
 
 def rows_code(target: Target) -> str:
-    """``times_row``, ``scale_rows`` and ``dots`` for numbers of a type."""
+    """``times_row``, ``scale_rows``, ``copy_vectors`` and ``dots`` for numbers of a type."""
     module = ir.Module("online")
     _times_row(module, target)
     _scale_rows(module, target)
+    _copy_vectors(module, target)
     _dots(module, target)
     return str(module)
 
@@ -73,6 +74,18 @@ def _scale_rows(module: ir.Module, target: Target) -> None:
         with _loop(builder, vectors) as v:
             own = [_offsets(builder, base, (v, size)) for base in (from_, at)]
             _accumulate(memory, more, (number, memory.load(own[0])), own[1])
+    builder.ret_void()
+
+
+def _copy_vectors(module: ir.Module, target: Target) -> None:
+    """``to[i] = rows[i]`` for rows of a few vectors: ``to to_step rows rows_step count vectors``."""
+    builder, arguments = _function(module, "copy_vectors", _padded("to to_step rows rows_step count vectors"))
+    to, to_step, rows, rows_step, count, vectors, *_ = arguments
+    memory, size = _Memory(target, builder), _INT(target.width * target.size)
+    with _loop(builder, count) as i:
+        from_, at = (_offsets(builder, base, (i, step)) for base, step in ((rows, rows_step), (to, to_step)))
+        with _loop(builder, vectors) as v:
+            memory.store(memory.load(_offsets(builder, from_, (v, size))), _offsets(builder, at, (v, size)))
     builder.ret_void()
 
 

@@ -92,7 +92,7 @@ class _Traced:
         def slots(found: dict[Expr, Expr]) -> Partials:
             return {self.leaf(node): keep[value].index for node, value in found.items()}
 
-        vectors = [
+        vectors: list[Partials] = [
             {self.leaf(p.args[1]): None} if p.args[1].op == "state" else slots(found)
             for p, found in zip(self.products, self.of_vectors, strict=True)
         ]

@@ -31,7 +31,7 @@ class _Functions:
         of = target(dtype)
         module = integer_code(loops, of.number, {"SIZE": of.size, "WIDTH": of.width})
         names = ["run", "copy_rows", "fill", "add_numbers", "add_diagonal", "gather", "transpose", "spread", "gradient"]
-        rows = ["times_row", "scale_rows", "dots"]
+        rows = ["times_row", "scale_rows", "copy_vectors", "dots"]
         self._codes = MachineCode(str(module), names), MachineCode(rows_code(of), rows)
         self.at = {"multiply": shared(dtype).multiply}
         for code in self._codes:
@@ -516,7 +516,8 @@ class CompiledExact(_Compiled):
         scratch = self._zeros(self.S * self.H, 4, width)
         values = {
             loops.MULTIPLY: self.functions.at["multiply"], loops.TILES: _address(self.kernel.to_forward[2]),
-            loops.SCALE: self.functions.at["scale_rows"], loops.INFLUENCE: _address(self.influence),
+            loops.SCALE: self.functions.at["scale_rows"], loops.COPY: self.functions.at["copy_vectors"],
+            loops.INFLUENCE: _address(self.influence),
             loops.ROW: columns, loops.VECTORS: columns // width, loops.LOWER: self.lower // width,
             loops.STATES: self.S, loops.UNITS: self.H, loops.PADDED: self.Hp, loops.SCRATCH: _address(scratch),
             loops.INPUTS: self.D, loops.OF_INPUT: self._of_input, loops.DIRECT: _address(self._own),

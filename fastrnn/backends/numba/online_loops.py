@@ -21,8 +21,10 @@ LOOP_ARGUMENTS = 23
 SECTIONS = LOOP + 1 + LOOP_ARGUMENTS
 OPERATION = 25
 # The table of an influence; a pair of states has the address of its transposed Jacobian, or of its diagonal, or 0.
-MULTIPLY, TILES, SCALE, INFLUENCE, ROW, VECTORS, LOWER, STATES, UNITS, PADDED, SCRATCH, BELOW, BELOW_ROW = range(13)
-BELOW_STEP, INPUTS, OF_INPUT, DIRECT, COLUMNS, SEQUENCE_STEP, DIAGONAL_STEP, PAIRS = range(13, 21)
+MULTIPLY, TILES, SCALE, COPY, INFLUENCE, ROW, VECTORS, LOWER, STATES, UNITS, PADDED, SCRATCH, BELOW, BELOW_ROW = range(
+    14
+)
+BELOW_STEP, INPUTS, OF_INPUT, DIRECT, COLUMNS, SEQUENCE_STEP, DIAGONAL_STEP, PAIRS = range(14, 22)
 
 
 def copy_rows(to, to_step, source, source_step, count, size):
@@ -127,7 +129,7 @@ def spread(table, n):
     while v < vectors:
         cols = min(3, (lower if v < lower else vectors) - v)
         block = M + v * size
-        copy_rows(scratch, cols * size, block, row * SIZE, S * H, cols * size)
+        call(get(table + 8 * COPY), scratch, cols * size, block, row * SIZE, S * H, cols, 0, 0, 0, 0, 0, 0)
         for k in range(S):
             to, more = block + k * H * row * SIZE, 0
             for j in range(S):
@@ -179,7 +181,8 @@ def gradient(table, d, d_step, to, sequences):
     for n in range(sequences):
         v = 0
         while v < vectors:
-            cols = min(4, vectors - v)
+            left = vectors - v
+            cols = 8 if left >= 8 else min(4, left)
             b = M + n * get(table + 8 * SEQUENCE_STEP) + v * size
             call(multiply, tiles, d + n * d_step, 0, 1, b, row, H, to + v * size, 0, 1, cols, 1 if n else 0)
             v += cols
