@@ -2,7 +2,7 @@
 
 import os
 
-from .measure import thread_environment
+from .machine import thread_environment
 
 # Before NumPy is imported: its BLAS reads them once.
 os.environ.update(thread_environment(1))

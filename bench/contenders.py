@@ -8,7 +8,6 @@ weights. Each library is imported when it is first used, so that those that are 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -17,53 +16,11 @@ import numpy as np
 import fastrnn
 
 from . import textbook
-from .cases import CELLS, Shape
-from .measure import quiet, version
+from .machine import version
+from .measure import Run, quiet
+from .problems import Problem, joined
 
 Arrays = dict[str, Any]
-
-
-class Problem:
-    """One cell at one shape: input, initial states, weights, gradient of the output."""
-
-    def __init__(self, cell: str, shape: Shape, dtype: str = "float32") -> None:
-        self.cell, self.shape, self.dtype = cell, shape, dtype
-        rng = np.random.default_rng(0)
-        N, T, D, H = shape
-        G = CELLS[cell]
-
-        def array(*size: int, scale: float = 1.0) -> Any:
-            return (rng.standard_normal(size) * scale).astype(dtype)
-
-        self.x, self.dy = array(T, N, D), array(T, N, H)
-        self.state = [array(1, N, H, scale=0.5) for _ in range(2 if cell == "LSTM" else 1)]
-        self.weights = {
-            "weight_ih_l0": array(G * H, D, scale=D**-0.5),
-            "weight_hh_l0": array(G * H, H, scale=H**-0.5),
-            "bias_ih_l0": array(G * H, scale=0.1),
-            "bias_hh_l0": array(G * H, scale=0.1),
-        }
-
-    def first(self, steps: int) -> Problem:
-        """The same with the first `steps` steps only."""
-        part = copy.copy(self)
-        part.x, part.dy = self.x[:steps], self.dy[:steps]
-        part.shape = self.shape._replace(T=steps)
-        return part
-
-    def in_float64(self) -> Problem:
-        """The same numbers in float64."""
-        exact = copy.copy(self)
-        exact.dtype = "float64"
-        exact.x, exact.dy = self.x.astype("float64"), self.dy.astype("float64")
-        exact.state = [s.astype("float64") for s in self.state]
-        exact.weights = {name: w.astype("float64") for name, w in self.weights.items()}
-        return exact
-
-    @property
-    def initial(self) -> Any:
-        """The initial states as layers take them."""
-        return joined(self.state)
 
 
 class Contender:
@@ -280,9 +237,15 @@ def assert_same(name: str, got: Arrays, want: Arrays, dtype: str) -> None:
         np.testing.assert_allclose(got[key], expected, rtol=0, atol=bound, err_msg=f"{name}: {key}")
 
 
-def joined(state: list[Any]) -> Any:
-    """The states as layers take them: a tuple if there are several."""
-    return tuple(state) if len(state) > 1 else state[0]
+def compared(problem: Problem, mode: str, names: list[str], threads: int) -> dict[str, Run]:
+    """A call of each library by name, all with the same results as the NumPy backend's."""
+    want = reference(problem, mode)
+    runs: dict[str, Run] = {}
+    for name in names:
+        runs[name] = getattr(ALL[name](problem, threads), mode)
+        choose(name)
+        assert_same(name, runs[name](), want, problem.dtype)
+    return runs
 
 
 def _states(state: Any) -> Arrays:

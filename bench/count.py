@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .cases import CELLS, Shape
+from .problems import CELLS, Shape
 
 # Vectors of length H that BPTT needs of every step and every sequence, beside the outputs. RNN: none, the derivative
 # of tanh is 1 - h². LSTM: i, f, g, o and c. GRU with the reset gate after the product: r, z, n and (Wh h + bh)_n.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,10 @@ import numpy as np
 
 import fastrnn
 
-from .measure import machine
+from .command import parser, run
+from .measure import Row
+from .results import Result, all_rows
+from .tables import table
 
 # Threads, layers, T, N, D, H.
 CALLS = {
@@ -51,25 +54,42 @@ def milliseconds(call: Callable[[], Any], after: float) -> float | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
-    rounds = parser.parse_args().rounds
+    """Measure and print; with ``--save``, keep the figures."""
+    # Two processors in one process: calls of one thread and of two.
+    run("interrupt", parser(__doc__, threads=(2,)), rows, tables)
+
+
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    """A row for each way of dividing a call, with the longest of the rounds."""
     signal.signal(signal.SIGALRM, _press)
     fastrnn.set_backend("cpp")
-    print(machine("fastrnn", "numpy"))
-    for name, (threads, layers, T, N, D, H) in CALLS.items():
+    for name, sizes in CALLS.items():
+        threads, layers, T, N, D, H = sizes
         fastrnn.set_num_threads(threads)
         layer = fastrnn.LSTM(D, H, layers, seed=0)
         x = np.zeros((T, N, D), "f4")
-        few = x[: T // 20]
-        y, _, pullback = layer.vjp(few)
+        y, _, pullback = layer.vjp(x[: T // 20])
         start = time.perf_counter()
         pullback(y)
         whole = time.perf_counter() - start
-        for what, call, within in (("forward", partial(layer, x), 1.0), ("BPTT", partial(pullback, y), whole)):
-            found = [milliseconds(call, 0.1 * within * (i + 1) / rounds) for i in range(rounds)]
-            ended = ", ".join(f"{one:.1f}" for one in found if one is not None)
-            print(f"{name:28} {what:8} {ended} ms", flush=True)
+        forward = _longest(partial(layer, x), 1.0, options.rounds)
+        backward = _longest(partial(pullback, y), whole, options.rounds)
+        yield {"call": name, "ms": {"forward": forward, "BPTT": backward}}
+
+
+def _longest(call: Callable[[], Any], within: float, rounds: int) -> float | None:
+    """Of `rounds` signals in the first tenth of a call that takes `within` seconds; None if none came in time."""
+    found = [milliseconds(call, 0.1 * within * (i + 1) / rounds) for i in range(rounds)]
+    return max((one for one in found if one is not None), default=None)
+
+
+def tables(results: list[Result]) -> list[str]:
+    """A line for each way of dividing a call."""
+    heads = ["call", "forward, ms", "BPTT, ms"]
+    lines = [
+        [row["call"], *("" if ms is None else f"{ms:.0f}" for ms in row["ms"].values())] for row in all_rows(results)
+    ]
+    return table(heads, lines)
 
 
 if __name__ == "__main__":

@@ -1,36 +1,24 @@
-"""Times of calls taken in turns, and the machine that they were taken on. Imports nothing that has threads."""
+"""Times of calls taken in turns: the one measuring loop of all commands. Imports nothing that has threads."""
 
 from __future__ import annotations
 
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
 Run = Callable[[], Any]
 Result = TypeVar("Result")
+# A line of figures, as JSON holds it.
+Row = dict[str, Any]
 
 # Other processes' share of the machine from which a figure is not to be trusted: libraries whose threads spin for
 # each other are then slowed by orders of magnitude.
 DISTURBED = 0.1
-
-# Read once, when the libraries are imported.
-THREAD_VARIABLES = (
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OMP_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "FASTRNN_NUM_THREADS",
-)
-
-
-def thread_environment(threads: int) -> dict[str, str]:
-    """Environment variables that give every library this number of threads."""
-    return dict.fromkeys(THREAD_VARIABLES, str(threads))
+# Seconds of a turn at least, so that the clock and a switch of processes disturb little.
+LEAST = 0.02
 
 
 def timed(run: Run, times: int = 1) -> float:
@@ -75,6 +63,21 @@ def medians(
 ) -> dict[str, float]:
     """Median over the rounds of :func:`in_turns`."""
     return {name: statistics.median(s) for name, s in in_turns(runs, rounds, least, before).items()}
+
+
+def measured(runs: Mapping[str, Run], steps: int, rounds: int, attempts: int, before: Callable[[str], object]) -> Row:
+    """Figures of one point: µs a step of each, median and range over the rounds, and what other processes took.
+
+    `steps` are those of a call. With a single round, which is for trying a command, turns are short as well.
+    """
+    least = LEAST if rounds > 1 else LEAST / 10
+    seconds, share = undisturbed(lambda: in_turns(runs, rounds, least, before), attempts)
+    us = {name: [1e6 * s / steps for s in values] for name, values in seconds.items()}
+    return {
+        "us": {name: statistics.median(values) for name, values in us.items()},
+        "range": {name: [min(values), max(values)] for name, values in us.items()},
+        "others": share,
+    }
 
 
 def _repeats(run: Run, least: float) -> int:
@@ -133,43 +136,3 @@ def undisturbed(work: Callable[[], Result], attempts: int) -> tuple[Result, floa
         if done[-1][1] <= DISTURBED:
             break
     return min(done, key=lambda attempt: attempt[1])
-
-
-def processors(threads: int) -> list[int] | None:
-    """Processors for `threads` threads, one of each core as far as there are; None where they cannot be chosen."""
-    if not hasattr(os, "sched_getaffinity"):
-        return None
-    usable = sorted(os.sched_getaffinity(0))
-    if threads > len(usable):
-        raise SystemExit(f"--threads: expected at most the {len(usable)} processors of this process, got {threads}")
-    first = {_core(i): i for i in reversed(usable)}.values()
-    others = [i for i in usable if i not in first]
-    return (sorted(first) + others)[:threads]
-
-
-def _core(processor: int) -> str:
-    """What two processors of one core have in common."""
-    siblings = Path(f"/sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list")
-    return siblings.read_text() if siblings.exists() else str(processor)
-
-
-def machine(*packages: str) -> str:
-    """The processor and the versions that the figures depend on."""
-    versions = ", ".join(f"{p} {version(p)}" for p in packages)
-    return f"{cpu()}; Python {platform.python_version()}, {versions}"
-
-
-def cpu() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def version(package: str) -> str:
-    """Version of an installed package, or a word that there is none."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "missing"

@@ -11,34 +11,57 @@ import argparse
 import ctypes
 import gc
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from .cases import CELLS, Shape
-from .contenders import ALL, Problem, choose, takes_part
+from .command import parser, run
+from .contenders import ALL, choose, takes_part
 from .count import array_bytes
-from .measure import thread_environment
+from .measure import Row
+from .problems import CELLS, Problem, Shape
+from .results import Result, all_rows
+from .tables import table
 
 SHAPES = [Shape(32, 784, 1, 128), Shape(32, 1000, 128, 128), Shape(64, 500, 256, 512)]
 QUICK = [Shape(32, 100, 128, 128)]
 
 
 def main() -> None:
-    """Print a table: a line for each point, a column for each library."""
-    options = _options()
-    if options.worker:
-        return _work(options.worker)
-    names = [name for name in ALL if takes_part(name, "LSTM", "float32", training=True)]
-    print(f"| cell | shape | must keep, MB | {' | '.join(names)} |\n{'| --- ' * (3 + len(names))}|")
+    """Measure and print; with ``--save``, keep the figures."""
+    arguments = parser(__doc__, rounds=1)
+    arguments.add_argument("--point", nargs=6, help=argparse.SUPPRESS)
+    if point := arguments.parse_args().point:
+        return _work(point)
+    return run("memory", arguments, rows, tables)
+
+
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    """A row for each shape and cell: bytes that must be kept, and the peak of each library."""
     for shape in QUICK if options.quick else SHAPES:
         for cell in CELLS:
-            kept = must_keep(cell, shape)
-            peaks = [_peak_of(name, cell, shape) for name in names]
-            shown = ["" if peak is None else f"{peak / 1e6:.0f} ({peak / kept:.2f})" for peak in peaks]
-            print(f"| {cell} | {shape} | {kept / 1e6:.0f} | {' | '.join(shown)} |", flush=True)
-    print("\nPeak in MB, in brackets its ratio to what must be kept; float32, one thread.")
+            names = [name for name in ALL if takes_part(name, cell, "float32", training=True)]
+            peaks = {name: _peak_of(name, cell, shape) for name in names}
+            yield {"cell": cell, "shape": str(shape), "must keep": must_keep(cell, shape), "bytes": peaks}
+
+
+def tables(results: list[Result]) -> list[str]:
+    """A line for each point, a column for each library."""
+    found = all_rows(results)
+    names = list(dict.fromkeys(name for row in found for name in row["bytes"]))
+    lines = []
+    for row in found:
+        kept = row["must keep"]
+        peaks = [_beside(row["bytes"].get(name), kept) for name in names]
+        lines.append([row["cell"], row["shape"], f"{kept / 1e6:.0f}", *peaks])
+    heads = ["cell", "shape", "must keep, MB", *names]
+    remark = "Peak in MB, in brackets its ratio to what must be kept; float32, one thread."
+    return [*table(heads, lines), "", remark]
+
+
+def _beside(peak: int | None, kept: int) -> str:
+    return "" if peak is None else f"{peak / 1e6:.0f} ({peak / kept:.2f})"
 
 
 def must_keep(cell: str, shape: Shape) -> int:
@@ -47,25 +70,15 @@ def must_keep(cell: str, shape: Shape) -> int:
     return count.outputs + count.kept + count.gradients
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one small shape, to see that it runs")
-    parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
-    return parser.parse_args()
-
-
-def _peak_of(name: str, cell: str, shape: Shape) -> int | None:
-    """Bytes that the library takes at most, in a process of its own; None where it takes no part."""
-    if not takes_part(name, cell, "float32", training=True):
-        return None
-    command = [sys.executable, "-m", "bench.memory", "--worker", name, cell, *map(str, shape)]
-    # A second thread of PyTorch or JAX would have an arena of its own.
-    env = {**os.environ, **thread_environment(1), "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
+def _peak_of(name: str, cell: str, shape: Shape) -> int:
+    """Bytes that the library takes at most, in a process of its own."""
+    # It inherits one thread and one processor: a second thread of PyTorch or JAX would have an arena of its own.
+    command = [sys.executable, "-m", "bench.memory", "--point", name, cell, *map(str, shape)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return int(json.loads(done.stdout))
 
 
-# ---- in the child
+# ---- in the process of a point
 
 
 def _work(point: list[str]) -> None:

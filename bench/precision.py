@@ -8,15 +8,8 @@ number, against the NumPy backend in float64. Time is that of one step of all se
 
 from __future__ import annotations
 
-import os
-
-from .measure import machine, medians, quiet, thread_environment
-
-# Before NumPy is imported: its BLAS reads them once.
-os.environ.update(thread_environment(1))
-
 import argparse
-import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,14 +18,12 @@ import fastrnn
 from fastrnn.dispatch import available_backends
 from fastrnn.engine.precision import PARTS
 
-from .cases import CELLS, Shape
-from .contenders import Arrays, Contender, Fastrnn, Problem, Torch, missing, reference
-from .peers import GRID, QUICK
-from .report import MODES, spread, table
-
-LEAST = 0.02
-# By mode, cell and shape: for each name µs a step, and the error.
-Points = dict[tuple[str, str, Shape], dict[str, tuple[float, float]]]
+from .command import parser, run
+from .contenders import Arrays, Contender, Fastrnn, Torch, missing, reference
+from .measure import Row, measured, quiet
+from .problems import CELLS, GRID, MODES, QUICK, Problem
+from .results import Result, all_rows
+from .tables import spread, table
 
 
 class TorchBfloat16(Torch):
@@ -69,8 +60,24 @@ def error(got: Arrays, want: Arrays) -> float:
     return max(float(np.abs(got[key] - want[key]).max() / np.abs(want[key]).max()) for key in got)
 
 
-def measure(problem: Problem, mode: str, names: list[str], rounds: int) -> dict[str, tuple[float, float]]:
-    """For each name µs a step, and the error."""
+def main() -> None:
+    """Measure and print; with ``--save``, keep the figures."""
+    if "cpp" not in available_backends() or len(precisions()) == 1:
+        print("Nothing to measure: the extension or this processor has no products of bf16 numbers.")
+        return
+    run("precision", parser(__doc__), rows, tables)
+
+
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    """A row for each mode, shape and cell: µs a step and the error of every name."""
+    names = precisions() + ([] if missing("PyTorch") else ["PyTorch bfloat16"])
+    for mode in MODES:
+        for shape in QUICK if options.quick else GRID:
+            for cell in CELLS:
+                yield _point(Problem(cell, shape), mode, names, options)
+
+
+def _point(problem: Problem, mode: str, names: list[str], options: argparse.Namespace) -> Row:
     want = reference(problem.in_float64(), mode)
     fastrnn.set_backend("cpp")
     runs, errors = {}, {}
@@ -79,49 +86,33 @@ def measure(problem: Problem, mode: str, names: list[str], rounds: int) -> dict[
         runs[name] = getattr(contender, mode)
         take_turn(name)
         errors[name] = error(runs[name](), want)
-    seconds = medians(runs, rounds, LEAST, take_turn)
-    return {name: (1e6 * seconds[name] / problem.shape.T, errors[name]) for name in names}
+    figures = measured(runs, problem.shape.T, options.rounds, options.attempts, take_turn)
+    return {"mode": mode, "cell": problem.cell, "shape": str(problem.shape), **figures, "error": errors}
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each measurement (default: 5)")
-    parser.add_argument("--quick", action="store_true", help="two small shapes in one round, to see that it runs")
-    options = parser.parse_args()
-    if "cpp" not in available_backends() or len(precisions()) == 1:
-        print("Nothing to measure: the extension or this processor has no products of bf16 numbers.")
-        return
-    names = precisions() + ([] if missing("PyTorch") else ["PyTorch bfloat16"])
-    rounds = 1 if options.quick else options.rounds
-    print(f"{machine('fastrnn', 'numpy', 'torch')}; one thread, median of {rounds} round{'s' * (rounds > 1)}\n")
-    points = {}
-    for mode in MODES:
-        for shape in QUICK if options.quick else GRID:
-            for cell in CELLS:
-                points[mode, cell, shape] = measure(Problem(cell, shape), mode, names, rounds)
-                print(".", end="", file=sys.stderr, flush=True)
-    print("\n".join(_summary(points, names) + _every_point(points, names)))
-
-
-def _summary(points: Points, names: list[str]) -> list[str]:
+def summary(results: list[Result]) -> list[str]:
+    """Ratios over the grid, and the largest errors."""
+    found = all_rows(results)
     lines = []
     for mode in MODES:
-        for name in names:
-            some = {cell: [v for (m, c, _), v in points.items() if (m, c) == (mode, cell)] for cell in CELLS}
-            ratios = [spread([v[name][0] / v["medium"][0] for v in values]) for values in some.values()]
-            worst = max(v[name][1] for values in some.values() for v in values)
+        for name in found[0]["us"]:
+            some = [[r for r in found if (r["mode"], r["cell"]) == (mode, cell)] for cell in CELLS]
+            ratios = [spread([r["us"][name] / r["us"]["medium"] for r in grid]) for grid in some]
+            worst = max(r["error"][name] for grid in some for r in grid)
             lines.append([MODES[mode], name, *ratios, f"{worst:.0e}"])
     heads = ["", "its time / that of medium", *CELLS, "largest error"]
-    return [*table(heads, lines), "", "Geometric mean over the grid; in brackets the least and the most.", ""]
+    return [*table(heads, lines), "", "Geometric mean over the grid; in brackets the least and the most."]
 
 
-def _every_point(points: Points, names: list[str]) -> list[str]:
+def tables(results: list[Result]) -> list[str]:
+    """The summary, and every point."""
+    found = all_rows(results)
+    names = list(found[0]["us"])
     lines = [
-        [cell, str(shape), MODES[mode], *(f"{value[n][0]:.2f} ({value[n][1]:.0e})" for n in names)]
-        for (mode, cell, shape), value in points.items()
+        [r["cell"], r["shape"], MODES[r["mode"]], *(f"{r['us'][n]:.2f} ({r['error'][n]:.0e})" for n in names)]
+        for r in found
     ]
-    return table(["cell", "shape", "", *(f"{n}, µs (error)" for n in names)], lines)
+    return [*summary(results), "", *table(["cell", "shape", "", *(f"{n}, µs (error)" for n in names)], lines)]
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""What the machine can do at most: its rate of matrix products and the bandwidth of its caches, measured.
+"""What the machine can do at most, measured: `python -m bench.roofline`.
 
-The limit of a call is the largest of three times: its matrix products at the rate of a large one; the recurrent
-weights, which every step reads, from the cache that holds them; and every other array once, from the cache or memory
-that holds them all. Elementwise functions count nothing, so small and narrow shapes cannot come near it. The
-large product is that of NumPy's BLAS: better kernels exceed its rate, and so the limit, by some percent.
+Its rate of matrix products, and the bandwidth of its caches and of memory. The limit of a call is the largest of
+three times: its matrix products at the rate of a large one; the recurrent weights, which every step reads, from the
+cache that holds them; and every other array once, from the cache or memory that holds them all. Elementwise functions
+count nothing, so small and narrow shapes cannot come near it. The large product is that of NumPy's BLAS: better
+kernels exceed its rate, and so the limit, by some percent.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,9 +18,11 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from .cases import Shape
+from . import tables
+from .command import parser, run
 from .count import array_bytes, forward_bytes, operations, recurrent_bytes
-from .measure import quiet, timed
+from .measure import Row, quiet, timed, undisturbed
+from .problems import Shape
 
 _LINE = 16  # float32 of a cache line
 
@@ -40,6 +44,21 @@ class Machine(NamedTuple):
     def bandwidth(self, size: float) -> float:
         """Bytes a second from the quickest cache that holds `size` bytes."""
         return next(level.bandwidth for level in self.levels if size <= level.size)
+
+    def row(self) -> Row:
+        """The rates as a row holds them."""
+        return {"rate": self.operations, "bandwidth": {level.name: level.bandwidth for level in self.levels}}
+
+
+def main() -> None:
+    """Measure and print; `bench.peers` measures the same before its grid."""
+    run("roofline", parser(__doc__, threads=(1, 2)), rows, tables.limits)
+
+
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    """One row."""
+    limits, share = undisturbed(lambda: measure(options.worker, options.quick), options.attempts)
+    yield {"mode": "machine", **limits.row(), "missing": {}, "others": share}
 
 
 def measure(threads: int, quick: bool = False) -> Machine:
@@ -125,3 +144,7 @@ def _sum(a: Any, times: int) -> Any:
             s6 += a6[i]
             s7 += a7[i]
     return s0 + s1 + s2 + s3 + s4 + s5 + s6 + s7
+
+
+if __name__ == "__main__":
+    main()

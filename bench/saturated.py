@@ -8,15 +8,48 @@ both compiled backends, on one thread and on two.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from .measure import machine, medians, thread_environment
+import numpy as np
 
-BACKENDS = ("cpp", "numba")
+import fastrnn
+
+from .command import parser, run
+from .measure import Row, medians
+from .results import Result, all_rows
+from .tables import table
+
+BACKENDS = {"cpp": "C++", "numba": "Numba"}
+FACTORS = {"ordinary": 1, "saturated": 100}
+
+
+def main() -> None:
+    """Measure and print; with ``--save``, keep the figures."""
+    run("saturated", parser(__doc__, threads=(1, 2), rounds=7), rows, tables)
+
+
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    """A row for each backend that is available."""
+    fastrnn.set_num_threads(options.worker)
+    rng = np.random.default_rng(0)
+    x, dy = (rng.standard_normal((100, 32, 128)).astype("f4") for _ in range(2))
+    for backend in BACKENDS:
+        if backend not in fastrnn.available_backends():
+            continue
+        with fastrnn.use_backend(backend):
+            runs = {name: partial(train_step, _layer(factor), x, dy) for name, factor in FACTORS.items()}
+            seconds = medians(runs, options.rounds, 0.05)
+        yield {"backend": backend, "ms": {name: 1e3 * s for name, s in seconds.items()}}
+
+
+def _layer(factor: float) -> fastrnn.LSTM:
+    """Weights `factor` times as large as usual."""
+    layer = fastrnn.LSTM(128, 128, seed=0)
+    for param in layer.params.values():
+        param *= factor
+    return layer
 
 
 def train_step(layer: Any, x: Any, dy: Any) -> None:
@@ -25,48 +58,14 @@ def train_step(layer: Any, x: Any, dy: Any) -> None:
     layer.backward(dy)
 
 
-def measure(threads: int, rounds: int) -> None:
-    """One line for each backend that is available."""
-    import numpy as np
-
-    import fastrnn
-
-    fastrnn.set_num_threads(threads)
-    rng = np.random.default_rng(0)
-    x, dy = (rng.standard_normal((100, 32, 128)).astype("f4") for _ in range(2))
-    for backend in BACKENDS:
-        if backend not in fastrnn.available_backends():
-            continue
-        with fastrnn.use_backend(backend):
-            runs = {}
-            for name, factor in (("ordinary", 1), ("saturated", 100)):
-                layer = fastrnn.LSTM(128, 128, seed=0)
-                for param in layer.params.values():
-                    param *= factor
-                runs[name] = partial(train_step, layer, x, dy)
-            times = medians(runs, rounds, 0.05)
-        ordinary, saturated = times["ordinary"], times["saturated"]
-        print(
-            f"{backend:6} {threads} thread(s): ordinary {1e3 * ordinary:6.1f} ms, saturated {1e3 * saturated:6.1f} ms, "
-            f"ratio {saturated / ordinary:.2f}",
-            flush=True,
-        )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="default: %(default)s")
-    parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.threads:
-        return measure(args.threads, args.rounds)
-    print(machine("fastrnn", "numpy", "numba"), flush=True)
-    for threads in (1, 2):
-        # BLAS reads its number of threads once.
-        environment = {**os.environ, **thread_environment(threads), "OPENBLAS_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "bench.saturated", "--threads", str(threads), "--rounds", str(args.rounds)]
-        subprocess.run(command, env=environment, check=True)
-    return None
+def tables(results: list[Result]) -> list[str]:
+    """A line for each backend and number of threads."""
+    lines = []
+    for row in all_rows(results):
+        ms = row["ms"]
+        figures = [f"{value:.1f}" for value in ms.values()] + [f"{ms['saturated'] / ms['ordinary']:.2f}"]
+        lines.append([BACKENDS[row["backend"]], str(row["threads"]), *figures])
+    return table(["backend", "threads", "ordinary, ms", "saturated, ms", "ratio"], lines)
 
 
 if __name__ == "__main__":

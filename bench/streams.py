@@ -1,18 +1,21 @@
-"""Streaming: a step or a block of steps at a time, the state carried from call to call.
+"""Streaming, a step or a block of steps at a time, the state carried from call to call: `python -m bench.streams`.
 
 Each library keeps the state in its own form; each block goes in and each output comes out as a NumPy array.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from .cases import Shape
-from .contenders import BACKENDS, Fastrnn, Jax, OnnxRuntime, Problem, Torch, choose, joined, missing
-from .measure import Run
+from . import tables
+from .command import parser, run
+from .contenders import BACKENDS, Fastrnn, Jax, OnnxRuntime, Torch, choose, missing, take_turn
+from .measure import Row, Run, measured
+from .problems import CELLS, Problem, Shape, joined
 
 BLOCK = 64
 # Sequences and units of a small model fed sample by sample, and of wider ones, such as policies of several agents.
@@ -22,6 +25,29 @@ WIDE = [(1, 128), (1, 200), (1, 256), (1, 512), (8, 128), (8, 256), (32, 128), (
 FEEDS = [("step", 1, SMALL), (f"blocks of {BLOCK}", BLOCK, SMALL), ("step of wider layers", 1, WIDE)]
 # Calls of one run, so that the loop around them, which all share, is short beside them.
 CALLS = {1: 256, BLOCK: 16}
+
+
+def main() -> None:
+    """Measure and print; `bench.peers` measures the same beside its grid."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--cells", nargs="+", choices=list(CELLS), default=list(CELLS))
+    run("streams", arguments, rows, tables.streams)
+
+
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    """A row for each cell, feed and size; one thread."""
+    for cell in options.cells:
+        for mode, steps, sizes in FEEDS:
+            for sequences, size in sizes[:1] if options.quick else sizes:
+                runs = contenders(cell, sequences, size, steps)
+                calls = CALLS[steps] * steps
+                yield {
+                    "dtype": "float32",
+                    "cell": cell,
+                    "shape": f"N{sequences} D{size} H{size}",
+                    "mode": mode,
+                    **measured(runs, calls, options.rounds, options.attempts, take_turn),
+                }
 
 
 def contenders(cell: str, sequences: int, size: int, steps: int) -> dict[str, Run]:
@@ -38,9 +64,9 @@ def contenders(cell: str, sequences: int, size: int, steps: int) -> dict[str, Ru
         runs["JAX"] = _jax(problem, steps)
     choose("NumPy")
     want = np.concatenate(runs["NumPy"]()).reshape(-1)
-    for name, run in runs.items():
+    for name, stream in runs.items():
         choose(name)
-        np.testing.assert_allclose(np.concatenate(run()).reshape(-1), want, rtol=0, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(np.concatenate(stream()).reshape(-1), want, rtol=0, atol=2e-5, err_msg=name)
     return runs
 
 
@@ -114,3 +140,7 @@ def _jax(problem: Problem, steps: int) -> Run:
         return np.asarray(y), state
 
     return _stream(feed, _blocks(problem, steps), [s[0] for s in problem.state])
+
+
+if __name__ == "__main__":
+    main()

@@ -7,13 +7,6 @@ set by these figures. Sizes that the compiler builds in (rows that are packed at
 
 from __future__ import annotations
 
-import os
-
-from .measure import machine, medians, quiet, thread_environment
-
-# Before NumPy is imported: its BLAS reads them once.
-os.environ.update(thread_environment(1))
-
 import argparse
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -25,7 +18,10 @@ from fastrnn.dispatch import load_backend
 from fastrnn.engine.contract import Call
 from fastrnn.engine.plan import make_plan
 
-LEAST = 0.02
+from .command import parser, run
+from .measure import LEAST, Row, medians, quiet
+from .results import Result, all_rows
+
 CELLS = {"lstm": cells.lstm, "gru": cells.gru(), "rnn": cells.rnn()}
 
 
@@ -134,34 +130,43 @@ def runs(point: Point) -> dict[str, Callable[[], Any]] | None:
     return ways
 
 
-def measured(rounds: int, only: str) -> Iterator[str]:
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    """A row for each size around a threshold; without times if this processor has not both ways."""
     for name, points in THRESHOLDS.items():
-        if only not in name:
+        if options.only not in name:
             continue
-        yield f"\n{name}\n"
-        for point in points:
+        for point in points[:1] if options.quick else points:
             ways = runs(point)
             T, N, D, H = point.shape
             what = f"{point.cell} T{T} N{N} D{D} H{H} {point.above}"
-            if ways is None:
-                yield f"  {what}: not on this processor"
-                continue
-            times = medians(ways, rounds, LEAST, lambda name: quiet())
-            yield f"  {what}: {1e6 * times['above']:.0f} / {1e6 * times['below']:.0f} us = {_ratio(times):.2f}"
+            times = medians(ways, options.rounds, LEAST, lambda name: quiet()) if ways else {}
+            yield {"threshold": name, "point": what, "us": {way: 1e6 * times[way] for way in times}}
 
 
-def _ratio(times: dict[str, float]) -> float:
-    return times["above"] / times["below"]
+def tables(results: list[Result]) -> list[str]:
+    """Lines under the name of each threshold."""
+    lines: list[str] = []
+    last = ""
+    for row in all_rows(results):
+        if row["threshold"] != last:
+            last = row["threshold"]
+            lines += ["", last, ""]
+        lines.append(f"    {row['point']}: {_compared(row['us'])}")
+    return lines[1:]
+
+
+def _compared(us: dict[str, float]) -> str:
+    if not us:
+        return "not on this processor"
+    return f"{us['above']:.0f} / {us['below']:.0f} µs = {us['above'] / us['below']:.2f}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
-    parser.add_argument("--only", default="", metavar="TEXT", help="thresholds whose name has this in it")
-    args = parser.parse_args()
-    print(machine("fastrnn", "numpy", "numba"))
-    for line in measured(args.rounds, args.only):
-        print(line, flush=True)
+    """Measure and print; with ``--save``, keep the figures."""
+    # Some of the paths divide a call between two threads.
+    arguments = parser(__doc__, threads=(2,))
+    arguments.add_argument("--only", default="", metavar="TEXT", help="thresholds whose name has this in it")
+    run("thresholds", arguments, rows, tables)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ struct alignas(64) TileShapes {
     }
 };
 
-// A thread's use of the registers. Other code of the thread has shapes of its own: what was set before is not relied on.
+// A thread's use of the registers. Other code of the thread has shapes of its own: what was set before is not relied
+// on.
 class TileSession {
   public:
     TileSession() : before(infinite) {
@@ -89,7 +90,8 @@ template <class F> void add_unscaled(const float* sums, int rows, int columns, c
 
 // Up to four vectors of sums of up to 16 rows, or up to two of up to 32.
 template <class F, int COLUMNS, bool LOWER>
-void tile_columns(int rows, Side<int32_t> a, const int32_t* b, ptrdiff_t b_row, ptrdiff_t b_part, ptrdiff_t depth, TileEnds ends) {
+void tile_columns(int rows, Side<int32_t> a, const int32_t* b, ptrdiff_t b_row, ptrdiff_t b_part, ptrdiff_t depth,
+                  TileEnds ends) {
     static_assert(COLUMNS <= (LOWER ? 2 : 4));
     const TileEnds wanted = ends;
     alignas(64) float sums[F::whole ? 2 * tile_side * COLUMNS * tile_side : 1];
@@ -112,7 +114,7 @@ void tile_columns(int rows, Side<int32_t> a, const int32_t* b, ptrdiff_t b_row, 
     }
     finish_writing(a.at);
     for (ptrdiff_t k = 0; k < depth; k += tile_side, a.at += tile_side, b += tile_side * b_row) {
-        FASTRNN_UNROLL for (int term = 0; term < F::terms; ++term) {
+        FASTRNN_UNROLL (int term = 0; term < F::terms; ++term) {
             const int32_t *left = a.at + F::left(term) * depth, *right = b + F::right(term) * b_part;
             if (term == 0 || F::left(term) != F::left(term - 1)) {
                 _tile_loadd(4, left, in_bytes(a.row));
@@ -166,7 +168,7 @@ void amx_tile(int rows, int sums, int vectors, Side<int32_t> a, const int32_t* B
             some.begin_row[i] = ends.begin_row[sum];
             some.out[i] = ends.out[sum] + vector;
         }
-        const auto run = lower ? (columns == 1 ? tile_columns<F, 1, true> : tile_columns<F, 2, true>)
+        const auto run = lower          ? (columns == 1 ? tile_columns<F, 1, true> : tile_columns<F, 2, true>)
                          : columns == 1 ? tile_columns<F, 1, false>
                          : columns == 2 ? tile_columns<F, 2, false>
                          : columns == 3 ? tile_columns<F, 3, false>

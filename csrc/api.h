@@ -21,20 +21,24 @@ enum class Input : int { none, step, chunk, ahead };
 // The way that a call takes: chosen by sizes, strides, threads and precision alone (path.h), or given by a test. The
 // engine decides nothing else by size.
 struct Path {
-    int parts = 1;             // shares of the work, one for each thread
-    bool by_units = false;     // whether these are shares of the hidden units, with a barrier after every stage; else of the sequences
-    int bf16_parts = 0;        // bf16 numbers that each factor of a product is split into; 0: float32 or float64 as it is
-    bool packed = true;        // whether the weights are packed; else they are read where they are
+    int parts = 1;          // shares of the work, one for each thread
+    bool by_units = false;  // whether these are shares of the hidden units, with a barrier after every stage
+    int bf16_parts = 0;     // bf16 numbers that each factor of a product is split into; 0: float32 or float64 as it is
+    bool packed = true;     // whether the weights are packed; else they are read where they are
     Input input = Input::none;
-    bool merged = false;       // forward only: units that do not fill a vector share vectors between the sums
-    ptrdiff_t chunk = 1;       // steps: projected at once (forward), or in one product for the weights' gradients (BPTT)
+    bool merged = false;  // forward only: units that do not fill a vector share vectors between the sums
+    ptrdiff_t chunk = 1;  // steps: projected at once (forward), or in one product for the weights' gradients (BPTT)
 };
 
 // What a call did, noted by the code that did it: tests compare it with the path.
 struct Ran : Path {
     ptrdiff_t steps = 0;  // the most that one thread has done
 
-    Ran() { parts = 0; chunk = 0; packed = false; }
+    Ran() {
+        parts = 0;
+        chunk = 0;
+        packed = false;
+    }
     // Adds what one of the threads did.
     void add(const Ran& other) {
         parts += other.parts;
@@ -85,11 +89,11 @@ struct Call {
     ptrdiff_t Wx_row, Wx_col;
     const void* Wh;  // (H, P*H)
     ptrdiff_t Wh_row, Wh_col;
-    const void* bx;  // (G, H) contiguous, or null
-    const void* bh;  // (P, H) contiguous, or null
+    const void* bx;                          // (G, H) contiguous, or null
+    const void* bh;                          // (P, H) contiguous, or null
     const void* unit[max_unit_params] = {};  // (H) contiguous, the cell's per-unit parameters; null for zeros
-    const uint8_t* flags = nullptr;       // (T, N) contiguous, by time; null where all are 0
-    const void* reset[max_states] = {};   // (N, H) contiguous, the states after a reset; null for zeros
+    const uint8_t* flags = nullptr;          // (T, N) contiguous, by time; null where all are 0
+    const void* reset[max_states] = {};      // (N, H) contiguous, the states after a reset; null for zeros
     int reverse;
     int threads;
     int bf16_parts;  // bf16 numbers that each number of a product may be split into; 0: none
@@ -115,8 +119,8 @@ struct ForwardCall : Call {
     int keep;
     void* y;  // (T, N, H), zeros where a state is held
     ptrdiff_t y_time, y_row;
-    void* last[max_states];  // (N, H)
-    void* saved;             // `saved_size` numbers if `keep`
+    void* last[max_states];           // (N, H)
+    void* saved;                      // `saved_size` numbers if `keep`
     const Progress* below = nullptr;  // of the layer that computes x, if that is not done
     Progress* above = nullptr;        // where this one's steps are counted, if anyone asks
 };
@@ -139,8 +143,8 @@ struct BackwardCall : Call {
 // The engine of one cell and number type, compiled for one instruction set.
 struct Kernel {
     const char* cell;
-    int bytes;                   // of a number
-    int bf16_parts;              // as of a call; 0: products of the numbers themselves
+    int bytes;       // of a number
+    int bf16_parts;  // as of a call; 0: products of the numbers themselves
     // The path of a call; with `bf16_parts` 0 if splitting numbers makes it no quicker: then another kernel takes it.
     Path (*forward_path)(const Call&);
     Path (*backward_path)(const Call&);

@@ -125,7 +125,6 @@ template <class Cell, class F> class Backward : Pass<Cell, F> {
         }
 
         template <class S> __attribute__((noinline)) void step(S stage, int i, int part) {
-
             const ptrdiff_t H = of.run.H, dy_row = of.call.dy_row;
             const T* dy = of.call.dy ? static_cast<const T*>(of.call.dy) + at.t * of.call.dy_time : nullptr;
             const uint8_t* later = flags_of(at.s + 1);
@@ -163,8 +162,7 @@ template <class Cell, class F> class Backward : Pass<Cell, F> {
         }
 
         // Calls f for every row of a stage's finished sums; `da` is null where there is no step after.
-        template <class S, class G>
-        FASTRNN_INLINED void each_sums(S stage, int i, int part, const T* da, G f) {
+        template <class S, class G> FASTRNN_INLINED void each_sums(S stage, int i, int part, const T* da, G f) {
             const Range units = of.products.units(i, part);
             const bool backwards = at.s & 1;
             StageSums<F> sums;
@@ -174,10 +172,9 @@ template <class Cell, class F> class Backward : Pass<Cell, F> {
             if (da) of.products.take_left(stage, sums, at, da, begin, count, room);
             if constexpr (F::per_item == 1)
                 if (!of.call.path.packed) of.products.prepare(stage, i, sums, units, count, backwards, room);
-            of.products.each_sums(stage, i, sums, units, count, backwards, this->scratch,
-                                  [&](const StepTile<T>& tile, TileAt here) {
-                                      each_row<Cell, S>(of.run, at, tile, here, begin, f);
-                                  });
+            of.products.each_sums(
+                stage, i, sums, units, count, backwards, this->scratch,
+                [&](const StepTile<T>& tile, TileAt here) { each_row<Cell, S>(of.run, at, tile, here, begin, f); });
         }
 
         // Gradient of every state after a step, from the steps after it; `later` are the flags of the next one. That

@@ -67,14 +67,11 @@ template <class Cell, class T> struct CallState {
 
     explicit CallState(const Call& call)
         : split(call.N, call.path), T_(call.T), N(call.N), D(call.D), H(call.H), Hp(padded<T>(call.H)),
-          reverse(call.reverse),
-          seen(seen_flags(call)), flags(seen ? call.flags : nullptr), own_rows(Hp != H || seen & Flag::hold),
-          x{static_cast<const T*>(call.x), call.x_row}, x_time(call.x_time) {}
+          reverse(call.reverse), seen(seen_flags(call)), flags(seen ? call.flags : nullptr),
+          own_rows(Hp != H || seen & Flag::hold), x{static_cast<const T*>(call.x), call.x_row}, x_time(call.x_time) {}
 
     ptrdiff_t time_of(ptrdiff_t s) const { return reverse ? T_ - 1 - s : s; }
-    Span span(ptrdiff_t first, ptrdiff_t count) const {
-        return {first, count, reverse ? T_ - first - count : first};
-    }
+    Span span(ptrdiff_t first, ptrdiff_t count) const { return {first, count, reverse ? T_ - first - count : first}; }
     int flag(ptrdiff_t t, ptrdiff_t n) const { return flags ? flags[t * N + n] : 0; }
     // The state of all sequences after the step before.
     Side<T> prev(int k, ptrdiff_t s) const {
@@ -109,9 +106,7 @@ template <class Cell, class T> struct CallState {
     ptrdiff_t saved_size() const {
         return Cell::states * N * Hp + (Cell::states - !own_rows) * T_ * N * Hp + T_ * N * Cell::keeps * Hp;
     }
-    ptrdiff_t working_size() const {
-        return Cell::states * N * Hp + 2 * Cell::states * N * Hp + N * Cell::keeps * Hp;
-    }
+    ptrdiff_t working_size() const { return Cell::states * N * Hp + 2 * Cell::states * N * Hp + N * Cell::keeps * Hp; }
     void place(T* saved, T* y, ptrdiff_t y_time, ptrdiff_t y_row, bool all) {
         const ptrdiff_t rows = all ? T_ : 2;
         for (int k = 0; k < Cell::states; ++k, saved += N * Hp) state[k].first = saved;

@@ -18,7 +18,8 @@ template <class T> struct Rows {
 // The left side of a product over many steps: `steps` times `count` rows of `depth` numbers, in `memory` where they
 // are not taken as they are.
 template <class F>
-Rows<const typename F::Item> factors(Rows<const typename F::Number> A, ptrdiff_t steps, ptrdiff_t count, ptrdiff_t depth, typename F::Item* memory) {
+Rows<const typename F::Item> factors(Rows<const typename F::Number> A, ptrdiff_t steps, ptrdiff_t count,
+                                     ptrdiff_t depth, typename F::Item* memory) {
     if constexpr (F::per_item == 1) return A;
     const ptrdiff_t size = F::left_size(1, depth);
     for (ptrdiff_t s = 0; s < steps; ++s) F::rows(A.at + s * A.step, A.row, count, depth, memory + s * count * size);
@@ -28,8 +29,8 @@ Rows<const typename F::Item> factors(Rows<const typename F::Number> A, ptrdiff_t
 // out = begin + A @ B, for `steps` times `count` rows. `begin` is one row, or null for zeros; `packed(u, v)` gives v
 // vectors of columns of B from column u on, each row after the other.
 template <class F, class G>
-void project(Rows<const typename F::Item> A, ptrdiff_t depth, G packed, const typename F::Number* begin, Rows<typename F::Number> out,
-             ptrdiff_t steps, ptrdiff_t count, ptrdiff_t columns) {
+void project(Rows<const typename F::Item> A, ptrdiff_t depth, G packed, const typename F::Number* begin,
+             Rows<typename F::Number> out, ptrdiff_t steps, ptrdiff_t count, ptrdiff_t columns) {
     using T = typename F::Number;
     if (A.step == count * A.row && out.step == count * out.row) {
         count *= steps;
@@ -121,7 +122,8 @@ template <class F> struct Left {
 
 // The right side: `count` rows of `vectors` vectors, `row` apart, packed; and their sums added to `sum`.
 template <class F>
-void pack_right(typename F::Item* to, const typename F::Number* from, ptrdiff_t row, ptrdiff_t count, int vectors, typename F::Number* sum) {
+void pack_right(typename F::Item* to, const typename F::Number* from, ptrdiff_t row, ptrdiff_t count, int vectors,
+                typename F::Number* sum) {
     using T = typename F::Number;
     const ptrdiff_t depth = F::items(count), part = depth * vectors * width<T>;
     for (int v = 0; v < vectors; ++v) {
@@ -143,7 +145,8 @@ void pack_right(typename F::Item* to, const typename F::Number* from, ptrdiff_t 
 
 // to += left.T @ right for one packed panel of `vectors` vectors of columns; `fresh`: to holds nothing yet.
 template <class F>
-void add_outer(const Left<F>& left, const typename F::Item* right, int vectors, typename F::Number* to, ptrdiff_t to_row, bool fresh) {
+void add_outer(const Left<F>& left, const typename F::Item* right, int vectors, typename F::Number* to,
+               ptrdiff_t to_row, bool fresh) {
     using T = typename F::Number;
     alignas(64) static const T zeros[gemm_vectors * width<T>] = {};
     left.each_tile([&](ptrdiff_t m, int rows, Side<typename F::Item> side) {

@@ -155,15 +155,12 @@ template <class Cell, class F> class InputGradient {
         if (!packed) return;
         const T* Wx = static_cast<const T*>(call.Wx);
         const Range range = share<T>(padded<T>(run.D), gemm_vectors, run.split.parts, part);
-        pack(panel, Cell::gates, run.H, run.Hp, run.D, range, gemm_vectors, [&](int g, int) {
-            return Matrix<T>{Wx + g * run.H * call.Wx_col, call.Wx_col, call.Wx_row};
-        });
+        pack(panel, Cell::gates, run.H, run.Hp, run.D, range, gemm_vectors,
+             [&](int g, int) { return Matrix<T>{Wx + g * run.H * call.Wx_col, call.Wx_col, call.Wx_row}; });
     }
 
     // Items that a part needs for a chunk.
-    ptrdiff_t room() const {
-        return packed ? F::left_size(call.path.chunk * run.split.most_rows(), panel.numbers) : 0;
-    }
+    ptrdiff_t room() const { return packed ? F::left_size(call.path.chunk * run.split.most_rows(), panel.numbers) : 0; }
 
     // dx of a chunk's steps; where units are divided, a part does some of the steps.
     void add(const Done<T>& done, int part, Item* room) const {

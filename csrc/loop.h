@@ -14,9 +14,7 @@ template <class Cell, class F> class Pass {
     static_assert(Cell::gates <= max_gates && max_gates <= max_sources, "a cell has more gates than cell.h allows");
 
   public:
-    Outcome outcome() const {
-        return stopped ? Outcome::stopped : finite ? Outcome::done : Outcome::not_finite;
-    }
+    Outcome outcome() const { return stopped ? Outcome::stopped : finite ? Outcome::done : Outcome::not_finite; }
 
   protected:
     // One worker's sequences, and its memory.
@@ -26,7 +24,7 @@ template <class Cell, class F> class Pass {
         const ptrdiff_t begin, count;
         T *const scratch, *const entering;  // of a StepTile, and of CallState::locate
         typename F::Item* const room;
-        At<T> at;    // the step that is done,
+        At<T> at;     // the step that is done,
         Span span{};  // and the chunk that it is in
 
         Share(const Pass& pass, const Worker& worker, Ran& ran)

@@ -28,7 +28,9 @@ struct Block {
 
 thread_local Block block;
 
-char* aligned_up(void* at) { return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(at) + line - 1) & ~uintptr_t(line - 1)); }
+char* aligned_up(void* at) {
+    return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(at) + line - 1) & ~uintptr_t(line - 1));
+}
 
 // Large blocks lie on huge pages where the system has them: a step reads megabytes of packed weights in order, and
 // with pages of 4 KB a tenth of its time would go into finding them.

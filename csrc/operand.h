@@ -2,8 +2,8 @@
 #pragma once
 
 #include "api.h"
-#include "thresholds.h"
 #include "simd.h"
+#include "thresholds.h"
 
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
@@ -26,7 +26,8 @@ template <class T> struct Whole {
     static constexpr ptrdiff_t items_within(ptrdiff_t depth) { return depth; }
     static constexpr ptrdiff_t items(ptrdiff_t depth) { return depth; }
     static constexpr ptrdiff_t left_size(ptrdiff_t, ptrdiff_t) { return 0; }
-    // Whether a call of T steps, of `rows` sequences a thread and H units, is quicker than with the numbers as they are.
+    // Whether a call of T steps, of `rows` sequences a thread and H units, is quicker than with the numbers as they
+    // are.
     static constexpr bool gains(ptrdiff_t, ptrdiff_t, ptrdiff_t) { return true; }
     FASTRNN_INLINE Vec<T> add(Vec<T> sum, Vec<T> a, Vec<T> b) { return sum + a * b; }
     FASTRNN_INLINE void along(const T* at, ptrdiff_t count, Vec<T>* parts) { parts[0] = load_head(at, count); }
@@ -35,8 +36,8 @@ template <class T> struct Whole {
 };
 
 #ifdef __AVX512BF16__
-// Each float32 as the sum of PARTS bf16 numbers of 8 bits, the first one nearest to it, each next one nearest to what is
-// left. An item is a pair of neighbours along the depth: the processor adds both products to a sum at once. Numbers
+// Each float32 as the sum of PARTS bf16 numbers of 8 bits, the first one nearest to it, each next one nearest to what
+// is left. An item is a pair of neighbours along the depth: the processor adds both products to a sum at once. Numbers
 // below 2**-126 count as zero for it.
 template <int PARTS> struct Split {
     using Number = float;
@@ -70,7 +71,8 @@ template <int PARTS> struct Split {
     static constexpr ptrdiff_t left_size(ptrdiff_t rows, ptrdiff_t depth) { return rows * PARTS * items(depth); }
 #ifdef __AMX_BF16__
     static bool gains(ptrdiff_t T, ptrdiff_t rows, ptrdiff_t H) {
-        return (whole ? worth_splitting_in_three(T, rows, H) : worth_tiles(rows) && worth_splitting(T, rows)) && tiles_allowed();
+        return (whole ? worth_splitting_in_three(T, rows, H) : worth_tiles(rows) && worth_splitting(T, rows)) &&
+               tiles_allowed();
     }
 #else
     static constexpr bool gains(ptrdiff_t T, ptrdiff_t rows, ptrdiff_t) { return worth_splitting(T, rows); }
@@ -82,8 +84,9 @@ template <int PARTS> struct Split {
 
     // Items of neighbouring numbers, of which `count` are left.
     FASTRNN_INLINE void along(const float* at, ptrdiff_t count, Vec<Item>* parts) {
-        Vec<float> low = scaled(load_head(at, count)), high = scaled(load_head(at + width<float>, count - width<float>));
-        FASTRNN_UNROLL for (int p = 0; p < PARTS; ++p) {
+        Vec<float> low = scaled(load_head(at, count)),
+                   high = scaled(load_head(at + width<float>, count - width<float>));
+        FASTRNN_UNROLL (int p = 0; p < PARTS; ++p) {
             const __m256i first = take(low), second = take(high);
             parts[p] = (Vec<Item>)_mm512_maskz_inserti64x4(0xff, _mm512_castsi256_si512(first), second, 1);
         }
@@ -92,7 +95,7 @@ template <int PARTS> struct Split {
     // Items of two rows: each holds a number of either.
     FASTRNN_INLINE void across(const Vec<float>* rows, Vec<Item>* parts) {
         Vec<float> even = scaled(rows[0]), odd = scaled(rows[1]);
-        FASTRNN_UNROLL for (int p = 0; p < PARTS; ++p)
+        FASTRNN_UNROLL (int p = 0; p < PARTS; ++p)
             parts[p] = (Vec<Item>)(widened(take(even)) | widened(take(odd)) << 16);
     }
 
@@ -103,7 +106,7 @@ template <int PARTS> struct Split {
             for (ptrdiff_t i = 0; i < of_part; i += width<Item>) {
                 Vec<Item> part[PARTS];
                 along(at + n * row + 2 * i, depth - 2 * i, part);
-                FASTRNN_UNROLL for (int p = 0; p < PARTS; ++p)
+                FASTRNN_UNROLL (int p = 0; p < PARTS; ++p)
                     store_head(to + (n * PARTS + p) * of_part + i, part[p], of_part - i);
             }
         return {to, PARTS * of_part};

@@ -49,7 +49,8 @@ template <class T> Range share(ptrdiff_t columns, int vectors, int parts, int pa
 
 // Items of one column from row `k` on, of which `left` are left; zeros if it is not `inside`.
 template <class F, class T>
-FASTRNN_INLINE void column_part(Matrix<T> B, ptrdiff_t column, bool inside, ptrdiff_t k, ptrdiff_t left, Vec<typename F::Item>* parts) {
+FASTRNN_INLINE void column_part(Matrix<T> B, ptrdiff_t column, bool inside, ptrdiff_t k, ptrdiff_t left,
+                                Vec<typename F::Item>* parts) {
     const ptrdiff_t count = inside ? left : 0;
     const T* at = B.at + column * B.col + k * B.row;
     if (B.row == 1) return F::along(at, count, parts);
@@ -61,7 +62,8 @@ FASTRNN_INLINE void column_part(Matrix<T> B, ptrdiff_t column, bool inside, ptrd
 // Writes rows [0, depth) of units [u, u + columns) of several matrices side by side, parts `part` items apart; zeros
 // beyond H, and beyond `depth` up to `items` rows of items.
 template <class F, class T, class Item>
-void pack_columns(Item* to, ptrdiff_t part, const Matrix<T>* B, int count, ptrdiff_t depth, ptrdiff_t items, ptrdiff_t H, ptrdiff_t u, ptrdiff_t columns) {
+void pack_columns(Item* to, ptrdiff_t part, const Matrix<T>* B, int count, ptrdiff_t depth, ptrdiff_t items,
+                  ptrdiff_t H, ptrdiff_t u, ptrdiff_t columns) {
     const ptrdiff_t inside = H - u < columns ? (H - u > 0 ? H - u : 0) : columns, to_row = count * columns;
     const ptrdiff_t used = F::items_within(depth);
     for (int p = 0; p < F::parts; ++p) clear(to + p * part + used * to_row, (items - used) * to_row);
@@ -87,11 +89,11 @@ void pack_columns(Item* to, ptrdiff_t part, const Matrix<T>* B, int count, ptrdi
         for (ptrdiff_t j = 0; j < columns; j += side)
             for (ptrdiff_t k = 0; k < depth; k += F::per_item * side) {
                 Vec<Item> square[F::parts][side];
-                FASTRNN_UNROLL for (int i = 0; i < side; ++i) {
+                FASTRNN_UNROLL (int i = 0; i < side; ++i) {
                     column_part<F>(B[s], u + j + i, j + i < inside, k, depth - k, parts);
-                    FASTRNN_UNROLL for (int p = 0; p < F::parts; ++p) square[p][i] = parts[p];
+                    FASTRNN_UNROLL (int p = 0; p < F::parts; ++p) square[p][i] = parts[p];
                 }
-                FASTRNN_UNROLL for (int p = 0; p < F::parts; ++p) {
+                FASTRNN_UNROLL (int p = 0; p < F::parts; ++p) {
                     transpose<Item>(square[p]);
                     for (int i = 0; i < side && k + F::per_item * i < depth; ++i)
                         store(to + p * part + (k / F::per_item + i) * to_row + j, square[p][i]);
@@ -115,14 +117,16 @@ template <class F> struct Panel {
 };
 
 // Memory for a panel: every source has `rows` rows, and all but the last are followed by zeros up to `stride` rows.
-template <class F> Panel<F> place(Workspace& memory, int sources, int sums, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t columns) {
+template <class F>
+Panel<F> place(Workspace& memory, int sources, int sums, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t columns) {
     const ptrdiff_t numbers = (sources - 1) * stride + rows, depth = F::items(numbers);
     return {memory.take<typename F::Item>(F::parts * depth * sums * columns), numbers, depth, sums};
 }
 
 // Packs rows [k, k + depth) of matrices B(sum), v vectors of columns from u on, as items [first, first + items).
 template <class F, class G>
-void pack_block(const Panel<F>& panel, ptrdiff_t first, ptrdiff_t items, ptrdiff_t k, ptrdiff_t depth, ptrdiff_t H, ptrdiff_t u, int v, G B) {
+void pack_block(const Panel<F>& panel, ptrdiff_t first, ptrdiff_t items, ptrdiff_t k, ptrdiff_t depth, ptrdiff_t H,
+                ptrdiff_t u, int v, G B) {
     const ptrdiff_t columns = v * width<typename F::Number>;
     for (int g = 0; g < panel.sums; g += max_sums) {
         const int count = panel.sums - g < max_sums ? panel.sums - g : max_sums;
@@ -139,7 +143,8 @@ void pack_block(const Panel<F>& panel, ptrdiff_t first, ptrdiff_t items, ptrdiff
 
 // Packs a range of matrices B(source, sum) of H columns.
 template <class F, class G>
-void pack(const Panel<F>& panel, int sources, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t H, Range range, int vectors, G B) {
+void pack(const Panel<F>& panel, int sources, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t H, Range range, int vectors,
+          G B) {
     // Of rows that lie along memory a few at a time: all of a row is read before it is forgotten where it was.
     const ptrdiff_t strip = B(0, 0).col == 1 ? pack_rows * F::per_item : rows;
     for (int source = 0; source < sources; ++source) {
@@ -157,8 +162,8 @@ void pack(const Panel<F>& panel, int sources, ptrdiff_t rows, ptrdiff_t stride, 
 // Adds a product to sums of one block of units and `rows` rows: run(rows, sums, vectors, a, B, depth, ends) for each
 // group of its `sums` sums that a tile takes.
 template <class F, class G>
-FASTRNN_INLINE void multiply(const Panel<F>& panel, int sums, ptrdiff_t u, int vectors, int rows, Side<typename F::Item> a,
-                             const Ends<typename F::Number>* ends, G run) {
+FASTRNN_INLINE void multiply(const Panel<F>& panel, int sums, ptrdiff_t u, int vectors, int rows,
+                             Side<typename F::Item> a, const Ends<typename F::Number>* ends, G run) {
     for (int g = 0; g < sums; g += max_sums) {
         const int count = sums - g < max_sums ? sums - g : max_sums;
         run(rows, count, vectors, a, panel.block(u, vectors, g), panel.depth, ends[g / max_sums]);
@@ -167,8 +172,9 @@ FASTRNN_INLINE void multiply(const Panel<F>& panel, int sums, ptrdiff_t u, int v
 
 // Tiles that do nothing else.
 template <class F> struct Alone {
-    FASTRNN_INLINED void operator()(int rows, int sums, int vectors, Side<typename F::Item> a, const typename F::Item* B,
-                                    ptrdiff_t depth, const Ends<typename F::Number>& ends) const {
+    FASTRNN_INLINED void operator()(int rows, int sums, int vectors, Side<typename F::Item> a,
+                                    const typename F::Item* B, ptrdiff_t depth,
+                                    const Ends<typename F::Number>& ends) const {
         run_tile<F, Layout::rows>(rows, sums, vectors, a, B, depth, ends);
     }
 };

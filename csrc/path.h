@@ -40,8 +40,8 @@ template <class Cell, class F> Path forward_path(const Call& call) {
         path.input = ahead ? Input::ahead : Input::chunk;
         path.chunk = ahead ? ahead_rows : std::min(T, (gemm_depth + rows - 1) / rows);
     }
-    path.merged = F::per_item == 1 && path.packed && path.input == Input::step && !path.by_units && rows >= worth_merging &&
-                  can_merge<Cell, typename F::Number>(H);
+    path.merged = F::per_item == 1 && path.packed && path.input == Input::step && !path.by_units &&
+                  rows >= worth_merging && can_merge<Cell, typename F::Number>(H);
     return path;
 }
 
@@ -54,8 +54,10 @@ template <class Cell, class F> Path backward_path(const Call& call) {
 template <class F> const char* shared_hindrance(const Call& call) {
     const Path& path = call.path;
     const ptrdiff_t most = path.by_units ? max_threads : std::min<ptrdiff_t>(max_threads, call.N > 1 ? call.N : 1);
-    if (path.parts < 1 || path.parts > most) return "parts: from 1 to the number of sequences, or of 64 where units are divided";
-    if (path.chunk < 1 || (path.chunk > call.T && path.input != Input::ahead)) return "chunk: from 1 to the number of steps";
+    if (path.parts < 1 || path.parts > most)
+        return "parts: from 1 to the number of sequences, or of 64 where units are divided";
+    if (path.chunk < 1 || (path.chunk > call.T && path.input != Input::ahead))
+        return "chunk: from 1 to the number of steps";
     if (path.bf16_parts != F::bf16_parts) return "bf16_parts: those of this kernel";
     if (!path.packed && F::per_item > 1) return "packed: numbers are split when they are packed";
     if (!path.packed && !call.rows_lie_along_memory()) return "packed: rows of the weights are not contiguous";
@@ -69,11 +71,13 @@ template <class Cell, class F> const char* forward_hindrance(const Call& call) {
     if (path.input == Input::step && path.chunk != 1) return "chunk: 1 where each step projects its own input";
     if (path.input == Input::ahead) {
         if (!can_project_ahead<F>) return "input: this kernel projects nothing ahead";
-        if (!path.packed || ThreadSplit(call.N, path).most_rows() != 1) return "input: ahead are packed weights and one sequence a thread";
+        if (!path.packed || ThreadSplit(call.N, path).most_rows() != 1)
+            return "input: ahead are packed weights and one sequence a thread";
         if (path.chunk != ahead_rows) return "chunk: ten steps are projected ahead";
     }
     if (path.merged && (F::per_item > 1 || !path.packed || path.input != Input::step || path.by_units))
-        return "merged: of float32 and float64 numbers, packed, where units are not divided and each step projects its input";
+        return "merged: of float32 and float64 numbers, packed, where units are not divided and each step projects its "
+               "input";
     if (path.merged && !can_merge<Cell, typename F::Number>(call.H)) return "merged: the units fill the vectors";
     return nullptr;
 }

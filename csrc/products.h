@@ -21,8 +21,8 @@ template <class F> struct StageSums {
     using T = typename F::Number;
     Side<T> begin[max_stage_sums];  // rows of (Hp)
     Side<typename F::Item> left[max_products];
-    int first = 0, last = 0;        // products to be added
-    Ahead<T>* ahead = nullptr;      // what is due beside them
+    int first = 0, last = 0;    // products to be added
+    Ahead<T>* ahead = nullptr;  // what is due beside them
 
     void start(int sum, const T* at, ptrdiff_t row) { begin[sum] = {at, row}; }
 };
@@ -197,9 +197,10 @@ template <class Cell, class F, class Stages> class Products {
     }
 
     template <class S> void place_merged(S stage, int i, Workspace& memory) {
-        merged[i].place(stage, memory, run.H, [&](int p) { return depth(S::product[p]); },
-                        [&](int p, int s) { return matrix(S::product[p], 0, s); },
-                        [&](int a) { return run.unit_row(S::sum[a].unit); });
+        merged[i].place(
+            stage, memory, run.H, [&](int p) { return depth(S::product[p]); },
+            [&](int p, int s) { return matrix(S::product[p], 0, s); },
+            [&](int a) { return run.unit_row(S::sum[a].unit); });
     }
 
     Side<T> left(const Product& product, const At<T>& at, const T* da, ptrdiff_t begin) const {

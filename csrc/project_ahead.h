@@ -83,18 +83,18 @@ template <class T, int A, int V>
 void tile_beside(const T* a, const T* b, ptrdiff_t depth, const Ends<T>& ends, const Piece<T>& piece) {
     constexpr int W = width<T>, C = A * V, R = ahead_rows;
     Vec<T> sum[C], ahead[R];
-    FASTRNN_UNROLL for (int c = 0; c < C; ++c) sum[c] = load(ends.begin[c / V] + (c % V) * W);
-    FASTRNN_UNROLL for (int r = 0; r < R; ++r) ahead[r] = load(piece.begin);
+    FASTRNN_UNROLL (int c = 0; c < C; ++c) sum[c] = load(ends.begin[c / V] + (c % V) * W);
+    FASTRNN_UNROLL (int r = 0; r < R; ++r) ahead[r] = load(piece.begin);
     Walk<T, R> x(piece.x);
     const T* B = piece.B;
     const auto add = [&](ptrdiff_t k) __attribute__((always_inline)) {
         const Vec<T> number = splat(a[k]);
-        FASTRNN_UNROLL for (int c = 0; c < C; ++c) sum[c] += number * load(b + c * W);
+        FASTRNN_UNROLL (int c = 0; c < C; ++c) sum[c] += number * load(b + c * W);
         b += C * W;
     };
     const auto add_ahead = [&]() __attribute__((always_inline)) {
         const Vec<T> columns = load(B);
-        FASTRNN_UNROLL for (int r = 0; r < R; ++r) ahead[r] += splat(x.at(r)) * columns;
+        FASTRNN_UNROLL (int r = 0; r < R; ++r) ahead[r] += splat(x.at(r)) * columns;
         x.next();
         B += W;
     };
@@ -105,8 +105,8 @@ void tile_beside(const T* a, const T* b, ptrdiff_t depth, const Ends<T>& ends, c
     }
     for (ptrdiff_t k = both; k < depth; ++k) add(k);
     for (ptrdiff_t k = both; k < piece.depth; ++k) add_ahead();
-    FASTRNN_UNROLL for (int c = 0; c < C; ++c) store(ends.out[c / V] + (c % V) * W, sum[c]);
-    FASTRNN_UNROLL for (int r = 0; r < R; ++r) store(piece.out + r * piece.out_row, ahead[r]);
+    FASTRNN_UNROLL (int c = 0; c < C; ++c) store(ends.out[c / V] + (c % V) * W, sum[c]);
+    FASTRNN_UNROLL (int r = 0; r < R; ++r) store(piece.out + r * piece.out_row, ahead[r]);
 }
 
 template <class T, int A, int V> constexpr auto beside_or_none() {
@@ -117,9 +117,12 @@ template <class T, int A, int V> constexpr auto beside_or_none() {
 }
 
 template <class T>
-void run_beside(int sums, int vectors, const T* a, const T* B, ptrdiff_t depth, const Ends<T>& ends, const Piece<T>& piece) {
-#define FASTRNN_BESIDE(A) \
-    {beside_or_none<T, A, 1>(), beside_or_none<T, A, 2>(), beside_or_none<T, A, 4>(), beside_or_none<T, A, 8>()}
+void run_beside(int sums, int vectors, const T* a, const T* B, ptrdiff_t depth, const Ends<T>& ends,
+                const Piece<T>& piece) {
+#define FASTRNN_BESIDE(A)                                                                                          \
+    {                                                                                                              \
+        beside_or_none<T, A, 1>(), beside_or_none<T, A, 2>(), beside_or_none<T, A, 4>(), beside_or_none<T, A, 8>() \
+    }
     static constexpr decltype(&tile_beside<T, 1, 1>) table[4][4] = {FASTRNN_BESIDE(1), FASTRNN_BESIDE(2),
                                                                     FASTRNN_BESIDE(3), FASTRNN_BESIDE(4)};
 #undef FASTRNN_BESIDE

@@ -14,7 +14,10 @@
 
 namespace fastrnn {
 
-#define FASTRNN_DECLARE(name) namespace name { extern const Variant variant; }
+#define FASTRNN_DECLARE(name)     \
+    namespace name {              \
+    extern const Variant variant; \
+    }
 FASTRNN_VARIANTS(FASTRNN_DECLARE)
 
 namespace {
@@ -34,7 +37,8 @@ bool can_run(const char* name) {
     const auto is = [name](const char* other) { return std::strcmp(name, other) == 0; };
     if (is("avx512"))
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("fma");
     if (is("avx512bf16")) return can_run("avx512") && __builtin_cpu_supports("avx512bf16");
     if (is("amx")) return can_run("avx512bf16") && has_tiles();
     if (is("avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");

@@ -43,7 +43,8 @@ template <class T> using Vec = typename Simd<T>::Vec;
 
 #define FASTRNN_INLINE static inline __attribute__((always_inline))
 #define FASTRNN_INLINED __attribute__((always_inline))
-#define FASTRNN_UNROLL _Pragma("GCC unroll 64")
+// A loop of a constant number of turns: FASTRNN_UNROLL (int i = 0; i < 4; ++i) f(i);
+#define FASTRNN_UNROLL(...) _Pragma("GCC unroll 64") for (__VA_ARGS__)
 
 template <class T> FASTRNN_INLINE Vec<T> load(const T* at) {
     return *reinterpret_cast<const typename Simd<T>::Loose*>(at);
@@ -108,6 +109,7 @@ template <class T, class V> FASTRNN_INLINE V masked(V value, typename Simd<T>::I
 
 // `yes` where a < b, else `no`; NaN is not less.
 template <class V> FASTRNN_INLINE V less(V a, V b, V yes, V no) { return a < b ? yes : no; }
+template <class V> FASTRNN_INLINE V less_equal(V a, V b, V yes, V no) { return a <= b ? yes : no; }
 
 template <class V> using NumberOf = typename std::remove_reference<decltype(V{}[0])>::type;
 
@@ -135,6 +137,46 @@ template <class V> FASTRNN_INLINE V least(V a, V bound) {
     return bound < a ? bound : a;
 }
 
+// 2**mantissa + n, for whole n that are less: they are its lowest bits.
+template <class T> FASTRNN_INLINE Vec<T> as_number(typename Simd<T>::Ints n) {
+    using Int = typename Lane<T>::Int;
+    return (Vec<T>)(n | Int(Lane<T>::bias + Lane<T>::mantissa) << Lane<T>::mantissa);
+}
+
+// The whole n for which a / 2**n is from 1 to 2, of a positive normal number, and that number.
+template <class V> FASTRNN_INLINE V exponent(V a) {
+    using T = NumberOf<V>;
+    const auto n = (typename Simd<T>::Ints)a >> Lane<T>::mantissa;
+    return as_number<T>(n) - T((typename Lane<T>::Int(1) << Lane<T>::mantissa) + Lane<T>::bias);
+}
+
+template <class V> FASTRNN_INLINE V significand(V a) {
+    using T = NumberOf<V>;
+    using Int = typename Lane<T>::Int;
+    constexpr Int one = Int(Lane<T>::bias) << Lane<T>::mantissa, rest = (Int(1) << Lane<T>::mantissa) - 1;
+    return (V)(((typename Simd<T>::Ints)a & rest) | one);
+}
+
+// How often a subnormal number or 0 holds the least positive number, with its sign.
+template <class V> FASTRNN_INLINE V subnormal(V a) {
+    using T = NumberOf<V>;
+    const V count = as_number<T>((typename Simd<T>::Ints)magnitude(a)) - T(typename Lane<T>::Int(1) << Lane<T>::mantissa);
+    return with_sign(count, a);
+}
+
+// Square root.
+template <class V> FASTRNN_INLINE V root(V a) {
+    for (int i = 0; i < width<NumberOf<V>>; ++i) a[i] = NumberOf<V>(__builtin_sqrt(a[i]));
+    return a;
+}
+
+// f of each number whose magnitude is above `beyond`, else `near`.
+template <class V, class F> FASTRNN_INLINE V library(V a, V beyond, V near, F f) {
+    for (int i = 0; i < width<NumberOf<V>>; ++i)
+        if (magnitude(a)[i] > beyond[i]) near[i] = NumberOf<V>(f(a[i]));
+    return near;
+}
+
 // 2**n for whole `n` within the exponents of normal numbers: adding `round` leaves n in the lowest bits.
 template <class V> FASTRNN_INLINE V power_of_two(V n) {
 #ifdef __AVX512F__
@@ -160,7 +202,7 @@ template <class V> FASTRNN_INLINE V scale(V a, V n) {
 // Rows of a square of numbers become its columns: parts of S places change places, S from half a vector down to 1.
 template <class T, int S, size_t... I> FASTRNN_INLINE void transpose_parts(Vec<T>* rows, std::index_sequence<I...>) {
     constexpr int W = width<T>;
-    FASTRNN_UNROLL for (int i = 0; i < W; ++i) {
+    FASTRNN_UNROLL (int i = 0; i < W; ++i) {
         if (i & S) continue;
         const Vec<T> a = rows[i], b = rows[i + S];
 #if defined(__has_builtin) && __has_builtin(__builtin_shufflevector)

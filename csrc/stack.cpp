@@ -89,14 +89,15 @@ template <class F> bool run_directions(int directions, bool apart, F run) {
         F& run;
         std::atomic<bool> finished{true}, failed{false};
     } both{run};
-    parallel(2, [](void* context, int part) {
+    const auto task = [](void* context, int part) {
         Both& both = *static_cast<Both*>(context);
         try {
             if (!both.run(part)) both.finished = false;
         } catch (...) {
             both.failed = true;
         }
-    }, &both);
+    };
+    parallel(2, task, &both);
     if (both.failed) throw std::bad_alloc();
     return both.finished;
 }
@@ -114,7 +115,8 @@ struct Noted {
 
 }  // namespace
 
-bool forward_stack(const Kernels& kernels, std::vector<ForwardCall>& calls, int directions, int threads, const std::vector<char>& apart, const std::vector<Drop>& drops) {
+bool forward_stack(const Kernels& kernels, std::vector<ForwardCall>& calls, int directions, int threads,
+                   const std::vector<char>& apart, const std::vector<Drop>& drops) {
     for (ForwardCall& call : calls) call.path = kernels.forward_path(call);
     Noted noted(calls.size());
     std::vector<Ran>& ran = noted.done.layers;
@@ -130,12 +132,15 @@ bool forward_stack(const Kernels& kernels, std::vector<ForwardCall>& calls, int 
     for (size_t first = 0; first < calls.size(); first += directions) {
         if (!drops.empty()) run(drops[first / directions], kernels.whole->bytes);
         if (apart[first / directions]) noted.done.at_once = 2;
-        if (!run_directions(directions, apart[first / directions], [&](int d) { return kernels.forward(calls[first + d], ran[first + d]); })) return false;
+        if (!run_directions(directions, apart[first / directions],
+                            [&](int d) { return kernels.forward(calls[first + d], ran[first + d]); }))
+            return false;
     }
     return true;
 }
 
-bool backward_stack(const Kernels& kernels, std::vector<BackwardCall>& calls, int directions, const std::vector<char>& apart, const std::vector<Join>& joins) {
+bool backward_stack(const Kernels& kernels, std::vector<BackwardCall>& calls, int directions,
+                    const std::vector<char>& apart, const std::vector<Join>& joins) {
     for (BackwardCall& call : calls) call.path = kernels.backward_path(call);
     Noted noted(calls.size());
     std::vector<Ran>& ran = noted.done.layers;
@@ -143,9 +148,13 @@ bool backward_stack(const Kernels& kernels, std::vector<BackwardCall>& calls, in
     for (size_t layer = calls.size() / directions; layer-- > 0;) {
         const size_t first = layer * directions;
         if (apart[layer]) noted.done.at_once = 2;
-        if (!run_directions(directions, apart[layer], [&](int d) { return kernels.backward(calls[first + d], ran[first + d]); })) return false;
+        if (!run_directions(directions, apart[layer],
+                            [&](int d) { return kernels.backward(calls[first + d], ran[first + d]); }))
+            return false;
         const Join& join = joins[layer];
-        if (join.other) bytes == sizeof(float) ? add<float>(join.dx, join.other, join.count) : add<double>(join.dx, join.other, join.count);
+        if (join.other)
+            bytes == sizeof(float) ? add<float>(join.dx, join.other, join.count)
+                                   : add<double>(join.dx, join.other, join.count);
         run(join.drop, bytes);
     }
     return true;
@@ -174,7 +183,8 @@ template <class T> void finish_one(const Finished& one, bool add) {
 }  // namespace
 
 void finish(const std::vector<Finished>& gradients, int bytes, bool add) {
-    for (const Finished& one : gradients) bytes == sizeof(float) ? finish_one<float>(one, add) : finish_one<double>(one, add);
+    for (const Finished& one : gradients)
+        bytes == sizeof(float) ? finish_one<float>(one, add) : finish_one<double>(one, add);
 }
 
 }  // namespace fastrnn

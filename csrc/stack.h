@@ -5,8 +5,9 @@
 
 namespace fastrnn {
 
-// Dropout between layers: element i of `count` is kept if the upper half of hash(key + (i + 1) * odd constant) is at least
-// `threshold`, and then multiplied by `scale`; see fastrnn/engine/dropout.py. Nothing is dropped where `from` is null.
+// Dropout between layers: element i of `count` is kept if the upper half of hash(key + (i + 1) * odd constant) is at
+// least `threshold`, and then multiplied by `scale`; see fastrnn/engine/dropout.py. Nothing is dropped where `from` is
+// null.
 struct Drop {
     const void* from = nullptr;
     void* to = nullptr;  // may be `from`
@@ -31,13 +32,15 @@ struct Finished {
     ptrdiff_t row, col;
 };
 
-// The forward pass: `directions` calls a layer, in a thread each where the layer's entry of `apart` says so; each layer's
-// `y` is the next one's `x`, or what `drops[layer]` leaves of it. `threads` is what all layers may take. False if it was
-// stopped.
-bool forward_stack(const Kernels& kernels, std::vector<ForwardCall>& calls, int directions, int threads, const std::vector<char>& apart, const std::vector<Drop>& drops);
+// The forward pass: `directions` calls a layer, in a thread each where the layer's entry of `apart` says so; each
+// layer's `y` is the next one's `x`, or what `drops[layer]` leaves of it. `threads` is what all layers may take. False
+// if it was stopped.
+bool forward_stack(const Kernels& kernels, std::vector<ForwardCall>& calls, int directions, int threads,
+                   const std::vector<char>& apart, const std::vector<Drop>& drops);
 
 // The backward pass, from the last layer to the first; `joins` has one entry a layer. False if it was stopped.
-bool backward_stack(const Kernels& kernels, std::vector<BackwardCall>& calls, int directions, const std::vector<char>& apart, const std::vector<Join>& joins);
+bool backward_stack(const Kernels& kernels, std::vector<BackwardCall>& calls, int directions,
+                    const std::vector<char>& apart, const std::vector<Join>& joins);
 
 // Writes or adds finished gradients of elements of `bytes` bytes.
 void finish(const std::vector<Finished>& gradients, int bytes, bool add);

@@ -32,7 +32,9 @@ template <class Stage> int block_vectors(ptrdiff_t rows, ptrdiff_t vectors, int 
     if (v > most_block_units) v = most_block_units;
     if (v < 1) v = 1;
     while (v > vectors && v > 1) v /= 2;
-    const auto uneven = [&] { return shares > 1 && (vectors / v + shares - 1) / shares * shares * v * 8 > vectors * 9; };
+    const auto uneven = [&] {
+        return shares > 1 && (vectors / v + shares - 1) / shares * shares * v * 8 > vectors * 9;
+    };
     while (v > 2 && uneven()) v /= 2;
     return v;
 }

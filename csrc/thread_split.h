@@ -85,13 +85,15 @@ template <class F> void run_workers(const ThreadSplit& split, const Stop* stop, 
         std::lock_guard<std::mutex> guard(noting);
         ran.add(own);
     };
-    if (!split.by_units) return run_parts(parts, [&](int part) { work(Worker{part, parts, parts, false, nullptr, stop}); });
-    const auto task = [&](int thread, Barrier& barrier) {
+    if (!split.by_units)
+        return run_parts(parts, [&](int part) { work(Worker{part, parts, parts, false, nullptr, stop}); });
+    auto task = [&](int thread, Barrier& barrier) {
         work(Worker{thread, barrier.threads, parts, true, barrier.threads > 1 ? &barrier : nullptr, stop});
     };
-    using Task = decltype(task);
-    together(parts, [](void* context, int thread, Barrier& barrier) { (*static_cast<Task*>(context))(thread, barrier); },
-             const_cast<void*>(static_cast<const void*>(&task)));
+    const auto call = [](void* context, int thread, Barrier& barrier) {
+        (*static_cast<decltype(task)*>(context))(thread, barrier);
+    };
+    together(parts, call, &task);
 }
 
 }  // namespace FASTRNN_VARIANT

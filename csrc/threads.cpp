@@ -150,7 +150,7 @@ class Pool {
     // Workers there are, at most `wanted`.
     int start_workers(int wanted) {
         std::lock_guard<std::mutex> guard(lock);
-        while (int(workers.size()) < wanted && start_worker()) {}
+        while (int(workers.size()) < wanted && start_worker()) continue;
         return int(workers.size()) < wanted ? int(workers.size()) : wanted;
     }
 
@@ -187,7 +187,8 @@ class Pool {
     void serve(Sleeper& self, unsigned seen) {
         const FlushSubnormals flush;
         for (;;) {
-            for (int i = 0; i < idle_spins && generation.load(std::memory_order_acquire) == seen; ++i) relax(i, idle_spins);
+            for (int i = 0; i < idle_spins && generation.load(std::memory_order_acquire) == seen; ++i)
+                relax(i, idle_spins);
             std::shared_ptr<Job> job;
             {
                 std::unique_lock<std::mutex> guard(lock);
@@ -231,7 +232,8 @@ void Barrier::wait(const Stop* stop) {
 }
 
 void Progress::wait_for(ptrdiff_t steps, const Stop* stop) const {
-    for (int i = 0; done.load(std::memory_order_acquire) < steps && !(stop && stop->requested()); ++i) relax(i, short_spins);
+    for (int i = 0; done.load(std::memory_order_acquire) < steps && !(stop && stop->requested()); ++i)
+        relax(i, short_spins);
 }
 
 void parallel(int parts, void (*task)(void*, int), void* context) {

@@ -22,19 +22,19 @@ template <class T> struct Ends {
 // [part][depth][sums][vectors]; several parts are a matter of AMX alone.
 enum class Layout { rows, packed };
 
-// One number of each of R rows after the other. Every third row has a pointer of its own: the two between are reached by
-// index, and registers suffice.
+// One number of each of R rows after the other. Every third row has a pointer of its own: the two between are reached
+// by index, and registers suffice.
 template <class Item, int R> struct Walk {
     static constexpr int count = (R + 2) / 3;
     const Item* third[count];
     ptrdiff_t row;
 
     __attribute__((always_inline)) explicit Walk(Side<Item> side) : row(side.row) {
-        FASTRNN_UNROLL for (int q = 0; q < count; ++q) third[q] = side.from(3 * q).at;
+        FASTRNN_UNROLL (int q = 0; q < count; ++q) third[q] = side.from(3 * q).at;
     }
     __attribute__((always_inline)) Item at(int r) const { return third[r / 3][(r % 3) * row]; }
     __attribute__((always_inline)) void next() {
-        FASTRNN_UNROLL for (int q = 0; q < count; ++q) ++third[q];
+        FASTRNN_UNROLL (int q = 0; q < count; ++q) ++third[q];
     }
 };
 
@@ -48,17 +48,18 @@ void tile(const typename F::Item* a, ptrdiff_t a_row, const typename F::Item* b,
     using Item = typename F::Item;
     constexpr int W = width<T>, C = A * V, P = parts_of(R * C);
     Vec<T> sum[P][R][C];
-    FASTRNN_UNROLL for (int r = 0; r < R; ++r) FASTRNN_UNROLL for (int c = 0; c < C; ++c) {
-        sum[0][r][c] = load(ends.begin[c / V] + r * ends.begin_row[c / V] + (c % V) * W);
-        FASTRNN_UNROLL for (int p = 1; p < P; ++p) sum[p][r][c] = Vec<T>{};
-    }
+    FASTRNN_UNROLL (int r = 0; r < R; ++r)
+        FASTRNN_UNROLL (int c = 0; c < C; ++c) {
+            sum[0][r][c] = load(ends.begin[c / V] + r * ends.begin_row[c / V] + (c % V) * W);
+            FASTRNN_UNROLL (int p = 1; p < P; ++p) sum[p][r][c] = Vec<T>{};
+        }
     Walk<Item, R> rows({a, a_row});
     const auto add = [&](int p) __attribute__((always_inline)) {
         Vec<Item> columns[C];
-        FASTRNN_UNROLL for (int c = 0; c < C; ++c) columns[c] = load(b + c * W);
-        FASTRNN_UNROLL for (int r = 0; r < R; ++r) {
+        FASTRNN_UNROLL (int c = 0; c < C; ++c) columns[c] = load(b + c * W);
+        FASTRNN_UNROLL (int r = 0; r < R; ++r) {
             const Vec<Item> number = splat(LAYOUT == Layout::packed ? a[r] : rows.at(r));
-            FASTRNN_UNROLL for (int c = 0; c < C; ++c) sum[p][r][c] = F::add(sum[p][r][c], number, columns[c]);
+            FASTRNN_UNROLL (int c = 0; c < C; ++c) sum[p][r][c] = F::add(sum[p][r][c], number, columns[c]);
         }
         b += C * W;
         if (LAYOUT == Layout::packed)
@@ -67,16 +68,19 @@ void tile(const typename F::Item* a, ptrdiff_t a_row, const typename F::Item* b,
             rows.next();
     };
     ptrdiff_t k = 0;
-    for (; k + P <= depth; k += P) FASTRNN_UNROLL for (int p = 0; p < P; ++p) add(p);
+    for (; k + P <= depth; k += P)
+        FASTRNN_UNROLL (int p = 0; p < P; ++p) add(p);
     for (; k < depth; ++k) add(0);
-    FASTRNN_UNROLL for (int r = 0; r < R; ++r) FASTRNN_UNROLL for (int c = 0; c < C; ++c) {
-        FASTRNN_UNROLL for (int p = 1; p < P; ++p) sum[0][r][c] += sum[p][r][c];
-        store(ends.out[c / V] + r * ends.out_row + (c % V) * W, sum[0][r][c]);
-    }
+    FASTRNN_UNROLL (int r = 0; r < R; ++r)
+        FASTRNN_UNROLL (int c = 0; c < C; ++c) {
+            FASTRNN_UNROLL (int p = 1; p < P; ++p) sum[0][r][c] += sum[p][r][c];
+            store(ends.out[c / V] + r * ends.out_row + (c % V) * W, sum[0][r][c]);
+        }
 }
 
 template <class F>
-using Tile = void (*)(const typename F::Item*, ptrdiff_t, const typename F::Item*, ptrdiff_t, const Ends<typename F::Number>&);
+using Tile = void (*)(const typename F::Item*, ptrdiff_t, const typename F::Item*, ptrdiff_t,
+                      const Ends<typename F::Number>&);
 
 #ifdef __AMX_BF16__
 // Two registers of rows.
@@ -85,8 +89,9 @@ constexpr int max_columns(int) { return 8; }
 #else
 // Vectors of sums that a row may have, and rows that a tile may have, so that all fits the registers.
 constexpr int max_rows(int columns) {
-    return registers >= 32 ? (columns <= 2 ? 14 : columns == 3 ? 9 : columns == 4 ? 6 : columns <= 8 ? 3 : 1)
-                           : (columns == 1 ? 8 : columns == 2 ? 6 : columns == 3 ? 4 : columns == 4 ? 2 : 1);
+    constexpr int of_32[] = {0, 14, 14, 9, 6, 3, 3, 3, 3}, of_16[] = {0, 8, 6, 4, 2};
+    if (registers >= 32) return columns <= 8 ? of_32[columns] : 1;
+    return columns <= 4 ? of_16[columns] : 1;
 }
 constexpr int max_columns(int rows) {
     return registers >= 32 ? (rows == 1 ? 16 : rows <= 3 ? 8 : 4) : (rows == 1 ? 8 : rows == 2 ? 4 : 2);
@@ -103,26 +108,19 @@ template <class F, int A, int V, Layout LAYOUT, int R> constexpr Tile<F> tile_or
         return nullptr;
 }
 
-template <class F, int A, int V, Layout LAYOUT> FASTRNN_INLINE Tile<F> tile_of_rows(int rows) {
-    static constexpr Tile<F> table[15] = {
-        nullptr,
-        tile_or_none<F, A, V, LAYOUT, 1>(), tile_or_none<F, A, V, LAYOUT, 2>(),
-        tile_or_none<F, A, V, LAYOUT, 3>(), tile_or_none<F, A, V, LAYOUT, 4>(),
-        tile_or_none<F, A, V, LAYOUT, 5>(), tile_or_none<F, A, V, LAYOUT, 6>(),
-        tile_or_none<F, A, V, LAYOUT, 7>(), tile_or_none<F, A, V, LAYOUT, 8>(),
-        tile_or_none<F, A, V, LAYOUT, 9>(), tile_or_none<F, A, V, LAYOUT, 10>(),
-        tile_or_none<F, A, V, LAYOUT, 11>(), tile_or_none<F, A, V, LAYOUT, 12>(),
-        tile_or_none<F, A, V, LAYOUT, 13>(), tile_or_none<F, A, V, LAYOUT, 14>(),
-    };
-    return table[rows];
+template <class F, int A, int V, Layout LAYOUT, int... R>
+FASTRNN_INLINE Tile<F> tile_of_rows(int rows, std::integer_sequence<int, R...>) {
+    static constexpr Tile<F> table[] = {tile_or_none<F, A, V, LAYOUT, R + 1>()...};
+    return table[rows - 1];
 }
 
 template <class F, int A, Layout LAYOUT> FASTRNN_INLINE Tile<F> tile_of_vectors(int vectors, int rows) {
+    constexpr auto each = std::make_integer_sequence<int, most_rows>{};
     switch (vectors) {
-        case 1: return tile_of_rows<F, A, 1, LAYOUT>(rows);
-        case 2: return tile_of_rows<F, A, 2, LAYOUT>(rows);
-        case 4: return tile_of_rows<F, A, 4, LAYOUT>(rows);
-        default: return tile_of_rows<F, A, 8, LAYOUT>(rows);
+        case 1: return tile_of_rows<F, A, 1, LAYOUT>(rows, each);
+        case 2: return tile_of_rows<F, A, 2, LAYOUT>(rows, each);
+        case 4: return tile_of_rows<F, A, 4, LAYOUT>(rows, each);
+        default: return tile_of_rows<F, A, 8, LAYOUT>(rows, each);
     }
 }
 

@@ -64,7 +64,7 @@ template <class Cell, class F> class WeightGradients {
     // After `rows` rows of a block: whether that is enough for a sum, which is then added to the total.
     bool full(ptrdiff_t rows, bool last) const { return in_blocks && (rows >= sum_rows || last); }
     void add_block(int owner, const Worker& worker) const {
-        const auto add = [&](T* Sums::*of, ptrdiff_t size) {
+        const auto add = [&](T* Sums::* of, ptrdiff_t size) {
             const ptrdiff_t last = size * (worker.number() + 1) / worker.threads();
             for (ptrdiff_t i = size * worker.number() / worker.threads(); i < last; ++i)
                 (sums[owner].*of)[i] += (block[owner].*of)[i];
@@ -142,9 +142,8 @@ template <class Cell, class F> class WeightGradients {
         const ptrdiff_t Hp = run.Hp, row = Cell::slots * Hp;
         const Left<F> left_x{right + right_size(), run.D, count};
         Left<F> left[sources() ? sources() : 1];
-        left_x.fill(in_turn(done, k0, [x = run.x, time = run.x_time](ptrdiff_t t, ptrdiff_t n) {
-            return x.from(n).at + t * time;
-        }));
+        left_x.fill(in_turn(
+            done, k0, [x = run.x, time = run.x_time](ptrdiff_t t, ptrdiff_t n) { return x.from(n).at + t * time; }));
         for (int i = 0; i < Cell::uses; ++i) {
             if (!is_first(i)) continue;
             const int source = source_of(i);
@@ -182,7 +181,7 @@ template <class Cell, class F> class WeightGradients {
         return run.entering(use.index, run.time_of(t), n);
     }
 
-    void add_parts(T* to, T* Sums::*of, ptrdiff_t count) const {
+    void add_parts(T* to, T* Sums::* of, ptrdiff_t count) const {
         const ptrdiff_t H = run.H, Hp = run.Hp;
         for (int part = 0; part < split.owners(); ++part) {
             const T* from = sums[part].*of;

@@ -1,32 +1,37 @@
 """Compiled recurrent networks on the CPU, forward and BPTT, on NumPy arrays."""
 
-from . import functional, losses, online, ops, optim
+from . import cells, functional, losses, online, ops, optim
+from .autoregressive import AR
 from .cells import Cell, CellError, cell
 from .curvature import hvp
 from .dispatch import available_backends, get_backend, set_backend, use_backend
 from .engine.precision import get_matmul_precision, set_matmul_precision, use_matmul_precision
 from .engine.threads import get_num_threads, set_num_threads, use_num_threads
 from .explain import explain
-from .layers import Embedding, Linear
+from .layers import Embedding, Layer, Linear
 from .model import Model
-from .prepared import Prepared, prepare
+from .prepared import Prepared, Pullback, prepare
 from .recurrent import GRU, LSTM, RNN, Recurrent
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AR",
     "GRU",
     "LSTM",
     "RNN",
     "Cell",
     "CellError",
     "Embedding",
+    "Layer",
     "Linear",
     "Model",
     "Prepared",
+    "Pullback",
     "Recurrent",
     "available_backends",
     "cell",
+    "cells",
     "explain",
     "functional",
     "get_backend",

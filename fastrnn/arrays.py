@@ -1,4 +1,4 @@
-"""The arrays of a layer or a model, by name."""
+"""The arrays of a layer or a model by name."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ Array = NDArray[Any]
 
 
 class Arrays(MutableMapping[str, Array]):
-    """Arrays by name, which stay the same arrays: an optimizer that holds them sees what is assigned.
+    """A mapping from names to arrays that are never replaced, so that an optimizer can hold them.
 
-    ``arrays[name] = value``, `update` and ``|=`` copy into the own array; everything is checked before anything is
-    copied. No name can be added or deleted.
+    ``arrays[name] = value``, `update` and ``|=`` copy values into the existing arrays, after all values have been
+    checked. Names cannot be added or deleted.
 
     Parameters
     ----------
     called : str
-        What error messages call it.
+        Name of the mapping in error messages.
     own : dict of str to array
-        The arrays themselves.
+        The arrays.
 
     Raises
     ------
     KeyError
-        If a name that is assigned to is not one of these.
+        If a value is assigned to an unknown name.
     TypeError
-        If a value is not an array of the own array's dtype, or a name is deleted.
+        If a value is not an array of the existing array's dtype, or a name is deleted.
     ValueError
         If a value has another shape.
     """
 
     def __init__(self, called: str, own: dict[str, Array]) -> None:
         self._called = called
-        # Public as compiled code takes a dict only.
+        # Public, as compiled code takes nothing but a dict.
         self.own = own
 
     def __getitem__(self, name: str) -> Array:
@@ -52,7 +52,7 @@ class Arrays(MutableMapping[str, Array]):
 
     def __setitem__(self, name: str, value: Array) -> None:
         array = self._checked(name, value)
-        # As it is after `arrays[name] += 1`.
+        # After `arrays[name] += 1` the value is the array itself, and up to date.
         if array is not self.own[name]:
             self.own[name][...] = array
 
@@ -60,14 +60,14 @@ class Arrays(MutableMapping[str, Array]):
         raise TypeError(f"{self._called}: expected to keep all of {', '.join(self.own)}, got a deletion")
 
     def update(self, new: Any = (), /, **more: Array) -> None:
-        """Copy from a mapping or pairs of names and arrays."""
-        # Of each a copy first: it may be another of the own arrays.
+        """Copy values from a mapping or from pairs of names and arrays."""
+        # Copied twice: a value may be another one of these arrays.
         checked = {name: np.array(self._checked(name, value)) for name, value in dict(new, **more).items()}
         for name, array in checked.items():
             self.own[name][...] = array
 
     def assign(self, new: Mapping[str, Array]) -> None:
-        """Copy from a mapping that has every name."""
+        """Copy values from a mapping that has every name."""
         if new is self:
             return
         if not isinstance(new, Mapping):
@@ -92,13 +92,14 @@ class Arrays(MutableMapping[str, Array]):
 
 
 class Trainable:
-    """What has parameters and their gradients: assignment to either, as a whole, copies into the own arrays."""
+    """Base class for parameters and gradients: assigning either attribute copies values into the existing arrays."""
 
     _params: Arrays
     _grads: Arrays
 
     @property
     def params(self) -> Arrays:
+        """The parameters by name."""
         return self._params
 
     @params.setter
@@ -107,6 +108,7 @@ class Trainable:
 
     @property
     def grads(self) -> Arrays:
+        """The gradients of the parameters, by the same names."""
         return self._grads
 
     @grads.setter

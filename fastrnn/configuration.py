@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from .autoregressive import AR
 from .cells import Cell, gru, lstm, rnn
 from .cells.builtin import NONLINEARITIES
 from .errors import FLOATS, choice, known_keys, positive_int
@@ -19,6 +20,7 @@ _LAYERS: dict[str, type[Layer]] = {
     "LSTM": LSTM,
     "GRU": GRU,
     "Recurrent": Recurrent,
+    "AR": AR,
     "Linear": Linear,
     "Embedding": Embedding,
 }
@@ -92,6 +94,8 @@ def _arguments(where: str, config: Any, cells: Mapping[str, Cell]) -> tuple[str,
 
 def _shapes(kind: str, arguments: Mapping[str, Any]) -> Iterable[tuple[str, tuple[int, ...]]]:
     a = arguments
+    if kind == "AR":
+        return AR.param_shapes(a["order"], a["input_size"], a["output_size"] or a["input_size"], a["bias"]).items()
     if kind == "Linear":
         return Linear.param_shapes(a["input_size"], a["output_size"], a["bias"]).items()
     if kind == "Embedding":
@@ -144,7 +148,7 @@ def _one_of(options: Iterable[str]) -> Callable[[str, Any], Any]:
 # How a value of a configuration is checked, by the name of the constructor's argument.
 _FIELDS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("input_size", "output_size", "hidden_size", "num_layers"), _size),
-    **dict.fromkeys(("num_embeddings", "embedding_size"), _size),
+    **dict.fromkeys(("num_embeddings", "embedding_size", "order"), _size),
     **dict.fromkeys(("bias", "batch_first", "bidirectional", "reverse", "reset_after"), _flag),
     "dropout": _number,
     "dtype": _one_of(dtype.name for dtype in FLOATS),

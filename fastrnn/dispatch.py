@@ -29,7 +29,13 @@ _loaded: dict[str, Backend] = {}
 
 
 def available_backends() -> tuple[str, ...]:
-    """Names of the backends that can run here, best first."""
+    """Names of the backends that can run here.
+
+    Returns
+    -------
+    tuple of str
+        Some of ``"cpp"``, ``"numba"``, ``"numpy"``, in this order: the first is the quickest.
+    """
     return tuple(name for name, (needs, _, _) in _BACKENDS.items() if importlib.util.find_spec(needs))
 
 
@@ -77,6 +83,11 @@ def use_backend(name: str) -> Use[str]:
     ----------
     name : str
         One of :func:`available_backends`.
+
+    Returns
+    -------
+    context manager
+        For ``with``; it can be entered more than once.
 
     Raises
     ------

@@ -44,11 +44,11 @@ def float_array(name: str, value: Any, ndim: int | None = None) -> NDArray[Any]:
     return array
 
 
-def array_like(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], why: str) -> NDArray[Any]:
-    """`value`, if it is an array of `shape` and of the `dtype` that `why` has."""
+def array_like(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], like: str) -> NDArray[Any]:
+    """`value`, if it is an array of `shape` and of the `dtype` that `like` has."""
     array = plain_array(name, value)
     if array.dtype != dtype:
-        raise TypeError(f"{name}: expected dtype {dtype} as {why} has, got {array.dtype}")
+        raise TypeError(f"{name}: expected dtype {dtype} as {like} has, got {array.dtype}")
     if array.shape != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
     return array

@@ -1,4 +1,4 @@
-"""Layers in a row, and their file."""
+"""A chain of layers, and the file it is saved to."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .arrays import Array, Arrays, Trainable
+from .autoregressive import AR
 from .cells import Cell
 from .configuration import described, planned, require_cells
 from .engine.settings import pinned
@@ -16,6 +17,11 @@ from .layers import Layer, added_together
 from .model_file import KEY, open_model, pack, refusing, write_atomically
 from .recurrent import Recurrent
 
+__all__ = ["Model"]
+
+# Layers over time: they take states and flags, and return the last state besides the output.
+STATEFUL = (Recurrent, AR)
+
 
 class Model(Trainable):
     """A chain of layers.
@@ -23,12 +29,22 @@ class Model(Trainable):
     Parameters
     ----------
     layers : sequence of Layer
-        Each takes the output of the one before; each only once, as it keeps one :meth:`forward` at a time.
+        Each takes the output of the one before it. A layer may occur only once, as it saves one :meth:`forward` at a
+        time.
 
     Attributes
     ----------
+    layers : list of Layer
+        The layers.
     params, grads : mapping of str to array
-        The layers' own arrays, under ``"{index}.{name}"``; assignment as for a layer's.
+        The layers' own arrays under ``"{index}.{name}"``; assignment works as for a :class:`Layer`.
+
+    Raises
+    ------
+    TypeError
+        If `layers` is not a sequence of layers.
+    ValueError
+        If there is no layer, or one of them occurs twice.
     """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
@@ -40,7 +56,7 @@ class Model(Trainable):
             if not isinstance(layer, Layer):
                 raise TypeError(f"layers[{i}]: expected a fastrnn layer, got {type(layer).__name__}")
             if any(layer is other for other in self.layers[:i]):
-                raise ValueError(f"layers[{i}]: expected a layer of its own, got one that is there twice")
+                raise ValueError(f"layers[{i}]: expected each layer once, got one that occurs twice")
         if not self.layers:
             raise ValueError("layers: expected at least one layer")
         self._gather()
@@ -60,16 +76,28 @@ class Model(Trainable):
     def __call__(
         self, x: Array, state: Any = None, lengths: Any = None, *, mask: Any = None, resets: Any = None
     ) -> tuple[Array, list[Any]]:
-        """Output and last states, keeping nothing.
+        """Run the layers without saving anything for a backward pass.
 
         Parameters
         ----------
         x : array
             Input of the first layer.
         state : list, optional
-            A state for each recurrent layer, as this returns it; zeros by default.
+            Initial state of each layer over time (recurrent or AR), as returned by a call; zeros by default.
         lengths, mask, resets
-            Of the recurrent layers; see :mod:`fastrnn.functional`. Resets are to zeros.
+            For the layers over time; see :mod:`fastrnn.functional`. A reset state is zero.
+
+        Returns
+        -------
+        y : array
+            Output of the last layer.
+        state : list
+            State of each layer over time after the last step of each sequence.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument has the wrong type, dtype, shape or value.
         """
         with pinned():
             return self._run(x, state, {"lengths": lengths, "mask": mask, "resets": resets}, keep=False)
@@ -77,7 +105,23 @@ class Model(Trainable):
     def forward(
         self, x: Array, state: Any = None, lengths: Any = None, *, mask: Any = None, resets: Any = None
     ) -> tuple[Array, list[Any]]:
-        """The same, with dropout, keeping what one :meth:`backward` needs."""
+        """Run the layers with dropout and save what one :meth:`backward` needs.
+
+        Parameters
+        ----------
+        x, state, lengths, mask, resets
+            As of a call. Input and state are kept, not copied: leave them unchanged until :meth:`backward`.
+
+        Returns
+        -------
+        y, state
+            As of a call.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for a call.
+        """
         with pinned():
             return self._run(x, state, {"lengths": lengths, "mask": mask, "resets": resets}, keep=True)
 
@@ -85,7 +129,7 @@ class Model(Trainable):
         initial = iter(self._states("state", state))
         last = []
         for layer in self.layers:
-            if isinstance(layer, Recurrent):
+            if isinstance(layer, STATEFUL):
                 run = layer.forward if keep else layer
                 x, end = run(x, next(initial), **flags)
                 last.append(end)
@@ -94,25 +138,36 @@ class Model(Trainable):
         return x, last
 
     def backward(self, dy: Array, dstate: Any = None, truncate: int | None = None) -> Array | None:
-        """Add the gradients of the last :meth:`forward` to ``grads``, when those of all layers are there.
+        """Backpropagate through the last :meth:`forward` and add the gradients of the parameters to ``grads``.
+
+        They are added once those of all layers have been computed: if a layer raises, ``grads`` is unchanged.
 
         Parameters
         ----------
-        dy : array like the output
+        dy : array
+            Gradient of the loss with respect to the output, with its shape and dtype.
         dstate : list, optional
-            Gradient with respect to each recurrent layer's last state; zeros by default.
+            Gradient with respect to the last state of each layer over time; zeros by default.
         truncate : int, optional
-            Cut the gradient after every `truncate` steps.
+            Cut the gradient after every `truncate` active steps of a sequence; see :mod:`fastrnn.functional`.
 
         Returns
         -------
-        array like the input, or None if the first layer takes integers
+        array or None
+            Gradient with respect to the input; None if the first layer takes integers.
+
+        Raises
+        ------
+        RuntimeError
+            If there was no :meth:`forward` since the last one.
+        TypeError, ValueError
+            If an argument has the wrong type, dtype, shape or value.
         """
         gradients = self._states("dstate", dstate)
         d: Array | None = dy
         with added_together(self.layers):
             for layer in reversed(self.layers):
-                if isinstance(layer, Recurrent):
+                if isinstance(layer, STATEFUL):
                     d, _ = layer.backward(d, gradients.pop(), truncate)
                 else:
                     d = layer.backward(d)  # type: ignore[attr-defined]
@@ -142,15 +197,19 @@ class Model(Trainable):
             return chain.forward(x, states, x_dot, states_dot, flags)
 
     def zero_grad(self) -> None:
-        """Set every gradient to zero."""
+        """Set all gradients to zero."""
         for layer in self.layers:
             layer.zero_grad()
 
+    def __repr__(self) -> str:
+        layers = "".join(f"\n  ({i}) {layer!r}" for i, layer in enumerate(self.layers))
+        return f"{type(self).__name__}({layers}\n)"
+
     def _states(self, argument: str, states: Any) -> list[Any]:
-        count = sum(isinstance(layer, Recurrent) for layer in self.layers)
+        count = sum(isinstance(layer, STATEFUL) for layer in self.layers)
         if states is None:
             return [None] * count
-        expected = f"{argument}: expected a list of {count} state(s), one per recurrent layer"
+        expected = f"{argument}: expected a list of {count} state(s), one per recurrent or AR layer"
         if not isinstance(states, list | tuple):
             raise TypeError(f"{expected}, got {type(states).__name__}")
         if len(states) != count:
@@ -158,21 +217,21 @@ class Model(Trainable):
         return list(states)
 
     def save(self, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> None:
-        """Write parameters and configuration to a safetensors file, whole or not at all.
+        """Write parameters and configuration to a safetensors file, completely or not at all.
 
         Parameters
         ----------
         path : path
-            Of a link, the file that it points to is written. The mode of a file that is there already stays.
+            If it is a link, the file it points to is written. An existing file keeps its mode.
         metadata : mapping of str to str, optional
-            Kept in the file beside the configuration.
+            Stored in the file besides the configuration.
 
         Raises
         ------
         OSError
-            If the file cannot be written. What was there before is left as it was.
-        ValueError, TypeError
-            If `metadata` or a layer cannot be kept in a file.
+            If the file cannot be written. An existing file is unchanged then.
+        TypeError, ValueError
+            If `metadata` or a layer cannot be stored in a file.
         """
         if metadata is not None and not isinstance(metadata, Mapping):
             raise TypeError(f"metadata: expected a mapping of strings to strings, got {type(metadata).__name__}")
@@ -183,39 +242,45 @@ class Model(Trainable):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], cells: Mapping[str, Cell] | None = None) -> Model:
-        """The model in a file that :meth:`save` wrote.
+        """Read a model from a file that :meth:`save` has written.
 
-        The file may come from anywhere: it holds no code, and its configuration is compared with its tensors before
-        anything of either is built.
+        The file need not be trusted: it contains no code, and its configuration is compared with its tensors before
+        any layer is built.
 
         Parameters
         ----------
         path : path
+            The file.
         cells : mapping of str to Cell, optional
-            Cells of :class:`Recurrent` layers by name: a file holds no code.
+            The cells of :class:`Recurrent` layers by name, as a file contains no code.
+
+        Returns
+        -------
+        Model
+            Its layers have the parameters of the file, gradients of zero and a new random state.
 
         Raises
         ------
         OSError
             If the file cannot be opened; FileNotFoundError if there is none.
         ValueError
-            If the file is not a model of fastrnn, is torn or damaged (files have a checksum of all that is in them),
-            was saved by a later version, or needs a cell that is not in `cells`. The message names the file.
+            If the file is not a model of fastrnn, is truncated or damaged (it has a checksum of its contents), was
+            saved by a later version, or needs a cell that is not in `cells`. The message names the file.
         TypeError
-            If what `cells` holds is not a cell.
+            If `cells` is not a mapping of names to cells.
         """
         return read_model(path, cells, cls)[0]
 
 
 def _is_text(value: Any) -> bool:
-    # A lone surrogate has no bytes.
+    # A lone surrogate cannot be encoded.
     return isinstance(value, str) and value.encode("utf-8", "replace").decode() == value
 
 
 def read_model(
     path: str | os.PathLike[str], cells: Mapping[str, Cell] | None = None, kind: type[Model] = Model
 ) -> tuple[Model, dict[str, str]]:
-    """What :meth:`Model.load` and :func:`read_metadata` give, of one and the same file."""
+    """The results of :meth:`Model.load` and :func:`read_metadata`, from one reading of the file."""
     if cells is not None and not isinstance(cells, Mapping):
         raise TypeError(f"cells: expected a mapping of names to cells, got {type(cells).__name__}")
     for name, cell in (cells or {}).items():
@@ -232,7 +297,7 @@ def read_model(
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """What :meth:`Model.save` was given as metadata; errors as :meth:`Model.load` has them."""
+    """The metadata that :meth:`Model.save` was given; errors are those of :meth:`Model.load`."""
     with open_model(file_path("path", path)) as file:
         file.check()
     return file.metadata

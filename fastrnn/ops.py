@@ -1,5 +1,4 @@
-"""The functions that a cell's description may use, besides ``+ - * /`` and numbers."""
+"""The functions that a cell's description may use, besides ``+ - * / < <= > >=``, ``abs`` and numbers."""
 
-from .cells.expr import exp, relu, sigmoid, softplus, tanh
-
-__all__ = ["exp", "relu", "sigmoid", "softplus", "tanh"]
+from .cells.operations import *  # noqa: F403
+from .cells.operations import __all__ as __all__

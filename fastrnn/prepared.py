@@ -1,7 +1,7 @@
-"""Layers of a cell, checked once and then called: the one way from arrays to a backend.
+"""Prepared layers: cell and parameters are checked once, then called any number of times.
 
-``layers``, ``functional`` and adapters are thin over this. A call checks its arguments, here and nowhere else, and is
-one call of the backend, for a whole stack of layers in one direction or both.
+Layers, functions and adapters are thin over this. A call checks its arguments here and nowhere else, and is one call of
+the backend, for a whole stack of layers in one or both directions.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from .errors import (
     share,
 )
 
+__all__ = ["Prepared", "Pullback", "prepare"]
+
 State = Any
 """An array (num_layers*directions, N, H), or a tuple of them for a cell with several states."""
 
@@ -57,30 +59,33 @@ def prepare(
         A built-in cell or one made by :func:`fastrnn.cell`.
     params : mapping of str to array
         For each layer ``Wx_l0`` (D, G*H), ``Wh_l0`` (H, P*H), ``bx_l0`` (G*H,), ``bh_l0`` (P*H,), and the per-unit
-        parameters (H,), all of one dtype, float32 or float64; ``_l1`` and so on for the layers above, with ``_reverse``
-        appended for the second direction. A bias may be missing or None. The arrays may have any strides, such as those
-        of the transpose of PyTorch's (G*H, D), and stay where they are: what is assigned to their elements later counts
-        for later calls.
+        parameters (H,), all of the same dtype, float32 or float64; with ``_l1`` and so on for the layers above, and
+        ``_reverse`` appended for the second direction. A bias may be missing or None. The arrays may have any strides,
+        such as those of the transpose of PyTorch's (G*H, D), and are not copied: later calls see later changes of
+        their elements.
     num_layers : int
+        Number of layers in the stack.
     bidirectional : bool
-        Whether each layer has a second set of parameters, which runs from the end; outputs are concatenated.
+        Whether each layer has a second set of parameters that runs from the last step to the first; the outputs are
+        concatenated.
     reverse : bool
         Whether layers of one direction run from the last step to the first.
     batch_first : bool
         Whether inputs and outputs are (N, T, ...); states never are.
     dropout : float
-        Share of the elements between layers that a call with ``training=True`` sets to zero.
+        Probability with which a call with ``training=True`` sets each element that passes between two layers to zero.
     seed : int, optional
-        For the dropout. The same bits are dropped on every backend and number of threads.
+        Seed of dropout. The same elements are dropped on every backend and for any number of threads.
 
     Returns
     -------
     Prepared
+        Call it, or its methods.
 
     Raises
     ------
     TypeError
-        If an argument has the wrong type, or arrays are not of one dtype, float32 or float64.
+        If an argument has the wrong type, or the arrays do not have the same dtype, float32 or float64.
     ValueError
         If a parameter is missing or unknown, or has the wrong shape.
 
@@ -118,7 +123,20 @@ def prepare(
 def param_shapes(
     cell: Cell, input_size: int, hidden_size: int, num_layers: int, bias: bool, bidirectional: bool
 ) -> Iterable[tuple[str, tuple[int, ...]]]:
-    """Name and shape of every parameter of layers, one by one: a file may claim more than memory holds."""
+    """Name and shape of every parameter of a stack, lazily: a file may claim more layers than memory holds.
+
+    Parameters
+    ----------
+    cell : Cell
+        The cell.
+    input_size, hidden_size, num_layers, bias, bidirectional
+        As of :class:`Recurrent`.
+
+    Returns
+    -------
+    iterable of (str, tuple of int)
+        In the order of ``params``.
+    """
     ends = ("", "_reverse") if bidirectional else ("",)
     for layer in range(num_layers):
         D = len(ends) * hidden_size if layer else input_size
@@ -129,7 +147,7 @@ def param_shapes(
 
 
 def parameter_names(cell: Cell, num_layers: int, bidirectional: bool) -> tuple[tuple[str, ...], ...]:
-    """The names of a :class:`Layout`."""
+    """The field `names` of a :class:`Layout`."""
     own = ("Wx", "Wh", *_BIASES, *cell.units)
     ends = ("", "_reverse") if bidirectional else ("",)
     return tuple(tuple(f"{name}_l{i}{end}" for name in own) for i in range(num_layers) for end in ends)
@@ -138,8 +156,8 @@ def parameter_names(cell: Cell, num_layers: int, bidirectional: bool) -> tuple[t
 def check_params(
     shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, Any], dtype: np.dtype[Any]
 ) -> dict[str, Array]:
-    """`given`, if it has the arrays of `shapes` and no others; biases may be missing."""
-    # By the whole name: a per-unit parameter may be called `bhat`.
+    """The arrays of `given`, if they are those of `shapes`; biases may be missing."""
+    # Compared by the whole name: a per-unit parameter may be called `bhat`.
     optional = [name for name in shapes if name.rpartition("_l")[0] in _BIASES]
     known_keys("params", given, [name for name in shapes if name not in optional], optional)
     return {
@@ -150,7 +168,7 @@ def check_params(
 
 
 class Prepared:
-    """Layers of a cell on given parameters, ready to be called; see :func:`prepare`.
+    """Layers of a cell on given parameters, ready to be called; made by :func:`prepare`.
 
     Attributes
     ----------
@@ -159,8 +177,9 @@ class Prepared:
     params : mapping of str to array
         The arrays themselves.
     dropout : float
+        Probability of dropout between layers.
     stacks : dict
-        The layers on each backend that has run them, by the name that was asked for.
+        The layers on each backend that has run them, by the name of the backend that was asked for.
     """
 
     def __init__(self, layout: Layout, params: Mapping[str, Array], dropout: float = 0.0, seed: Any = None) -> None:
@@ -170,13 +189,24 @@ class Prepared:
         self.stacks: dict[str, Stack] = {}
 
     def on(self, params: Mapping[str, Array]) -> Prepared:
-        """The same on other arrays; dropout goes on where it is."""
+        """The same layers on other arrays.
+
+        Parameters
+        ----------
+        params : mapping of str to array
+            As of :func:`prepare`; they are not checked again.
+
+        Returns
+        -------
+        Prepared
+            Its dropout continues the sequence of this one's.
+        """
         twin = Prepared(self.layout, params, self.dropout)
         twin._seed, twin._draws = self._seed, self._draws
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
-        # What a backend holds it makes again where it is needed.
+        # A backend's objects cannot be pickled, and are made again when they are needed.
         return {**self.__dict__, "stacks": {}}
 
     def __call__(
@@ -191,36 +221,38 @@ class Prepared:
         training: bool = False,
         out: Array | None = None,
     ) -> tuple[Array, State]:
-        """Run the layers, keeping nothing.
+        """Run the layers without saving anything for a backward pass.
 
         Parameters
         ----------
         x : (T, N, D) array, or (N, T, D) if `batch_first`
-            Any strides.
+            Input of the parameters' dtype, with any strides.
         state : array or tuple of arrays, optional
             Initial states, (num_layers*directions, N, H) each; zeros by default.
         lengths : (N,) integers, optional
-            Number of steps of each sequence; see :mod:`fastrnn.functional` for these and the next.
+            Number of steps of each sequence; see :mod:`fastrnn.functional` for these arguments.
         mask : (T, N) booleans, or (N, T) if `batch_first`, optional
-            Which steps are active: the others give zeros, hold the state, and pass its gradient by.
+            Which steps are active; the others output zeros, keep the state and pass its gradient on unchanged.
         resets : (T, N) booleans, or (N, T) if `batch_first`, optional
-            Where True, the state that enters the step, in the direction's own order, is `reset_state`.
+            Where True, the step starts from `reset_state` instead of the state of the step before it.
         reset_state : array or tuple of arrays, optional
             Like `state`, or one row for all sequences, (num_layers*directions, H); zeros by default.
         training : bool
-            Whether there is dropout between layers.
-        out : array like ``y``, optional
-            Where the outputs go.
+            Whether to apply dropout between layers.
+        out : array, optional
+            Written with the outputs and returned as ``y``; writable, of its shape and dtype, with any strides.
 
         Returns
         -------
         y : (T, N, directions*H) array, or (N, T, directions*H)
-        state : like the argument, after each sequence's last step
+            Output of the last layer.
+        state : array or tuple of arrays
+            States after the last step of each sequence, in the form of the argument.
 
         Raises
         ------
         TypeError, ValueError
-            If an argument has the wrong type, dtype, shape or value; nothing has run then.
+            If an argument has the wrong type, dtype, shape or value. Nothing has run then.
         """
         now = current()
         plain = lengths is None and mask is None and resets is None and reset_state is None
@@ -244,21 +276,27 @@ class Prepared:
         training: bool = False,
         need: Collection[str] = ("x", "state", "params"),
     ) -> tuple[Array, State, Pullback]:
-        """Run the layers and give the function that takes a gradient back through this very call.
+        """Run the layers and return their vector-Jacobian product: a function from gradients of outputs to gradients.
 
         Parameters
         ----------
         x, state, lengths, mask, resets, reset_state, training
-            As of a call. The arrays themselves are kept, and the parameters are: leave all unchanged until the
-            last call of `pullback`.
+            As of a call. The arrays and the parameters are kept, not copied: leave them unchanged until the last call
+            of `pullback`.
         need : collection of {"x", "state", "params"}
-            Which gradients will be asked for; what is not needed is not computed.
+            The gradients that `pullback` will be asked for; others are not computed.
 
         Returns
         -------
         y, state
             As of a call; `y` is read-only.
         pullback : Pullback
+            See :class:`Pullback`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument has the wrong type, dtype, shape or value. Nothing has run then.
         """
         now = current()
         needed = _ALL if need == ("x", "state", "params") else needs(need)
@@ -266,17 +304,28 @@ class Prepared:
         if plain and (training is False or (training is True and not self.dropout)):
             done = self.quick(x, state, 3, now, True)
             if done is not None:
-                y, last, kept = done
-                return y, last, Pullback(self, self.stack(now), kept, x.shape[:2], needed, ())
+                y, last, saved = done
+                return y, last, Pullback(self, self.stack(now), saved, x.shape[:2], needed, ())
         given, rows = self._given(x, state, lengths, mask, resets, reset_state, training)
         stack = self.stack(now)
-        y, last_, kept = stack.forward(given, now, True)
+        y, last_, saved = stack.forward(given, now, True)
         y = self._output(y, None)
         y.flags.writeable = False
-        return y, self._state_out(last_), Pullback(self, stack, kept, y.shape[:2], needed, rows)
+        return y, self._state_out(last_), Pullback(self, stack, saved, y.shape[:2], needed, rows)
 
     def stack(self, now: Settings) -> Stack:
-        """The layers on the backend of the settings `now`."""
+        """The layers on the backend that `now` names.
+
+        Parameters
+        ----------
+        now : Settings
+            The settings of a call.
+
+        Returns
+        -------
+        Stack
+            Made at the first call for a backend.
+        """
         try:
             return self.stacks[now.backend]
         except KeyError:
@@ -285,17 +334,51 @@ class Prepared:
             return stack
 
     def quick(self, x: Any, state: Any, ndim: int, now: Settings, keep: bool) -> tuple[Array, Any, Any] | None:
-        """What the backend's quick way gives, if it has one and takes these arguments; see :class:`Stack`."""
+        """Run the layers by the backend's short cut for plain calls; see :meth:`Stack.quick`.
+
+        Parameters
+        ----------
+        x, state
+            As of a call, unchecked; with `ndim` 2 as of :meth:`step`.
+        ndim : int
+            Dimensions that `x` should have.
+        now : Settings
+            The settings of the call.
+        keep : bool
+            Whether to keep what a backward pass needs.
+
+        Returns
+        -------
+        tuple or None
+            Outputs, last states and what was kept; None if the backend does not take these arguments this way.
+        """
         stack = self.stacks.get(now.backend) or self.stack(now)
         return stack.quick(x, state, ndim, now, keep)
 
     def step(self, x: Array, state: State = None) -> tuple[Array, State]:
-        """One step of a stream: `x` (N, D) and the states give ``y`` (N, H) and the new states.
+        """Run one step, for data that arrive one step at a time.
+
+        Parameters
+        ----------
+        x : (N, D) array
+            Input of the parameters' dtype.
+        state : array or tuple of arrays, optional
+            States before the step, (num_layers, N, H) each; zeros by default.
+
+        Returns
+        -------
+        y : (N, H) array
+            Output of the last layer.
+        state : array or tuple of arrays
+            States after the step.
 
         Raises
         ------
+        TypeError
+            If an argument has the wrong type or dtype.
         ValueError
-            If the layers are bidirectional or reversed: a stream has no end to begin from.
+            If an argument has the wrong shape, or the layers are bidirectional or reversed: they would begin with the
+            last step, which has not arrived.
         """
         now = current()
         done = self.quick(x, state, 2, now, False)
@@ -309,10 +392,18 @@ class Prepared:
         y, last, _ = self.stack(now).forward(given, now, False)
         return y[0], self._state_out(last)
 
+    def __repr__(self) -> str:
+        layout = self.layout
+        sizes = f"input_size={layout.input_size}, hidden_size={layout.hidden_size}, num_layers={layout.num_layers}"
+        options = {"bidirectional": layout.directions > 1, "reverse": layout.reverse, "batch_first": layout.batch_first}
+        shown = "".join(f", {name}=True" for name, on in options.items() if on)
+        dropout = f", dropout={self.dropout}" if self.dropout else ""
+        return f"Prepared({layout.cell!r}, {sizes}{shown}{dropout}, dtype={layout.dtype})"
+
     def _given(
         self, x: Any, state: Any, lengths: Any, mask: Any, resets: Any, reset_state: Any, training: bool
     ) -> tuple[Given, tuple[bool, ...]]:
-        """The arguments of a call, checked, and of which states one row was given for the reset state."""
+        """The checked arguments of a call, and for each reset state whether it was one row for all sequences."""
         layout = self.layout
         x = rows_array("x", x, "N, T" if layout.batch_first else "T, N", layout.input_size, layout.dtype)
         if layout.batch_first:
@@ -336,11 +427,11 @@ class Prepared:
         if state is None:
             return None
         shape = (len(layout.names), N, layout.hidden_size)
-        parts = self._parts(name, state)
-        return tuple(array_like(called, part, shape, layout.dtype, "the layer") for called, part in parts)
+        named = self._named_states(name, state)
+        return tuple(array_like(called, array, shape, layout.dtype, "the layer") for called, array in named)
 
-    def _parts(self, name: str, state: Any) -> list[tuple[str, Any]]:
-        """What error messages call each state, and the state."""
+    def _named_states(self, name: str, state: Any) -> list[tuple[str, Any]]:
+        """Each state, with its name in error messages."""
         states = self.layout.cell.states
         if len(states) == 1:
             return [(name, state)]
@@ -357,7 +448,7 @@ class Prepared:
             return None, ()
         shape = (len(layout.names), N, layout.hidden_size)
         result, rows = [], []
-        for called, part in self._parts("reset_state", state):
+        for called, part in self._named_states("reset_state", state):
             row = isinstance(part, np.ndarray) and part.ndim == 2
             array = array_like(called, part, (shape[0], shape[2]) if row else shape, layout.dtype, "the layer")
             result.append(np.broadcast_to(array[:, None], shape) if row else array)
@@ -377,20 +468,23 @@ class Prepared:
 
 
 class Pullback:
-    """Takes gradients back through one call of layers, any number of times, from any thread."""
+    """The vector-Jacobian product of one call of layers, returned by :meth:`Prepared.vjp`.
 
-    __slots__ = ("_kept", "_need", "_outer", "_prepared", "_rows", "_stack")
+    It can be called any number of times, from any thread.
+    """
+
+    __slots__ = ("_need", "_outer", "_prepared", "_rows", "_saved", "_stack")
 
     def __init__(
         self,
         prepared: Prepared,
         stack: Stack,
-        kept: Any,
+        saved: Any,
         outer: tuple[int, ...],
         need: Need,
         rows: tuple[bool, ...],
     ) -> None:
-        self._prepared, self._stack, self._kept = prepared, stack, kept
+        self._prepared, self._stack, self._saved = prepared, stack, saved
         self._outer, self._need, self._rows = outer, need, rows
 
     def __call__(
@@ -402,37 +496,38 @@ class Pullback:
         into: Mapping[str, Array] | None = None,
         add: bool = False,
     ) -> tuple[Array | None, State, dict[str, Any]]:
-        """Gradients of a loss, by BPTT.
+        """Gradients of a loss, by BPTT (Werbos 1990).
 
         Parameters
         ----------
-        dy : array like ``y``, optional
+        dy : (T, N, directions*H) array, or (N, T, directions*H), optional
             Gradient of the loss with respect to the outputs; None for zeros.
-        dstate : like the state, optional
-            Gradient with respect to the last states; None for zeros.
+        dstate : array or tuple of arrays, optional
+            Gradient with respect to the last states, in their form; None for zeros.
         truncate : int, optional
-            Cut the gradient after every `truncate` active steps of a sequence.
+            Cut the gradient after every `truncate` active steps of a sequence (truncated BPTT; Williams & Peng 1990).
         into : mapping of str to array, optional
-            Where gradients of parameters go, by their names. Arrays of any strides.
+            Arrays that the gradients of the parameters are written to, by name; they may have any strides.
         add : bool
-            Whether they are added to what is there: once, when all is computed.
+            Whether to add the gradients to the elements of `into` instead: once, when all have been computed.
 
         Returns
         -------
-        dx : array like ``x``
-        dstate : like the state
-            Gradient with respect to the initial states.
+        dx : (T, N, D) array, or (N, T, D)
+            Gradient with respect to the input; None if not needed.
+        dstate : array or tuple of arrays
+            Gradient with respect to the initial states; None if not needed.
         grads : dict
-            Gradient of each parameter, by name; and with a `reset_state` its own, of the same form, as
-            ``"reset_state"``. Of what the call did not need, ``dx`` and ``dstate`` are None and the names are missing.
+            Gradient of each parameter by name, unless not needed. If there was a `reset_state`, its gradient is
+            ``grads["reset_state"]``, in its form.
 
         Raises
         ------
         TypeError, ValueError
-            If an argument has the wrong type, dtype, shape or value; nothing has run and no array has changed then.
+            If an argument has the wrong type, dtype, shape or value. Nothing has run and no array has changed then.
         """
         if truncate is None and (add is False or add is True):
-            done = self._stack.quick_backward(self._kept, dy, dstate, self._need, into, add)
+            done = self._stack.quick_backward(self._saved, dy, dstate, self._need, into, add)
             if done is not None:
                 return done
         prepared, layout = self._prepared, self._prepared.layout
@@ -444,11 +539,11 @@ class Pullback:
                 dy = dy.transpose(1, 0, 2)
         dlast = prepared._state_in("dstate", dstate, N)
         if truncate is not None:
-            # More than all steps cuts nothing, however much more.
+            # Cutting after more than T steps is cutting after T, and fits the compiled code's integer.
             truncate = min(positive_int("truncate", truncate), T)
         given = {} if into is None else self._check_into(into)
         add = flag("add", add)
-        found = self._stack.backward(self._kept, dy, dlast, truncate, self._need)
+        found = self._stack.backward(self._saved, dy, dlast, truncate, self._need)
         dx = found.dx
         if dx is not None and layout.batch_first:
             dx = dx.transpose(1, 0, 2)
@@ -463,6 +558,10 @@ class Pullback:
             each = zip(found.dreset, self._rows, strict=True)
             grads["reset_state"] = prepared._state_out(tuple(d.sum(axis=1) if row else d for d, row in each))
         return dx, None if found.dstate is None else prepared._state_out(found.dstate), grads
+
+    def __repr__(self) -> str:
+        need = ", ".join(name for name, needed in self._need._asdict().items() if needed)
+        return f"Pullback(shape={self._outer}, need={{{need}}}, {self._prepared!r})"
 
     def _check_into(self, into: Any) -> dict[str, Array]:
         if not isinstance(into, Mapping):
@@ -479,7 +578,7 @@ class Pullback:
 
 
 def needs(need: Any) -> Need:
-    """The gradients that `need` names."""
+    """The gradients that `need` names, as flags."""
     names = Need._fields
     if isinstance(need, str) or not isinstance(need, Collection):
         raise TypeError(f"need: expected a set of {', '.join(names)}, got {need!r}")
@@ -498,7 +597,7 @@ def writable_like(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype
 
 
 def check_flags(T: int, N: int, batch_first: bool, lengths: Any, mask: Any, resets: Any) -> Flags | None:
-    """The table of flags of a call of T steps and N sequences, given as :mod:`fastrnn.functional` says."""
+    """The table of flags of a call of T steps and N sequences, from arguments as in :mod:`fastrnn.functional`."""
     if lengths is None and mask is None and resets is None:
         return None
     outer = (N, T) if batch_first else (T, N)

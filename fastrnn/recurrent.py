@@ -1,4 +1,4 @@
-"""Recurrent layers: stacks of cells in one direction or both, with PyTorch's shapes and order."""
+"""Recurrent layers: stacks of layers of a cell in one or both directions, with PyTorch's shapes and order."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from .forward_mode import RecurrentRun, check_direction
 from .layers import Layer, float_dtype, uniform
 from .prepared import Prepared, Pullback, State, param_shapes, parameter_names
 
+__all__ = ["GRU", "LSTM", "RNN", "Recurrent"]
+
 
 class Recurrent(Layer):
     """A stack of layers of any cell.
@@ -24,29 +26,40 @@ class Recurrent(Layer):
     Parameters
     ----------
     cell : Cell
+        A built-in cell or one made by :func:`fastrnn.cell`, with G gates and P recurrent matrices.
     input_size, hidden_size : int
-        D and H.
+        Input features D and hidden units H.
     num_layers : int
+        Number of layers in the stack.
     bias : bool
-        Whether there are ``bx`` and ``bh``, as PyTorch's ``bias_ih`` and ``bias_hh``.
+        Whether there are ``bx`` and ``bh``, PyTorch's ``bias_ih`` and ``bias_hh``.
     batch_first : bool
         Whether inputs and outputs are (N, T, ...); states never are.
     dropout : float
-        Share of the outputs between layers that :meth:`forward` sets to zero (the others are scaled up);
-        a call without :meth:`forward` drops nothing. One layer has none between, and a warning says so.
+        Probability with which :meth:`forward` sets each element that passes between two layers to zero; the others
+        are multiplied by ``1 / (1 - dropout)``. A plain call drops nothing. With one layer there is nothing to drop,
+        and a warning says so.
     bidirectional : bool
-        Run a second set of cells from the end; outputs are concatenated, (T, N, 2*H).
+        Whether each layer has a second set of parameters that runs from the last step to the first; the outputs are
+        concatenated, (T, N, 2*H).
     reverse : bool
-        Run a layer of one direction from the last step to the first; outputs stay at their step's place.
+        Whether the layers run from the last step to the first; the output of a step stays at that step's index.
     dtype : {"float32", "float64"}
+        Of the parameters and of all arrays that the layer takes.
     seed : int, optional
-        For the initial values, uniform in ``±1/sqrt(H)``, and for dropout.
+        Seed of the initial values, uniform in ``±1/sqrt(H)``, and of dropout.
 
     Attributes
     ----------
     params, grads : mapping of str to array
-        ``Wx_l0`` (D, G*H), ``Wh_l0`` (H, P*H), ``bx_l0``, ``bh_l0``, per-unit parameters; ``_l1`` and so on for
-        the layers above, with ``_reverse`` appended for the second direction. Assignment as for every :class:`Layer`.
+        ``Wx_l0`` (D, G*H), ``Wh_l0`` (H, P*H), ``bx_l0`` (G*H,), ``bh_l0`` (P*H,) and the per-unit parameters (H,);
+        with ``_l1`` and so on for the layers above, and ``_reverse`` appended for the second direction. Assignment
+        works as for every :class:`Layer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type or value.
     """
 
     def __init__(
@@ -78,7 +91,7 @@ class Recurrent(Layer):
         if self.dropout and self.num_layers == 1:
             warnings.warn(
                 f"dropout: acts between layers, so {self.dropout} does nothing with num_layers=1",
-                # Whoever called the constructor, of this class or of one that calls this one.
+                # The caller of the constructor, of this class or of a subclass that calls this one.
                 stacklevel=2 if type(self) is Recurrent else 3,
             )
         rng = generator("seed", seed)
@@ -89,7 +102,7 @@ class Recurrent(Layer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        # The arrays may be others than those that were there.
+        # `super` may have replaced read-only arrays by copies.
         self._prepared = self._prepared.on(self._params.own)
 
     def __copy__(self) -> Recurrent:
@@ -100,7 +113,7 @@ class Recurrent(Layer):
 
     @property
     def directions(self) -> int:
-        """1, or 2 if bidirectional."""
+        """Number of directions: 2 if bidirectional, else 1."""
         return 2 if self.bidirectional else 1
 
     # Name and shape of every parameter of such a layer.
@@ -116,34 +129,37 @@ class Recurrent(Layer):
         resets: Any = None,
         reset_state: State = None,
     ) -> tuple[Array, State]:
-        """Run the stack, keeping nothing.
+        """Run the stack without saving anything for a backward pass.
 
         Parameters
         ----------
         x : (T, N, D) array, or (N, T, D) if `batch_first`
+            Input of the layer's dtype, with any strides.
         state : array or tuple of arrays, optional
             Initial states, (num_layers*directions, N, H) each; zeros by default.
         lengths : (N,) integers, optional
-            Steps of each sequence; see :mod:`fastrnn.functional`.
+            Number of steps of each sequence; see :mod:`fastrnn.functional` for these arguments.
         mask : (T, N) booleans, or (N, T) if `batch_first`, optional
-            Which steps are active: the others give zeros, hold the state, and pass its gradient by.
+            Which steps are active; the others output zeros, keep the state and pass its gradient on unchanged.
         resets : (T, N) booleans, or (N, T) if `batch_first`, optional
-            Where True, the state that enters the step, in the direction's own order, is `reset_state`.
+            Where True, the step starts from `reset_state` instead of the state of the step before it.
         reset_state : array or tuple of arrays, optional
             Like `state`, or one row for all sequences, (num_layers*directions, H); zeros by default.
 
         Returns
         -------
         y : (T, N, directions*H) array, or (N, T, directions*H)
-        state : like the argument, after each sequence's last step
+            Output of the last layer.
+        state : array or tuple of arrays
+            States after the last step of each sequence, in the form of the argument.
 
         Raises
         ------
         TypeError, ValueError
-            If an argument has the wrong type, dtype, shape or value; nothing has run then.
+            If an argument has the wrong type, dtype, shape or value. Nothing has run then.
         """
         if lengths is None and mask is None and resets is None and reset_state is None:
-            # `Prepared.quick` without its frame, which is a twentieth of a short call.
+            # `Prepared.quick` inlined: its frame would be a twentieth of a short call.
             now, prepared = current(), self._prepared
             stack = prepared.stacks.get(now.backend) or prepared.stack(now)
             done = stack.quick(x, state, 3, now, False)
@@ -163,10 +179,32 @@ class Recurrent(Layer):
         training: bool = False,
         need: Collection[str] = ("x", "state", "params"),
     ) -> tuple[Array, State, Pullback]:
-        """Run the stack and give the function that takes a gradient back; see :meth:`Prepared.vjp`.
+        """Run the stack and return its vector-Jacobian product: a function from gradients of outputs to gradients.
 
         ``y, state, pullback = layer.vjp(x, state)``, then ``dx, dstate, grads = pullback(dy, dstate)`` any number of
-        times, from any thread; ``grads`` has a new array for every parameter, and nothing is added to ``layer.grads``.
+        times, from any thread. ``grads`` has a new array for every parameter, and nothing is added to ``layer.grads``.
+
+        Parameters
+        ----------
+        x, state, lengths, mask, resets, reset_state
+            As of a call. The arrays and the parameters are kept, not copied: leave them unchanged until the last call
+            of `pullback`.
+        training : bool
+            Whether to apply dropout between layers.
+        need : collection of {"x", "state", "params"}
+            The gradients that `pullback` will be asked for; others are not computed.
+
+        Returns
+        -------
+        y, state
+            As of a call; `y` is read-only.
+        pullback : Pullback
+            See :class:`Pullback`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument has the wrong type, dtype, shape or value. Nothing has run then.
         """
         return self._prepared.vjp(
             x,
@@ -235,46 +273,62 @@ class Recurrent(Layer):
         resets: Any = None,
         reset_state: State = None,
     ) -> tuple[Array, State]:
-        """The same as a call, with dropout, keeping what one :meth:`backward` needs.
+        """Run the stack with dropout and save what one :meth:`backward` needs.
 
-        Of `x`, `state` and ``params`` it keeps the arrays themselves: leave them unchanged until then. ``y`` is
-        read-only.
+        Parameters
+        ----------
+        x, state, lengths, mask, resets, reset_state
+            As of a call. The arrays and the parameters are kept, not copied: leave them unchanged until
+            :meth:`backward`.
+
+        Returns
+        -------
+        y, state
+            As of a call; `y` is read-only.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument has the wrong type, dtype, shape or value. Nothing has run then.
         """
-        # What the last call kept would be there twice.
-        self._cache = None
-        y, last, self._cache = self._prepared.vjp(
+        # Freed first: the memory of the last call and of this one need not exist at the same time.
+        self._saved = None
+        y, last, self._saved = self._prepared.vjp(
             x, state, lengths, mask=mask, resets=resets, reset_state=reset_state, training=True
         )
         return y, last
 
     def backward(self, dy: Array | None, dstate: State = None, truncate: int | None = None) -> tuple[Any, ...]:
-        """BPTT through the last :meth:`forward`; when all is done, adds the parameters' gradients to ``grads``.
+        """Backpropagate through time through the last :meth:`forward` and add the parameters' gradients to ``grads``.
 
-        It uses up what :meth:`forward` kept; for gradients of the same call again see :meth:`vjp`.
+        They are added at the end, once. What :meth:`forward` saved serves one call; :meth:`vjp` allows several.
 
         Parameters
         ----------
-        dy : array like ``y``, optional
-            Gradient of the loss with respect to the output; None for zeros.
-        dstate : like the state, optional
-            Gradient with respect to the last states; zeros by default.
+        dy : (T, N, directions*H) array, or (N, T, directions*H), optional
+            Gradient of the loss with respect to ``y``; None for zeros.
+        dstate : array or tuple of arrays, optional
+            Gradient with respect to the last states, in their form; zeros by default.
         truncate : int, optional
-            Cut the gradient after every `truncate` active steps of a sequence.
+            Cut the gradient after every `truncate` active steps of a sequence (truncated BPTT; Williams & Peng 1990).
 
         Returns
         -------
-        dx : array like ``x``
-        dstate : like the state
+        dx : (T, N, D) array, or (N, T, D)
+            Gradient with respect to the input.
+        dstate : array or tuple of arrays
             Gradient with respect to the initial states.
-        dreset : like the `reset_state`
-            The third, if :meth:`forward` had one.
+        dreset_state : array or tuple of arrays
+            Only if :meth:`forward` had a `reset_state`: its gradient, in its form.
 
         Raises
         ------
         RuntimeError
             If there was no :meth:`forward` since the last one.
+        TypeError, ValueError
+            If an argument has the wrong type, dtype, shape or value. ``grads`` is unchanged then.
         """
-        pullback: Pullback = self._kept()
+        pullback: Pullback = self._require_saved()
         if self._later is None:
             dx, dfirst, grads = pullback(dy, dstate, truncate=truncate, into=self._grads.own, add=True)
         else:
@@ -282,16 +336,33 @@ class Recurrent(Layer):
             dreset = grads.pop("reset_state", None)
             self._add(grads)
             grads = {} if dreset is None else {"reset_state": dreset}
-        self._cache = None
+        self._saved = None
         return (dx, dfirst, grads["reset_state"]) if "reset_state" in grads else (dx, dfirst)
 
     def step(self, x: Array, state: State = None) -> tuple[Array, State]:
-        """One step of a stream: `x` (N, D) and the states give ``y`` (N, H) and the new states.
+        """Run one step, for data that arrive one step at a time.
+
+        Parameters
+        ----------
+        x : (N, D) array
+            Input of the layer's dtype.
+        state : array or tuple of arrays, optional
+            States before the step, (num_layers, N, H) each; zeros by default.
+
+        Returns
+        -------
+        y : (N, H) array
+            Output of the last layer.
+        state : array or tuple of arrays
+            States after the step.
 
         Raises
         ------
+        TypeError
+            If an argument has the wrong type or dtype.
         ValueError
-            If the layer is bidirectional or reversed: a stream has no end to begin from.
+            If an argument has the wrong shape, or the layer is bidirectional or reversed: it would begin with the last
+            step, which has not arrived.
         """
         done = self._prepared.quick(x, state, 2, current(), False)
         return (done[0], done[1]) if done is not None else self._prepared.step(x, state)
@@ -308,7 +379,7 @@ class Recurrent(Layer):
         return f"{theirs}_l{suffix}", base in ("Wx", "Wh")
 
     def config(self) -> dict[str, Any]:
-        """See :meth:`Layer.config`; the cell by name and constants."""
+        """See :meth:`Layer.config`; the cell is represented by its name and constants."""
         return {"cell": self.cell.name, "constants": dict(self.cell.constants), **self._shared_config()}
 
     def _shared_config(self) -> dict[str, Any]:
@@ -326,11 +397,21 @@ class Recurrent(Layer):
 
 
 class RNN(Recurrent):
-    """Elman network (Elman 1990), as ``torch.nn.RNN``; parameters as :class:`Recurrent`.
+    """A stack of Elman networks, ``h_t = f(x_t Wx + bx + h_{t-1} Wh + bh)``, as ``torch.nn.RNN``.
+
+    Elman (1990), "Finding structure in time". A :class:`Recurrent` with all its methods.
 
     Parameters
     ----------
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, reverse, dtype, seed
+        See :class:`Recurrent`.
     nonlinearity : {"tanh", "relu", "sigmoid", "identity"}
+        The function f.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type or value.
     """
 
     def __init__(
@@ -369,7 +450,22 @@ class RNN(Recurrent):
 
 
 class LSTM(Recurrent):
-    """LSTM (Hochreiter & Schmidhuber 1997; Gers et al. 2000), as ``torch.nn.LSTM``; see :class:`Recurrent`."""
+    """A stack of LSTMs with forget gates, as ``torch.nn.LSTM``.
+
+    Hochreiter & Schmidhuber (1997), "Long short-term memory"; Gers, Schmidhuber & Cummins (2000), "Learning to forget".
+    The equations are those of :func:`fastrnn.functional.lstm_forward`, the gates in the order input, forget, cell,
+    output. A :class:`Recurrent` with all its methods.
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, reverse, dtype, seed
+        See :class:`Recurrent`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type or value.
+    """
 
     def __init__(
         self,
@@ -405,12 +501,23 @@ class LSTM(Recurrent):
 
 
 class GRU(Recurrent):
-    """GRU (Cho et al. 2014), as ``torch.nn.GRU`` with `reset_after`; parameters as :class:`Recurrent`.
+    """A stack of gated recurrent units, as ``torch.nn.GRU`` if `reset_after`.
+
+    Cho et al. (2014), "Learning phrase representations using RNN encoder-decoder for statistical machine translation".
+    The equations are those of :func:`fastrnn.functional.gru_forward`, the gates in the order reset, update, new. A
+    :class:`Recurrent` with all its methods.
 
     Parameters
     ----------
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, reverse, dtype, seed
+        See :class:`Recurrent`.
     reset_after : bool
         Whether the reset gate is applied after the recurrent product (PyTorch) or before it (the paper).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type or value.
     """
 
     def __init__(

@@ -17,11 +17,19 @@ ENGINE_THRESHOLDS, PYTHON_THRESHOLDS = "csrc/thresholds.h", "fastrnn/thresholds.
 
 
 class Suite(NamedTuple):
-    """The tests that a change should fail: files, which of their tests, and what to begin with, by their names."""
+    """The tests that a change should fail: files, which of their tests, and what to begin with, by their names.
+
+    Those of `rest`, which take longer, run where all others pass.
+    """
 
     files: str
     which: str
     first: tuple[str, ...] = ()
+    rest: str = ""
+
+    def last(self) -> Suite | None:
+        """What runs at last, if anything."""
+        return Suite(self.files, self.rest) if self.rest else None
 
 
 # Others do without the engine, or wait for Numba; one counts on fused multiply-adds, which unoptimized code has not.
@@ -36,15 +44,17 @@ ENGINE = Suite(
     ("chosen|follows|refused", "test_cpp_paths.*(oracle|ahead_where)", "test_cpp_paths"),
 )
 NUMBA = Suite(
-    "test_paths test_threads test_flags test_functional test_recurrent test_stack",
+    "test_paths test_threads test_flags test_functional test_recurrent test_stack test_numba_memory test_random_cells"
+    " test_prepared test_arrays",
     "not cpp and (numba or worth or chooses or quick or memory or few_rows or tiles or apart)"
-    " and not (float32 or rnn_ or leaky or mgu or coupled or peephole or indrnn or forked)",
+    " and not (float32 or rnn_ or leaky or mgu or coupled or peephole or indrnn or forked or random_cell)",
     (
         "test_numba_chooses|worth|quick|memory|few_rows|tiles|apart",
         "path_is_right.*gru_before",
         "path_is_right",
         "test_paths",
     ),
+    rest="numba and not (cpp or forked)",
 )
 PLAN = Suite(
     "test_plan test_paths test_random_cells test_flags test_prepared test_functional test_recurrent test_stack"

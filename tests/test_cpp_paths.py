@@ -251,13 +251,13 @@ def test_numbers_are_split_where_weights_are_read_often(
 def engine_call(cell: str, T: int, N: int, D: int, H: int, threads: int) -> Any:
     """A call of those sizes, whose arrays nobody reads."""
     from cases import CELLS
-    from fastrnn.engine import call
+    from fastrnn.engine import contract
     from fastrnn.engine.plan import make_plan
 
     shapes = CELLS[cell].param_shapes(D, H)
     params = {name: np.empty(shape, "f4") for name, shape in shapes.items()}
     x, state = np.empty((T, N, D), "f4"), (np.empty((N, H), "f4"),) * len(CELLS[cell].states)
-    return call.Call(make_plan(CELLS[cell]), x, state, params, False, threads)
+    return contract.Call(make_plan(CELLS[cell]), x, state, params, False, threads)
 
 
 def test_the_path_of_a_layers_call_is_noted() -> None:

@@ -16,6 +16,7 @@ SAYS = {
     "hello.py": "it says O",
     "linear_rnn.py": "relative error",
     "one_step.py": "largest difference",
+    "sunspots.py": "AR(9)",
     "vanishing.py": "reaches 10 of 100 steps",
 }
 

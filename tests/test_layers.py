@@ -163,7 +163,7 @@ def test_parameters_that_require_gradients_load(torch: Any) -> None:
         ({"extra": np.zeros(2)}, ValueError, "unknown extra"),
         ({"bias": np.zeros(3)}, ValueError, r"state_dict\['bias'\]: expected shape \(2,\), got \(3,\)"),
         ({"weight": np.zeros((3, 2))}, ValueError, r"state_dict\['weight'\]: expected shape \(2, 3\)"),
-        ({"bias": np.zeros(2, int)}, TypeError, r"state_dict\['bias'\]: expected floating-point"),
+        ({"bias": np.zeros(2, int)}, TypeError, r"state_dict\['bias'\]: expected a floating-point"),
         ({"bias": np.zeros(2, complex)}, TypeError, r"state_dict\['bias'\]"),
         ({"bias": np.array(["a", "b"])}, TypeError, r"state_dict\['bias'\]"),
         ({"bias": np.ma.array([1.0, 2.0], mask=[0, 1])}, TypeError, r"state_dict\['bias'\]"),

@@ -148,7 +148,9 @@ def test_clip_grad_norm_checks_all_before_it_scales_any(second: Any, error: type
 def test_a_norm_that_is_not_finite_raises_if_asked_and_names_the_first(wrong: list[float], norm: str) -> None:
     grads = {"a": np.full(2, 10.0), "b": np.array(wrong), "c": np.full(3, np.nan)}
     before = {name: g.copy() for name, g in grads.items()}
-    with pytest.raises(ValueError, match=rf"^grads\['b'\]: expected numbers of a finite norm, got {norm}") as caught:
+    with pytest.raises(
+        ValueError, match=rf"^grads\['b'\]: expected a gradient with a finite norm, got {norm}"
+    ) as caught:
         optim.clip_grad_norm(grads, 1.0, error_if_nonfinite=True)
     assert isinstance(caught.value, optim.NonFiniteGradient) and caught.value.parameter == "b"
     np.testing.assert_equal(grads, before)

@@ -15,7 +15,7 @@ import pytest
 
 import fastrnn
 import user_cells
-from fastrnn import GRU, LSTM, RNN, Cell, Embedding, Linear, Model, Recurrent, cell
+from fastrnn import AR, GRU, LSTM, RNN, Cell, Embedding, Linear, Model, Recurrent, cell
 from fastrnn.cells import builtin, tanh
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.optim import SGD, Adagrad, Adam, Optimizer, RMSprop
@@ -30,6 +30,7 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "gru": lambda: GRU(5, 6, bidirectional=True, dtype="float64", seed=0),
     "gru_before": lambda: GRU(5, 6, 2, reset_after=False, seed=0),
     "recurrent": lambda: Recurrent(LEAKY, 5, 6, seed=0),
+    "ar": lambda: AR(3, 5, 6, seed=0),
     "linear": lambda: Linear(5, 6, seed=0),
     "embedding": lambda: Embedding(7, 6, seed=0),
 }

@@ -268,8 +268,8 @@ X = np.ones((4, 1, 3), np.float32)
 
 def settings_of(layer: Any) -> set[tuple[Any, ...]]:
     """What the calls of a layer's last forward pass ran with."""
-    pullback = layer._cache
-    return {(pullback._stack.backend.name, call.threads, call.bf16_parts) for call in pullback._kept.calls}
+    pullback = layer._saved
+    return {(pullback._stack.backend.name, call.threads, call.bf16_parts) for call in pullback._saved.calls}
 
 
 @pytest.fixture
@@ -378,7 +378,7 @@ def test_a_plain_call_is_seen_by_a_layers_call() -> None:
     fastrnn.use_backend("numba")
     with pytest.warns(DeprecationWarning):
         layer.forward(X)
-    assert layer._cache._stack.backend.name == "numba"
+    assert layer._saved._stack.backend.name == "numba"
 
 
 def test_with_never_warns_nor_changes_the_default_even_for_a_moment() -> None:

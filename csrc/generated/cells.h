@@ -59,10 +59,10 @@ struct rnn_relu {
         static constexpr Sum sum[] = {{-1, -1}};
         static constexpr Product product[] = {{Kind::da, 0, 1, 1, {0}, {0}}};
         template <bool KEEP, class T> FASTRNN_INLINE void run(const Row<T>& row, const Vec<T>* grad) {
-            const Vec<T> grad0 = grad[0];
             const Vec<T> next0 = load(row.next[0]);
-            const Vec<T> v0 = positive(next0);
-            const Vec<T> v1 = grad0 * v0;
+            const Vec<T> grad0 = grad[0];
+            const Vec<T> v0 = lt(splat(T(0.0)), next0);
+            const Vec<T> v1 = where(v0, grad0, splat(T(0.0)));
             store(row.da + 0 * row.Hp, masked<T>(v1, row.head));
             store(row.carry[0], splat(T(0.0)));
         }

@@ -4,6 +4,18 @@
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
 
+FASTRNN_INLINE Vec<float> where(Vec<float> c, Vec<float> a, Vec<float> b) {
+    using V = Vec<float>;
+    const V v0 = less(c, splat(0.5f), b, a);
+    return v0;
+}
+
+FASTRNN_INLINE Vec<double> where(Vec<double> c, Vec<double> a, Vec<double> b) {
+    using V = Vec<double>;
+    const V v0 = less(c, splat(0.5), b, a);
+    return v0;
+}
+
 FASTRNN_INLINE Vec<float> exp(Vec<float> a) {
     using V = Vec<float>;
     const V v0 = least(a, splat(89.0f));
@@ -163,6 +175,24 @@ FASTRNN_INLINE Vec<double> sigmoid(Vec<double> a) {
     return v5;
 }
 
+FASTRNN_INLINE Vec<float> hard_sigmoid(Vec<float> a) {
+    using V = Vec<float>;
+    const V v0 = a + 3.0f;
+    const V v1 = v0 / 6.0f;
+    const V v2 = least(v1, splat(1.0f));
+    const V v3 = less(v1, splat(0.0f), splat(0.0f), v2);
+    return v3;
+}
+
+FASTRNN_INLINE Vec<double> hard_sigmoid(Vec<double> a) {
+    using V = Vec<double>;
+    const V v0 = a + 3.0;
+    const V v1 = v0 / 6.0;
+    const V v2 = least(v1, splat(1.0));
+    const V v3 = less(v1, splat(0.0), splat(0.0), v2);
+    return v3;
+}
+
 FASTRNN_INLINE Vec<float> relu(Vec<float> a) {
     using V = Vec<float>;
     const V v0 = less(a, splat(0.0f), splat(0.0f), a);
@@ -175,20 +205,6 @@ FASTRNN_INLINE Vec<double> relu(Vec<double> a) {
     return v0;
 }
 
-FASTRNN_INLINE Vec<float> positive(Vec<float> a) {
-    using V = Vec<float>;
-    const V v0 = -a;
-    const V v1 = less(v0, splat(0.0f), splat(1.0f), splat(0.0f));
-    return v1;
-}
-
-FASTRNN_INLINE Vec<double> positive(Vec<double> a) {
-    using V = Vec<double>;
-    const V v0 = -a;
-    const V v1 = less(v0, splat(0.0), splat(1.0), splat(0.0));
-    return v1;
-}
-
 FASTRNN_INLINE Vec<float> softplus(Vec<float> a) {
     using V = Vec<float>;
     const V v0 = magnitude(a);
@@ -196,28 +212,25 @@ FASTRNN_INLINE Vec<float> softplus(Vec<float> a) {
     const V v2 = exp(v1);
     const V v3 = 2.0f + v2;
     const V v4 = v2 / v3;
-    const V v5 = v4 * v4;
-    const V v6 = 0.0f * v5;
-    const V v7 = v6 * v5;
-    const V v8 = v7 + 0.13333333333333333f;
-    const V v9 = v8 * v5;
-    const V v10 = v9 + 0.15384615384615385f;
-    const V v11 = v10 * v5;
-    const V v12 = v11 + 0.18181818181818182f;
-    const V v13 = v12 * v5;
-    const V v14 = v13 + 0.2222222222222222f;
-    const V v15 = v14 * v5;
-    const V v16 = v15 + 0.2857142857142857f;
-    const V v17 = v16 * v5;
-    const V v18 = v17 + 0.4f;
-    const V v19 = v18 * v5;
-    const V v20 = v19 + 0.6666666666666666f;
-    const V v21 = v20 * v5;
-    const V v22 = v21 + 2.0f;
-    const V v23 = relu(a);
-    const V v24 = v4 * v22;
-    const V v25 = v23 + v24;
-    return v25;
+    const V v5 = relu(a);
+    const V v6 = v4 * v4;
+    const V v7 = 0.13333333333333333f * v6;
+    const V v8 = v7 + 0.15384615384615385f;
+    const V v9 = v8 * v6;
+    const V v10 = v9 + 0.18181818181818182f;
+    const V v11 = v10 * v6;
+    const V v12 = v11 + 0.2222222222222222f;
+    const V v13 = v12 * v6;
+    const V v14 = v13 + 0.2857142857142857f;
+    const V v15 = v14 * v6;
+    const V v16 = v15 + 0.4f;
+    const V v17 = v16 * v6;
+    const V v18 = v17 + 0.6666666666666666f;
+    const V v19 = v18 * v6;
+    const V v20 = v19 + 2.0f;
+    const V v21 = v4 * v20;
+    const V v22 = v5 + v21;
+    return v22;
 }
 
 FASTRNN_INLINE Vec<double> softplus(Vec<double> a) {
@@ -227,46 +240,432 @@ FASTRNN_INLINE Vec<double> softplus(Vec<double> a) {
     const V v2 = exp(v1);
     const V v3 = 2.0 + v2;
     const V v4 = v2 / v3;
-    const V v5 = v4 * v4;
-    const V v6 = 0.0 * v5;
-    const V v7 = v6 * v5;
-    const V v8 = v7 + 0.06060606060606061;
-    const V v9 = v8 * v5;
-    const V v10 = v9 + 0.06451612903225806;
-    const V v11 = v10 * v5;
-    const V v12 = v11 + 0.06896551724137931;
-    const V v13 = v12 * v5;
-    const V v14 = v13 + 0.07407407407407407;
-    const V v15 = v14 * v5;
-    const V v16 = v15 + 0.08;
-    const V v17 = v16 * v5;
-    const V v18 = v17 + 0.08695652173913043;
-    const V v19 = v18 * v5;
-    const V v20 = v19 + 0.09523809523809523;
-    const V v21 = v20 * v5;
-    const V v22 = v21 + 0.10526315789473684;
-    const V v23 = v22 * v5;
-    const V v24 = v23 + 0.11764705882352941;
-    const V v25 = v24 * v5;
-    const V v26 = v25 + 0.13333333333333333;
-    const V v27 = v26 * v5;
-    const V v28 = v27 + 0.15384615384615385;
-    const V v29 = v28 * v5;
-    const V v30 = v29 + 0.18181818181818182;
-    const V v31 = v30 * v5;
-    const V v32 = v31 + 0.2222222222222222;
-    const V v33 = v32 * v5;
-    const V v34 = v33 + 0.2857142857142857;
-    const V v35 = v34 * v5;
-    const V v36 = v35 + 0.4;
-    const V v37 = v36 * v5;
-    const V v38 = v37 + 0.6666666666666666;
-    const V v39 = v38 * v5;
-    const V v40 = v39 + 2.0;
-    const V v41 = relu(a);
-    const V v42 = v4 * v40;
-    const V v43 = v41 + v42;
+    const V v5 = relu(a);
+    const V v6 = v4 * v4;
+    const V v7 = 0.06060606060606061 * v6;
+    const V v8 = v7 + 0.06451612903225806;
+    const V v9 = v8 * v6;
+    const V v10 = v9 + 0.06896551724137931;
+    const V v11 = v10 * v6;
+    const V v12 = v11 + 0.07407407407407407;
+    const V v13 = v12 * v6;
+    const V v14 = v13 + 0.08;
+    const V v15 = v14 * v6;
+    const V v16 = v15 + 0.08695652173913043;
+    const V v17 = v16 * v6;
+    const V v18 = v17 + 0.09523809523809523;
+    const V v19 = v18 * v6;
+    const V v20 = v19 + 0.10526315789473684;
+    const V v21 = v20 * v6;
+    const V v22 = v21 + 0.11764705882352941;
+    const V v23 = v22 * v6;
+    const V v24 = v23 + 0.13333333333333333;
+    const V v25 = v24 * v6;
+    const V v26 = v25 + 0.15384615384615385;
+    const V v27 = v26 * v6;
+    const V v28 = v27 + 0.18181818181818182;
+    const V v29 = v28 * v6;
+    const V v30 = v29 + 0.2222222222222222;
+    const V v31 = v30 * v6;
+    const V v32 = v31 + 0.2857142857142857;
+    const V v33 = v32 * v6;
+    const V v34 = v33 + 0.4;
+    const V v35 = v34 * v6;
+    const V v36 = v35 + 0.6666666666666666;
+    const V v37 = v36 * v6;
+    const V v38 = v37 + 2.0;
+    const V v39 = v4 * v38;
+    const V v40 = v5 + v39;
+    return v40;
+}
+
+FASTRNN_INLINE Vec<float> log(Vec<float> a) {
+    using V = Vec<float>;
+    const V v0 = magnitude(a);
+    const V v1 = subnormal(a);
+    const V v2 = less(v0, splat(1.1754943508222875e-38f), v1, a);
+    const V v3 = exponent(v2);
+    const V v4 = less(v0, splat(1.1754943508222875e-38f), splat(-149.0f), splat(0.0f));
+    const V v5 = v3 + v4;
+    const V v6 = significand(v2);
+    const V v7 = v5 + 1.0f;
+    const V v8 = less(v6, splat(1.4142135623730951f), v5, v7);
+    const V v9 = 0.5f * v6;
+    const V v10 = less(v6, splat(1.4142135623730951f), v6, v9);
+    const V v11 = v10 - 1.0f;
+    const V v12 = 2.0f + v11;
+    const V v13 = v11 / v12;
+    const V v14 = v8 * 0.693359375f;
+    const V v15 = v13 * v13;
+    const V v16 = 0.2222222222222222f * v15;
+    const V v17 = v16 + 0.2857142857142857f;
+    const V v18 = v17 * v15;
+    const V v19 = v18 + 0.4f;
+    const V v20 = v19 * v15;
+    const V v21 = v20 + 0.6666666666666666f;
+    const V v22 = v21 * v15;
+    const V v23 = v22 + 2.0f;
+    const V v24 = v13 * v23;
+    const V v25 = v8 * -0.00021219444f;
+    const V v26 = v24 + v25;
+    const V v27 = v14 + v26;
+    const V v28 = -v2;
+    const V v29 = less(v2, splat(0.0f), splat(__builtin_nanf("")), splat(-__builtin_inff()));
+    const V v30 = less(v28, splat(0.0f), v27, v29);
+    const V v31 = less(v2, splat(__builtin_inff()), v30, v2);
+    return v31;
+}
+
+FASTRNN_INLINE Vec<double> log(Vec<double> a) {
+    using V = Vec<double>;
+    const V v0 = magnitude(a);
+    const V v1 = subnormal(a);
+    const V v2 = less(v0, splat(2.2250738585072014e-308), v1, a);
+    const V v3 = exponent(v2);
+    const V v4 = less(v0, splat(2.2250738585072014e-308), splat(-1074.0), splat(0.0));
+    const V v5 = v3 + v4;
+    const V v6 = significand(v2);
+    const V v7 = v5 + 1.0;
+    const V v8 = less(v6, splat(1.4142135623730951), v5, v7);
+    const V v9 = 0.5 * v6;
+    const V v10 = less(v6, splat(1.4142135623730951), v6, v9);
+    const V v11 = v10 - 1.0;
+    const V v12 = 2.0 + v11;
+    const V v13 = v11 / v12;
+    const V v14 = v8 * 0.693145751953125;
+    const V v15 = v13 * v13;
+    const V v16 = 0.09523809523809523 * v15;
+    const V v17 = v16 + 0.10526315789473684;
+    const V v18 = v17 * v15;
+    const V v19 = v18 + 0.11764705882352941;
+    const V v20 = v19 * v15;
+    const V v21 = v20 + 0.13333333333333333;
+    const V v22 = v21 * v15;
+    const V v23 = v22 + 0.15384615384615385;
+    const V v24 = v23 * v15;
+    const V v25 = v24 + 0.18181818181818182;
+    const V v26 = v25 * v15;
+    const V v27 = v26 + 0.2222222222222222;
+    const V v28 = v27 * v15;
+    const V v29 = v28 + 0.2857142857142857;
+    const V v30 = v29 * v15;
+    const V v31 = v30 + 0.4;
+    const V v32 = v31 * v15;
+    const V v33 = v32 + 0.6666666666666666;
+    const V v34 = v33 * v15;
+    const V v35 = v34 + 2.0;
+    const V v36 = v13 * v35;
+    const V v37 = v8 * 1.4286068203094173e-06;
+    const V v38 = v36 + v37;
+    const V v39 = v14 + v38;
+    const V v40 = -v2;
+    const V v41 = less(v2, splat(0.0), splat(__builtin_nan("")), splat(-__builtin_inf()));
+    const V v42 = less(v40, splat(0.0), v39, v41);
+    const V v43 = less(v2, splat(__builtin_inf()), v42, v2);
     return v43;
+}
+
+FASTRNN_INLINE Vec<float> sqrt(Vec<float> a) {
+    using V = Vec<float>;
+    const V v0 = magnitude(a);
+    const V v1 = subnormal(a);
+    const V v2 = 2.0f * v1;
+    const V v3 = root(v2);
+    const V v4 = v3 * 2.6469779601696886e-23f;
+    const V v5 = root(a);
+    const V v6 = less(v0, splat(1.1754943508222875e-38f), v4, v5);
+    return v6;
+}
+
+FASTRNN_INLINE Vec<double> sqrt(Vec<double> a) {
+    using V = Vec<double>;
+    const V v0 = magnitude(a);
+    const V v1 = subnormal(a);
+    const V v2 = root(v1);
+    const V v3 = v2 * 2.2227587494850775e-162;
+    const V v4 = root(a);
+    const V v5 = less(v0, splat(2.2250738585072014e-308), v3, v4);
+    return v5;
+}
+
+FASTRNN_INLINE Vec<float> sin(Vec<float> a) {
+    using V = Vec<float>;
+    const V v0 = a * 0.3183098861837907f;
+    const V v1 = v0 - 0.0f;
+    const V v2 = v1 + 12582912.0f;
+    const V v3 = v2 - 12582912.0f;
+    const V v4 = v3 + 0.0f;
+    const V v5 = v4 * 3.140625f;
+    const V v6 = a - v5;
+    const V v7 = v3 + 0.0f;
+    const V v8 = v7 * 0.0009675025939941406f;
+    const V v9 = v6 - v8;
+    const V v10 = v3 + 0.0f;
+    const V v11 = v10 * 1.5099067240953445e-07f;
+    const V v12 = v9 - v11;
+    const V v13 = v3 + 0.0f;
+    const V v14 = v13 * 5.126565838509123e-12f;
+    const V v15 = v12 - v14;
+    const V v16 = v3 + 0.0f;
+    const V v17 = v16 * 1.2246468525851679e-16f;
+    const V v18 = v15 - v17;
+    const V v19 = 0.5f * v3;
+    const V v20 = v19 + 12582912.0f;
+    const V v21 = v20 - 12582912.0f;
+    const V v22 = 2.0f * v21;
+    const V v23 = v3 - v22;
+    const V v24 = v23 * v23;
+    const V v25 = 2.0f * v24;
+    const V v26 = 1.0f - v25;
+    const V v27 = v18 * v18;
+    const V v28 = 1.6059043836821613e-10f * v27;
+    const V v29 = v28 + -2.505210838544172e-08f;
+    const V v30 = v29 * v27;
+    const V v31 = v30 + 2.7557319223985893e-06f;
+    const V v32 = v31 * v27;
+    const V v33 = v32 + -0.0001984126984126984f;
+    const V v34 = v33 * v27;
+    const V v35 = v34 + 0.008333333333333333f;
+    const V v36 = v35 * v27;
+    const V v37 = v36 + -0.16666666666666666f;
+    const V v38 = v27 * v37;
+    const V v39 = 1.0f + v38;
+    const V v40 = v18 * v39;
+    const V v41 = magnitude(v40);
+    const V v42 = least(v41, splat(1.0f));
+    const V v43 = with_sign(v42, v40);
+    const V v44 = v26 * v43;
+    const V v45 = library(a, splat(10000.0f), v44, [](double a) { return __builtin_sin(a); });
+    return v45;
+}
+
+FASTRNN_INLINE Vec<double> sin(Vec<double> a) {
+    using V = Vec<double>;
+    const V v0 = a * 0.3183098861837907;
+    const V v1 = v0 - 0.0;
+    const V v2 = v1 + 6755399441055744.0;
+    const V v3 = v2 - 6755399441055744.0;
+    const V v4 = v3 + 0.0;
+    const V v5 = v4 * 3.1415926534682512;
+    const V v6 = a - v5;
+    const V v7 = v3 + 0.0;
+    const V v8 = v7 * 1.2154201012607932e-10;
+    const V v9 = v6 - v8;
+    const V v10 = v3 + 0.0;
+    const V v11 = v10 * 4.044532497422333e-21;
+    const V v12 = v9 - v11;
+    const V v13 = v3 + 0.0;
+    const V v14 = v13 * 1.69568553207378e-31;
+    const V v15 = v12 - v14;
+    const V v16 = 0.5 * v3;
+    const V v17 = v16 + 6755399441055744.0;
+    const V v18 = v17 - 6755399441055744.0;
+    const V v19 = 2.0 * v18;
+    const V v20 = v3 - v19;
+    const V v21 = v20 * v20;
+    const V v22 = 2.0 * v21;
+    const V v23 = 1.0 - v22;
+    const V v24 = v15 * v15;
+    const V v25 = 1.9572941063391263e-20 * v24;
+    const V v26 = v25 + -8.22063524662433e-18;
+    const V v27 = v26 * v24;
+    const V v28 = v27 + 2.8114572543455206e-15;
+    const V v29 = v28 * v24;
+    const V v30 = v29 + -7.647163731819816e-13;
+    const V v31 = v30 * v24;
+    const V v32 = v31 + 1.6059043836821613e-10;
+    const V v33 = v32 * v24;
+    const V v34 = v33 + -2.505210838544172e-08;
+    const V v35 = v34 * v24;
+    const V v36 = v35 + 2.7557319223985893e-06;
+    const V v37 = v36 * v24;
+    const V v38 = v37 + -0.0001984126984126984;
+    const V v39 = v38 * v24;
+    const V v40 = v39 + 0.008333333333333333;
+    const V v41 = v40 * v24;
+    const V v42 = v41 + -0.16666666666666666;
+    const V v43 = v24 * v42;
+    const V v44 = 1.0 + v43;
+    const V v45 = v15 * v44;
+    const V v46 = magnitude(v45);
+    const V v47 = least(v46, splat(1.0));
+    const V v48 = with_sign(v47, v45);
+    const V v49 = v23 * v48;
+    const V v50 = library(a, splat(1000000.0), v49, [](double a) { return __builtin_sin(a); });
+    return v50;
+}
+
+FASTRNN_INLINE Vec<float> cos(Vec<float> a) {
+    using V = Vec<float>;
+    const V v0 = a * 0.3183098861837907f;
+    const V v1 = v0 - 0.5f;
+    const V v2 = v1 + 12582912.0f;
+    const V v3 = v2 - 12582912.0f;
+    const V v4 = v3 + 0.5f;
+    const V v5 = v4 * 3.140625f;
+    const V v6 = a - v5;
+    const V v7 = v3 + 0.5f;
+    const V v8 = v7 * 0.0009675025939941406f;
+    const V v9 = v6 - v8;
+    const V v10 = v3 + 0.5f;
+    const V v11 = v10 * 1.5099067240953445e-07f;
+    const V v12 = v9 - v11;
+    const V v13 = v3 + 0.5f;
+    const V v14 = v13 * 5.126565838509123e-12f;
+    const V v15 = v12 - v14;
+    const V v16 = v3 + 0.5f;
+    const V v17 = v16 * 1.2246468525851679e-16f;
+    const V v18 = v15 - v17;
+    const V v19 = 0.5f * v3;
+    const V v20 = v19 + 12582912.0f;
+    const V v21 = v20 - 12582912.0f;
+    const V v22 = 2.0f * v21;
+    const V v23 = v3 - v22;
+    const V v24 = v23 * v23;
+    const V v25 = 2.0f * v24;
+    const V v26 = 1.0f - v25;
+    const V v27 = v18 * v18;
+    const V v28 = 1.6059043836821613e-10f * v27;
+    const V v29 = v28 + -2.505210838544172e-08f;
+    const V v30 = v29 * v27;
+    const V v31 = v30 + 2.7557319223985893e-06f;
+    const V v32 = v31 * v27;
+    const V v33 = v32 + -0.0001984126984126984f;
+    const V v34 = v33 * v27;
+    const V v35 = v34 + 0.008333333333333333f;
+    const V v36 = v35 * v27;
+    const V v37 = v36 + -0.16666666666666666f;
+    const V v38 = v27 * v37;
+    const V v39 = 1.0f + v38;
+    const V v40 = v18 * v39;
+    const V v41 = magnitude(v40);
+    const V v42 = least(v41, splat(1.0f));
+    const V v43 = with_sign(v42, v40);
+    const V v44 = v26 * v43;
+    const V v45 = -v44;
+    const V v46 = library(a, splat(10000.0f), v45, [](double a) { return __builtin_cos(a); });
+    return v46;
+}
+
+FASTRNN_INLINE Vec<double> cos(Vec<double> a) {
+    using V = Vec<double>;
+    const V v0 = a * 0.3183098861837907;
+    const V v1 = v0 - 0.5;
+    const V v2 = v1 + 6755399441055744.0;
+    const V v3 = v2 - 6755399441055744.0;
+    const V v4 = v3 + 0.5;
+    const V v5 = v4 * 3.1415926534682512;
+    const V v6 = a - v5;
+    const V v7 = v3 + 0.5;
+    const V v8 = v7 * 1.2154201012607932e-10;
+    const V v9 = v6 - v8;
+    const V v10 = v3 + 0.5;
+    const V v11 = v10 * 4.044532497422333e-21;
+    const V v12 = v9 - v11;
+    const V v13 = v3 + 0.5;
+    const V v14 = v13 * 1.69568553207378e-31;
+    const V v15 = v12 - v14;
+    const V v16 = 0.5 * v3;
+    const V v17 = v16 + 6755399441055744.0;
+    const V v18 = v17 - 6755399441055744.0;
+    const V v19 = 2.0 * v18;
+    const V v20 = v3 - v19;
+    const V v21 = v20 * v20;
+    const V v22 = 2.0 * v21;
+    const V v23 = 1.0 - v22;
+    const V v24 = v15 * v15;
+    const V v25 = 1.9572941063391263e-20 * v24;
+    const V v26 = v25 + -8.22063524662433e-18;
+    const V v27 = v26 * v24;
+    const V v28 = v27 + 2.8114572543455206e-15;
+    const V v29 = v28 * v24;
+    const V v30 = v29 + -7.647163731819816e-13;
+    const V v31 = v30 * v24;
+    const V v32 = v31 + 1.6059043836821613e-10;
+    const V v33 = v32 * v24;
+    const V v34 = v33 + -2.505210838544172e-08;
+    const V v35 = v34 * v24;
+    const V v36 = v35 + 2.7557319223985893e-06;
+    const V v37 = v36 * v24;
+    const V v38 = v37 + -0.0001984126984126984;
+    const V v39 = v38 * v24;
+    const V v40 = v39 + 0.008333333333333333;
+    const V v41 = v40 * v24;
+    const V v42 = v41 + -0.16666666666666666;
+    const V v43 = v24 * v42;
+    const V v44 = 1.0 + v43;
+    const V v45 = v15 * v44;
+    const V v46 = magnitude(v45);
+    const V v47 = least(v46, splat(1.0));
+    const V v48 = with_sign(v47, v45);
+    const V v49 = v23 * v48;
+    const V v50 = -v49;
+    const V v51 = library(a, splat(1000000.0), v50, [](double a) { return __builtin_cos(a); });
+    return v51;
+}
+
+FASTRNN_INLINE Vec<float> abs(Vec<float> a) {
+    using V = Vec<float>;
+    const V v0 = magnitude(a);
+    return v0;
+}
+
+FASTRNN_INLINE Vec<double> abs(Vec<double> a) {
+    using V = Vec<double>;
+    const V v0 = magnitude(a);
+    return v0;
+}
+
+FASTRNN_INLINE Vec<float> maximum(Vec<float> a, Vec<float> b) {
+    using V = Vec<float>;
+    const V v0 = less(a, b, b, a);
+    const V v1 = less_equal(b, b, v0, b);
+    return v1;
+}
+
+FASTRNN_INLINE Vec<double> maximum(Vec<double> a, Vec<double> b) {
+    using V = Vec<double>;
+    const V v0 = less(a, b, b, a);
+    const V v1 = less_equal(b, b, v0, b);
+    return v1;
+}
+
+FASTRNN_INLINE Vec<float> minimum(Vec<float> a, Vec<float> b) {
+    using V = Vec<float>;
+    const V v0 = less(b, a, b, a);
+    const V v1 = less_equal(b, b, v0, b);
+    return v1;
+}
+
+FASTRNN_INLINE Vec<double> minimum(Vec<double> a, Vec<double> b) {
+    using V = Vec<double>;
+    const V v0 = less(b, a, b, a);
+    const V v1 = less_equal(b, b, v0, b);
+    return v1;
+}
+
+FASTRNN_INLINE Vec<float> lt(Vec<float> a, Vec<float> b) {
+    using V = Vec<float>;
+    const V v0 = less(a, b, splat(1.0f), splat(0.0f));
+    return v0;
+}
+
+FASTRNN_INLINE Vec<double> lt(Vec<double> a, Vec<double> b) {
+    using V = Vec<double>;
+    const V v0 = less(a, b, splat(1.0), splat(0.0));
+    return v0;
+}
+
+FASTRNN_INLINE Vec<float> le(Vec<float> a, Vec<float> b) {
+    using V = Vec<float>;
+    const V v0 = less_equal(a, b, splat(1.0f), splat(0.0f));
+    return v0;
+}
+
+FASTRNN_INLINE Vec<double> le(Vec<double> a, Vec<double> b) {
+    using V = Vec<double>;
+    const V v0 = less_equal(a, b, splat(1.0), splat(0.0));
+    return v0;
 }
 
 }  // namespace FASTRNN_VARIANT

@@ -10,7 +10,8 @@ import numpy as np
 
 from fastrnn.cells import rnn
 from fastrnn.cells.diff import differentiate
-from fastrnn.cells.expr import BINARY, UNARY, Expr, leaf, topological
+from fastrnn.cells.expr import Expr, leaf, topological
+from fastrnn.cells.table import OPERATIONS
 
 
 def evaluate(node: Expr, values: dict[Expr, float]) -> float:
@@ -20,7 +21,7 @@ def evaluate(node: Expr, values: dict[Expr, float]) -> float:
         if n.op == "const":
             known[n] = n.args[0]
         elif n not in known:
-            known[n] = {**UNARY, **BINARY}[n.op](*(known[a] for a in n.args))
+            known[n] = float(OPERATIONS[n.op].numpy(*(known[a] for a in n.args)))
     return known[node]
 
 

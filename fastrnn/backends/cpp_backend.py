@@ -166,7 +166,7 @@ class CppBackend:
     def prepare(self, layout: Layout, params: Mapping[str, Array]) -> Stack:
         plan = make_plan(layout.cell)
         arrays = [tuple(params.get(key) for key in names[:4]) for names in layout.names]
-        terms = tuple((product.matrix, product.slot) for product in plan.products)
+        terms = tuple((product.matrix, product.slot) for product in plan.weight_terms)
         sizes = (plan.n_states, plan.n_gates, plan.n_matrices)
         return _cpp.Stack(layout.cell.name, layout, arrays, *sizes, terms, plan.n_da)
 

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from ..cells.table import OPERATIONS
 from ..codegen.fused import FusedStage, Product, Sum, backward_stages, forward_stages
 from ..codegen.python import Code, stage_code
 from ..engine.contract import Array, Call, Gradients, Layout, Result
@@ -19,24 +20,7 @@ from ..engine.flags import CUT, HOLD, RESET, Flags
 from ..engine.plan import Plan, Ref
 from ..engine.stack import LayerByLayer
 
-Slots = dict[str, list[Any]]
-
-
-def _sigmoid(a: Array) -> Array:
-    # exp of minus the magnitude cannot overflow.
-    e = np.exp(-np.abs(a))
-    y: Array = np.where(a >= 0, 1, e) / (1 + e)
-    return y
-
-
-_FUNCTIONS: dict[str, Any] = {
-    "tanh": np.tanh,
-    "sigmoid": _sigmoid,
-    "relu": lambda a: np.maximum(a, 0),
-    "exp": np.exp,
-    "softplus": lambda a: np.maximum(a, 0) + np.log1p(np.exp(-np.abs(a))),
-    "positive": lambda a: (a > 0).astype(a.dtype),
-}
+Values = dict[str, list[Any]]
 
 
 class Step(NamedTuple):
@@ -80,17 +64,17 @@ class NumpyBackend:
     def forward(self, call: Call, keep: bool, path: NumpyPath | None = None) -> Result:
         _check(path)
         T, N, _, H = call.sizes
-        forward, _ = _steps(call.plan)
+        forward, _ = _steps(call.plan, call.dtype)
         y = np.empty((T, N, H), call.dtype)
         state = [np.array(s) for s in call.state]
         saved = []
-        units = list(call.units)
+        units = list(call.unit_rows)
         matrices = [_matrices(stage, call.Wh) for stage in forward]
         for _, t in _times(call):
             active, reset = _active(call.flags, t), _rows(call.flags, t, RESET)
             if reset is not None:
                 state = _reset(state, reset, call.reset_state)
-            slots: Slots = {
+            values: Values = {
                 "x": _split(_inside(call.x[t], active) @ call.Wx, call.plan.n_gates),
                 "prev": state,
                 "unit": units,
@@ -98,21 +82,21 @@ class NumpyBackend:
                 "keep": [None] * call.plan.n_keep,
             }
             for stage, blocks in zip(forward, matrices, strict=True):
-                slots["acc"] = _sums(stage, blocks, slots)
-                _run(stage, slots, (N, H), call.dtype, active)
+                values["acc"] = _sums(stage, blocks, values)
+                _run(stage, values, (N, H), call.dtype, active)
             if active is not None:
-                slots["next"] = [np.where(active, new, old) for new, old in zip(slots["next"], state, strict=True)]
-            state = slots["next"]
+                values["next"] = [np.where(active, new, old) for new, old in zip(values["next"], state, strict=True)]
+            state = values["next"]
             y[t] = _inside(state[0], active)
             if keep:
-                saved.append(slots)
+                saved.append(values)
         # Copies: the last step's states are among what BPTT reads.
         return Result(y, tuple(map(np.array, state)), saved if keep else None, NumpyPath())
 
     def backward(
         self,
         call: Call,
-        saved: list[Slots],
+        saved: list[Values],
         dy: Array | None,
         dlast: tuple[Array, ...],
         flags: Flags | None,
@@ -121,7 +105,7 @@ class NumpyBackend:
         _check(path)
         T, N, D, H = call.sizes
         plan, dtype = call.plan, call.dtype
-        _, backward = _steps(plan)
+        _, backward = _steps(plan, dtype)
         dx = np.empty((T, N, D), dtype)
         dWx, dWh = np.zeros_like(call.Wx, order="C"), np.zeros_like(call.Wh, order="C")
         dslots = np.zeros((plan.n_da, H), dtype)
@@ -130,22 +114,22 @@ class NumpyBackend:
         dreset = None if call.reset_state is None else [np.zeros((N, H), dtype) for _ in dlast]
         for s, t in reversed(_times(call)):
             active, reset, cut = _active(flags, t), _rows(flags, t, RESET), _rows(flags, t, CUT)
-            slots = dict(saved[s])
+            values = dict(saved[s])
             grad = dstate if dy is None else [dstate[0] + _inside(dy[t], active), *dstate[1:]]
-            slots |= {"grad": grad, "carry": [None] * plan.n_states, "da": [None] * plan.n_da}
+            values |= {"grad": grad, "carry": [None] * plan.n_states, "da": [None] * plan.n_da}
             for i, stage in enumerate(backward):
                 # The first stage's products went into `grad` with the step after.
-                slots["acc"] = _sums(stage, matrices[i], slots) if i else []
-                _run(stage, slots, (N, H), dtype, active)
-            da = slots["da"]
+                values["acc"] = _sums(stage, matrices[i], values) if i else []
+                _run(stage, values, (N, H), dtype, active)
+            da = values["da"]
             da_x = np.concatenate(da[: plan.n_gates], axis=1)
             dWx += _inside(call.x[t], active).T @ da_x
             dx[t] = _inside(da_x @ call.Wx.T, active)
-            for p in plan.products:
-                dWh[:, p.matrix * H : (p.matrix + 1) * H] += _inside(_read(slots, p.vector), active).T @ da[p.slot]
+            for p in plan.weight_terms:
+                dWh[:, p.matrix * H : (p.matrix + 1) * H] += _inside(_read(values, p.vector), active).T @ da[p.slot]
             dslots += np.sum(da, axis=1)
-            accs = _sums(backward[0], matrices[0], slots)
-            before = [c if i is None else c + accs[i] for c, i in zip(slots["carry"], plan.grad_acc, strict=True)]
+            accs = _sums(backward[0], matrices[0], values)
+            before = [c if i is None else c + accs[i] for c, i in zip(values["carry"], plan.grad_acc, strict=True)]
             if active is not None:
                 before = [np.where(active, new, old) for new, old in zip(before, dstate, strict=True)]
             if reset is not None:
@@ -203,8 +187,8 @@ def _split(a: Array, parts: int) -> list[Array]:
     return [a[:, i * size : (i + 1) * size] for i in range(parts)]
 
 
-def _read(slots: Slots, ref: Ref) -> Any:
-    return slots[ref.kind][ref.index]
+def _read(values: Values, ref: Ref) -> Any:
+    return values[ref.kind][ref.index]
 
 
 def _matrices(stage: Step, Wh: Array) -> list[Array]:
@@ -222,52 +206,64 @@ def _block(Wh: Array, matrix: int) -> Array:
     return Wh[:, matrix * H : (matrix + 1) * H]
 
 
-def _sums(stage: Step, matrices: list[Array], slots: Slots) -> list[Any]:
+def _sums(stage: Step, matrices: list[Array], values: Values) -> list[Any]:
     """Every sum of a stage: its bias, the input's projection, and its products."""
-    sums: list[Any] = [_begin(sum, slots) for sum in stage.sums]
+    sums: list[Any] = [_begin(sum, values) for sum in stage.sums]
     for product, matrix in zip(stage.products, matrices, strict=True):
-        sources = [_read(slots, source) for source in product.sources]
+        sources = [_read(values, source) for source in product.sources]
         left = sources[0] if len(sources) == 1 else np.concatenate(sources, axis=1)
         for i, part in zip(product.sums, _split(left @ matrix, len(product.sums)), strict=True):
             sums[i] = sums[i] + part
     return sums
 
 
-def _begin(sum: Sum, slots: Slots) -> Any:
-    bias = 0 if sum.row is None else slots["unit"][sum.row]
-    return bias if sum.gate is None else slots["x"][sum.gate] + bias
+def _begin(sum: Sum, values: Values) -> Any:
+    bias = 0 if sum.row is None else values["unit"][sum.row]
+    return bias if sum.gate is None else values["x"][sum.gate] + bias
 
 
-def _run(stage: Step, slots: Slots, shape: tuple[int, int], dtype: Any, active: Array | None) -> None:
+def _run(stage: Step, values: Values, shape: tuple[int, int], dtype: Any, active: Array | None) -> None:
     """The elementwise code of a stage; what idle sequences would store is 0."""
-    values = stage.run(*(_read(slots, ref) for ref in stage.loads))
-    for ref, value in zip(stage.stores, values, strict=True):
+    results = stage.run(*(_read(values, ref) for ref in stage.loads))
+    for ref, value in zip(stage.stores, results, strict=True):
         if active is not None:
             value = np.where(active, value, 0).astype(dtype, copy=False)
-        slots[ref.kind][ref.index] = value if np.shape(value) == shape else np.full(shape, value, dtype)
+        values[ref.kind][ref.index] = value if np.shape(value) == shape else np.full(shape, value, dtype)
 
 
-_compiled: WeakKeyDictionary[Plan, tuple[list[Step], list[Step]]] = WeakKeyDictionary()
+_by_plan: WeakKeyDictionary[Plan, dict[Any, tuple[list[Step], list[Step]]]] = WeakKeyDictionary()
 
 
-def _steps(plan: Plan) -> tuple[list[Step], list[Step]]:
-    if plan not in _compiled:
+def _steps(plan: Plan, dtype: np.dtype[Any]) -> tuple[list[Step], list[Step]]:
+    found = _by_plan.setdefault(plan, {})
+    if dtype not in found:
         both = forward_stages(plan), backward_stages(plan)
-        _compiled[plan] = [_step(stage) for stage in both[0]], [_step(stage) for stage in both[1]]
-    return _compiled[plan]
+        found[dtype] = [_step(stage, dtype) for stage in both[0]], [_step(stage, dtype) for stage in both[1]]
+    return found[dtype]
 
 
-def _step(stage: FusedStage) -> Step:
+def _step(stage: FusedStage, dtype: np.dtype[Any]) -> Step:
     code = stage_code(stage.code)
-    return Step(stage.sums, stage.products, [r for _, r in code.loads], _function(code), [r for r, _ in code.stores])
+    loads, stores = [ref for _, ref in code.loads], [ref for ref, _ in code.stores]
+    return Step(stage.sums, stage.products, loads, _function(code, dtype), stores)
 
 
-def _function(code: Code) -> Callable[..., tuple[Any, ...]]:
+def _function(code: Code, dtype: np.dtype[Any]) -> Callable[..., tuple[Any, ...]]:
     """The code of a stage as a function from what it loads to what it stores."""
+    scope: dict[str, Any] = {line.op: OPERATIONS[line.op].numpy for line in code.lines}
+
+    def number(value: float) -> str:
+        return f"({value!r})"
+
+    def typed(value: float) -> str:
+        # Of two numbers of Python NumPy's where makes float64.
+        name = f"k{len(scope)}"
+        scope[name] = dtype.type(value)
+        return name
+
+    body = "".join(f"    {line.name} = {line.right_side(number, typed)}\n" for line in code.lines)
     arguments = ", ".join(name for name, _ in code.loads)
     results = "".join(f"{value}, " for _, value in code.stores)
-    body = "".join(f"    {line}\n" for line in code.lines)
-    scope = dict(_FUNCTIONS)
     exec(f"def stage({arguments}):\n{body}    return ({results})\n", scope)
     function: Callable[..., tuple[Any, ...]] = scope["stage"]
     return function

@@ -45,13 +45,13 @@ class ReferenceStep:
 
     def matrix(self, product: int) -> Array:
         """The recurrent matrix of a product, (H, H)."""
-        m, H = self.layer.jacobian.plan.products[product].matrix, self.layer.sizes[1]
+        m, H = self.layer.jacobian.plan.weight_terms[product].matrix, self.layer.sizes[1]
         matrix: Array = self.layer.params["Wh"][:, m * H : (m + 1) * H]
         return matrix
 
     def vector(self, product: int) -> Array:
         """What a product has multiplied, (N, H)."""
-        kind, index = self.layer.jacobian.plan.products[product].vector
+        kind, index = self.layer.jacobian.plan.weight_terms[product].vector
         return self.before[index] if kind == "prev" else self.keep[index]
 
     def transposed(self, product: int, adjoint: Array) -> Array:
@@ -119,7 +119,7 @@ class ReferenceStep:
             if leaf.kind == "x":
                 x[:, :, :, leaf.index] += self.x[:, None, :, None] * slope[:, :, None]
             elif leaf.kind == "product":
-                matrix = self.layer.jacobian.plan.products[leaf.index].matrix
+                matrix = self.layer.jacobian.plan.weight_terms[leaf.index].matrix
                 h[:, :, :, matrix] += self.vector(leaf.index)[:, None, :, None] * slope[:, :, None]
             elif leaf.kind == "unit":
                 units[:, :, leaf.index] += slope

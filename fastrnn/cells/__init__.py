@@ -2,7 +2,7 @@
 
 from .builtin import gru, lstm, rnn
 from .cell import Cell, cell
-from .expr import exp, relu, sigmoid, softplus, tanh
+from .operations import exp, relu, sigmoid, softplus, tanh
 from .trace import CellError
 
 __all__ = [

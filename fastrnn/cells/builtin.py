@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import choice, flag
 from .cell import Cell, cell
-from .expr import relu, sigmoid, tanh
+from .operations import relu, sigmoid, tanh
 
 NONLINEARITIES: dict[str, Callable[[Any], Any]] = {
     "tanh": tanh,
@@ -19,9 +19,22 @@ NONLINEARITIES: dict[str, Callable[[Any], Any]] = {
 
 
 def rnn(nonlinearity: str = "tanh") -> Cell:
-    """Elman's simple recurrent network (Elman 1990; Goodfellow et al. 2016, eq. 10.8-10.9).
+    """Elman's simple recurrent network, ``h' = f(x + U h)`` (Elman 1990; Goodfellow et al. 2016, eq. 10.8-10.9).
 
-    ``h' = f(x + U h)`` with `nonlinearity` f one of ``tanh relu sigmoid identity``.
+    Parameters
+    ----------
+    nonlinearity : {"tanh", "relu", "sigmoid", "identity"}
+        The function f.
+
+    Returns
+    -------
+    Cell
+        The same object at every call.
+
+    Raises
+    ------
+    ValueError
+        If `nonlinearity` is none of these.
     """
     return _rnn(choice("nonlinearity", nonlinearity, NONLINEARITIES))
 
@@ -67,7 +80,23 @@ def gru_reset_before(x: Any, U: Any, h: Any) -> Any:
 
 
 def gru(reset_after: bool = True) -> Cell:
-    """The gated recurrent unit in the form that `reset_after` names."""
+    """The gated recurrent unit (Cho et al. 2014, eq. 5-8).
+
+    Parameters
+    ----------
+    reset_after : bool
+        Whether the reset gate is applied after the recurrent product (cuDNN and PyTorch) or before it (the paper).
+
+    Returns
+    -------
+    Cell
+        The same object at every call.
+
+    Raises
+    ------
+    TypeError
+        If `reset_after` is not a bool.
+    """
     return gru_reset_after if flag("reset_after", reset_after) else gru_reset_before
 
 

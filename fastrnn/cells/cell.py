@@ -61,6 +61,16 @@ class Cell:
     def __call__(self, **constants: float) -> Cell:
         """The same cell with other values for its constants.
 
+        Parameters
+        ----------
+        **constants : float
+            New values; the others stay.
+
+        Returns
+        -------
+        Cell
+            The same object for the same values.
+
         Raises
         ------
         TypeError

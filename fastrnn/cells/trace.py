@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from .expr import Expr, as_expr, leaf, product, topological
+from .expr import Expr, Vector, as_vector, leaf, product, topological
 
 
 class CellError(ValueError):
@@ -36,7 +36,7 @@ class _Matrix:
         self._name = name
 
     def __matmul__(self, vector: Any) -> Expr:
-        if not isinstance(vector, Expr):
+        if not isinstance(vector, Vector):
             raise TypeError(f"U.{self._name} @ takes a vector of the cell, got {type(vector).__name__}")
         return product(self._name, vector)
 
@@ -62,7 +62,7 @@ def trace(
     try:
         result = function(*(symbols[a] for a in arguments), **constants)
         values = result if isinstance(result, tuple | list) else (result,)
-        outputs = tuple(as_expr(v) for v in values)
+        outputs = tuple(as_vector(v) for v in values)
     except Exception as error:
         raise CellError(f"{where(name, function, error)}: {error}") from error
     _check_complete(f"{where(name, function)}:", outputs, names)

@@ -1,21 +1,23 @@
 """The C++ headers of the extension, written from the cells' descriptions: ``python -m fastrnn.codegen.cpp``.
 
 ``cells.h`` holds for each built-in cell what :class:`fastrnn.engine.plan.Plan` says of it, as constants, and
-the elementwise code of its stages; ``elementary.h`` holds the elementary functions of
-:mod:`fastrnn.codegen.elementary`, which are traced here as a cell is.
+the elementwise code of its stages; ``elementary.h`` holds the operations of :mod:`fastrnn.cells.operations` that are
+not an operator of C++, whose formulas are traced here as a cell is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from ..cells import Cell
 from ..cells.builtin import built_in
+from ..cells.table import OPERATIONS, Formula
 from ..engine.plan import Plan, Ref, UnitRow, make_plan
-from .elementary import FUNCTIONS
 from .fused import FusedStage, Product, backward_stages, forward_stages
 from .python import stage_code
 
@@ -92,10 +94,10 @@ def _cell(plan: Plan) -> list[str]:
     counts = {
         "gates": plan.n_gates, "states": plan.n_states, "matrices": plan.n_matrices,
         "units": len(plan.unit_rows), "params": len(plan.cell.units), "keeps": plan.n_keep, "slots": plan.n_da,
-        "uses": len(plan.products),
+        "uses": len(plan.weight_terms),
     }  # fmt: skip
     numbers = ", ".join(f"{name} = {count}" for name, count in counts.items())
-    uses = ", ".join(f"{{{p.slot}, Kind::{p.vector.kind}, {p.vector.index}, {p.matrix}}}" for p in plan.products)
+    uses = ", ".join(f"{{{p.slot}, Kind::{p.vector.kind}, {p.vector.index}, {p.matrix}}}" for p in plan.weight_terms)
     bias = ", ".join(_bias(row, plan) for row in plan.unit_rows)
     grad = ", ".join("-1" if acc is None else str(acc) for acc in plan.grad_acc)
     body = [
@@ -128,10 +130,9 @@ def _stage(name: str, stage: FusedStage, kept: set[Ref]) -> list[str]:
     for variable, ref in code.loads:
         body.append(f"    const Vec<T> {variable} = {_load(ref)};")
     for line in code.lines:
-        variable, _, value = line.partition(" = ")
-        body.append(f"    const Vec<T> {variable} = {_numbers(value)};")
+        body.append(f"    const Vec<T> {line.name} = {line.right_side(_number, _vector)};")
     for ref, value in code.stores:
-        vector = value if value.isidentifier() else f"splat(T({value}))"
+        vector = value if isinstance(value, str) else _vector(value)
         spare = ref.kind == "keep" and ref not in kept
         body.append(f"    {'if (KEEP) ' if spare else ''}{_store(ref, vector)};")
     return [f"struct {name} {{", *_indent([*body, "}"]), "};"]
@@ -177,10 +178,12 @@ def _place(ref: Ref) -> str:
     return f"row.{ref.kind} + {ref.index} * row.Hp"
 
 
-def _numbers(text: str) -> str:
-    """The numbers among the operands of `text`, as numbers of type T."""
-    words = text.split(" ")
-    return " ".join(f"T{w}" if w.startswith("(") else f"T({w})" if w[0].isdigit() else w for w in words)
+def _number(value: float) -> str:
+    return f"T({value!r})"
+
+
+def _vector(value: float) -> str:
+    return f"splat({_number(value)})"
 
 
 def _or_none(number: int | None) -> int:
@@ -192,7 +195,7 @@ def _indent(lines: list[str]) -> list[str]:
 
 
 class _Traced:
-    """An operand of an elementary function: every operation becomes a line of C++."""
+    """An operand of an operation's formula: what is done with it becomes lines of C++."""
 
     def __init__(self, text: str, lines: list[str], suffix: str) -> None:
         self.text, self.lines, self.suffix = text, lines, suffix
@@ -203,7 +206,11 @@ class _Traced:
         return _Traced(name, self.lines, self.suffix)
 
     def number(self, value: Any) -> str:
-        return value.text if isinstance(value, _Traced) else f"{float(value)!r}{self.suffix}"
+        if isinstance(value, _Traced):
+            return value.text
+        special = '__builtin_nan{0}("")' if math.isnan(value) else "__builtin_inf{0}()"
+        number = f"{float(value)!r}{self.suffix}" if math.isfinite(value) else special.format(self.suffix)
+        return f"-{number}" if value == -math.inf else number
 
     def vector(self, value: Any) -> str:
         return value.text if isinstance(value, _Traced) else f"splat({self.number(value)})"
@@ -240,20 +247,28 @@ class _Traced:
         arguments = ", ".join([self.text, *(self.vector(o) for o in others)])
         return self.line(f"{function}({arguments})")
 
+    def library(self, name: str, beyond: float, near: Any) -> _Traced:
+        """See :func:`fastrnn.cells.elementary.library`: the function for float64 in either case."""
+        function = f"[](double a) {{ return __builtin_{name}(a); }}"
+        return self.line(f"library({self.text}, {self.vector(beyond)}, {self.vector(near)}, {function})")
+
 
 def _elementary_header() -> str:
     lines = [_HEAD, "namespace fastrnn {", "namespace FASTRNN_VARIANT {", ""]
-    for name, versions in FUNCTIONS.items():
-        for ctype, suffix, function in zip(("float", "double"), ("f", ""), versions, strict=True):
-            lines += [*_elementary(name, ctype, suffix, function), ""]
+    for name, row in OPERATIONS.items():
+        if row.symbol:
+            continue
+        for ctype, suffix, double in (("float", "f", False), ("double", "", True)):
+            lines += [*_elementary(name, ctype, suffix, row.formula(double)), ""]
     return "\n".join([*lines, "}  // namespace FASTRNN_VARIANT", "}  // namespace fastrnn", ""])
 
 
-def _elementary(name: str, ctype: str, suffix: str, function: Callable[[Any], Any]) -> list[str]:
+def _elementary(name: str, ctype: str, suffix: str, formula: Formula) -> list[str]:
     body: list[str] = []
-    result = function(_Traced("a", body, suffix))
+    arguments = list(signature(formula).parameters)
+    result = formula(*(_Traced(argument, body, suffix) for argument in arguments))
     return [
-        f"FASTRNN_INLINE Vec<{ctype}> {name}(Vec<{ctype}> a) {{",
+        f"FASTRNN_INLINE Vec<{ctype}> {name}({', '.join(f'Vec<{ctype}> {a}' for a in arguments)}) {{",
         f"    using V = Vec<{ctype}>;",
         *_indent([*body, f"return {result.text};"]),
         "}",

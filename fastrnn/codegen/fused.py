@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..cells.expr import BINARY, UNARY, Expr, const, make, topological
+from ..cells.expr import Expr, const, make, topological
+from ..cells.table import OPERATIONS
 from ..engine.plan import Plan, Ref, Stage, Term
 
 
@@ -92,7 +93,7 @@ def _without(stage: Stage, zero: set[Expr]) -> tuple[tuple[Ref, Expr], ...]:
     for node in topological([n for _, n in stage.stores], stop=stage.loads):
         if node in zero:
             new[node] = const(0)
-        elif node not in stage.loads and (node.op in UNARY or node.op in BINARY):
+        elif node not in stage.loads and node.op in OPERATIONS:
             new[node] = make(node.op, *(new[a] for a in node.args))
         else:
             new[node] = node

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 from llvmlite import ir
 
-from ..cells.expr import BINARY, Expr, topological
+from ..cells.expr import Expr, topological
+from ..cells.table import OPERATIONS
 from ..engine.plan import Plan, Ref
 from . import record
-from .elementary import FUNCTIONS
 from .fused import FusedStage, backward_stages, forward_stages
 
 _INT, _I32 = ir.IntType(64), ir.IntType(32)
@@ -26,7 +26,6 @@ _INT, _I32 = ir.IntType(64), ir.IntType(32)
 # NaN and infinities, and the result does not depend on anything but the code.
 _FUSE = ("contract",)
 _INSTRUCTION = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
-assert _INSTRUCTION.keys() == BINARY.keys()
 
 
 class Target(NamedTuple):
@@ -113,14 +112,50 @@ class Lanes:
         return self._new(self.builder.fneg(self.value))
 
     def call(self, function: str, *others: Any) -> Lanes:
-        """``function(self, *others)``, an elementary function or one that those are made of."""
-        if function in FUNCTIONS:
-            result: Lanes = FUNCTIONS[function][self.target.double](self)
+        """``function(self, *others)``, an operation or one of the functions that those are made of."""
+        if function in OPERATIONS:
+            result: Lanes = OPERATIONS[function].formula(self.target.double)(self, *others)
             return result
         return self._new(getattr(self, f"_{function}")(*map(self._vector, others)))
 
+    def library(self, name: str, beyond: float, near: Any) -> Lanes:
+        """See :func:`fastrnn.cells.elementary.library`."""
+        builder, near = self.builder, self._vector(near)
+        far = builder.fcmp_ordered(">", self._magnitude(), self._vector(beyond))
+        before, calling = builder.block, builder.append_basic_block(name)
+        done = builder.append_basic_block("done")
+        bits = ir.IntType(self.target.width)
+        builder.cbranch(builder.icmp_unsigned("!=", builder.bitcast(far, bits), bits(0)), calling, done)
+        builder.position_at_end(calling)
+        values = builder.select(far, self._of_library(name), near)
+        builder.branch(done)
+        builder.position_at_end(done)
+        result = builder.phi(self.target.vector)
+        result.add_incoming(near, before)
+        result.add_incoming(values, calling)
+        return self._new(result)
+
+    def _of_library(self, name: str) -> ir.Value:
+        """The C library's function of each number; that for float64 in either case."""
+        builder, double = self.builder, ir.DoubleType()
+        function = builder.module.globals.get(name)
+        if function is None:
+            function = ir.Function(builder.module, ir.FunctionType(double, [double]), name)
+            function.attributes.add("nounwind")
+        values = ir.Constant(self.target.vector, ir.Undefined)
+        for i in range(self.target.width):
+            number = builder.extract_element(self.value, _I32(i))
+            result = builder.call(function, [number if self.target.double else builder.fpext(number, double)])
+            if not self.target.double:
+                result = builder.fptrunc(result, self.target.number)
+            values = builder.insert_element(values, result, _I32(i))
+        return values
+
     def _less(self, b: ir.Value, yes: ir.Value, no: ir.Value) -> ir.Value:
         return self.builder.select(self.builder.fcmp_ordered("<", self.value, b), yes, no)
+
+    def _less_equal(self, b: ir.Value, yes: ir.Value, no: ir.Value) -> ir.Value:
+        return self.builder.select(self.builder.fcmp_ordered("<=", self.value, b), yes, no)
 
     def _least(self, bound: ir.Value) -> ir.Value:
         return self.builder.select(self.builder.fcmp_ordered("<", bound, self.value), bound, self.value)
@@ -142,6 +177,34 @@ class Lanes:
     def _with_sign(self, b: ir.Value) -> ir.Value:
         sign = self.builder.and_(self._bits(b), self._splat_int(self._top_bit))
         return self.builder.bitcast(self.builder.or_(self._bits(self.value), sign), self.target.vector)
+
+    def _root(self) -> ir.Value:
+        vector, module = self.target.vector, self.builder.module
+        name = f"llvm.sqrt.v{self.target.width}f{8 * self.target.size}"
+        function = module.globals.get(name) or ir.Function(module, ir.FunctionType(vector, [vector]), name)
+        return self.builder.call(function, [self.value])
+
+    def _exponent(self) -> ir.Value:
+        mantissa, bias = self.target.mantissa_and_bias
+        exponent = self.builder.lshr(self._bits(self.value), self._splat_int(mantissa))
+        return self.builder.fsub(self._as_number(exponent), self._vector(2.0**mantissa + bias))
+
+    def _significand(self) -> ir.Value:
+        mantissa, bias = self.target.mantissa_and_bias
+        bits = self.builder.and_(self._bits(self.value), self._splat_int((1 << mantissa) - 1))
+        return self.builder.bitcast(self.builder.or_(bits, self._splat_int(bias << mantissa)), self.target.vector)
+
+    def _subnormal(self) -> ir.Value:
+        mantissa, _ = self.target.mantissa_and_bias
+        number = self._as_number(self._bits(self._magnitude()))
+        return self._new(self.builder.fsub(number, self._vector(2.0**mantissa)))._with_sign(self.value)
+
+    def _as_number(self, n: ir.Value) -> ir.Value:
+        """The number 2**mantissa + n, for whole n that are less: they are its lowest bits."""
+        mantissa, bias = self.target.mantissa_and_bias
+        return self.builder.bitcast(
+            self.builder.or_(n, self._splat_int((mantissa + bias) << mantissa)), self.target.vector
+        )
 
     def _power_of_two(self) -> ir.Value:
         return self._with_exponent(self.builder.fptosi(self.value, self.target.integers))
@@ -465,10 +528,8 @@ class _StageFunction:
             return self._lanes(self.numbers[node])
         if node.op == "const":
             return self._lanes(ir.Constant(self.target.vector, [node.args[0]] * self.target.width))
-        args = [values[a] for a in node.args]
-        if node.op in BINARY:
-            return args[0].binary(node.op, args[1])
-        return -args[0] if node.op == "neg" else args[0].call(node.op)
+        first, *others = (values[a] for a in node.args)
+        return first.call(node.op, *others)
 
     def _head(self, value: ir.Value) -> ir.Value:
         """`value` with zeros beyond the units."""

@@ -1,15 +1,35 @@
-"""Elementwise code of a stage as Python text: the same text serves arrays and SIMD vectors."""
+"""Elementwise code of a stage as statements, and as text that Python and C++ have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from ..cells.expr import BINARY, Expr, topological
+from ..cells.expr import Expr, topological
+from ..cells.table import OPERATIONS
 from ..engine.plan import Ref, Stage
 
-_SYMBOL = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
-assert _SYMBOL.keys() == BINARY.keys()
+# A variable, or a number.
+Value = str | float
+Spelling = Callable[[float], str]
+
+
+class Statement(NamedTuple):
+    """``name = op(*operands)``."""
+
+    name: str
+    op: str
+    operands: tuple[Value, ...]
+
+    def right_side(self, beside_symbol: Spelling, as_argument: Spelling) -> str:
+        """The operation as text; the two spell a number beside ``+ - * /``, and one that a function is given."""
+        symbol = OPERATIONS[self.op].symbol
+        spell = beside_symbol if symbol else as_argument
+        operands = [value if isinstance(value, str) else spell(value) for value in self.operands]
+        if not symbol:
+            return f"{self.op}({', '.join(operands)})"
+        return f" {symbol} ".join(operands) if len(operands) == 2 else f"{symbol}{operands[0]}"
 
 
 @dataclass(frozen=True)
@@ -18,41 +38,29 @@ class Code:
 
     loads : variable and the place that it is read from.
     lines : statements, in order.
-    stores : the place that is written, and the expression (a variable or constant) that is.
+    stores : the place that is written, and the value that is.
     """
 
     loads: tuple[tuple[str, Ref], ...]
-    lines: tuple[str, ...]
-    stores: tuple[tuple[Ref, str], ...]
+    lines: tuple[Statement, ...]
+    stores: tuple[tuple[Ref, Value], ...]
 
 
 def stage_code(stage: Stage) -> Code:
     """The code of `stage`."""
-    names: dict[Expr, str] = {}
+    values: dict[Expr, Value] = {}
     loads: list[tuple[str, Ref]] = []
-    lines: list[str] = []
-
-    def value(node: Expr) -> str:
-        if node.op == "const":
-            number: float = node.args[0]
-            return f"({number!r})" if number < 0 else repr(number)
-        return names[node]
-
+    lines: list[Statement] = []
     for node in topological([n for _, n in stage.stores], stop=stage.loads):
         if node in stage.loads:
             ref = stage.loads[node]
-            names[node] = f"{ref.kind}{ref.index}"
-            loads.append((names[node], ref))
-        elif node.op != "const":
-            names[node] = f"v{len(lines)}"
-            lines.append(f"{names[node]} = {_operation(node, value)}")
-    return Code(tuple(loads), tuple(lines), tuple((ref, value(n)) for ref, n in stage.stores))
-
-
-def _operation(node: Expr, value: Callable[[Expr], str]) -> str:
-    args = [value(a) for a in node.args]
-    if node.op in _SYMBOL:
-        return f"{args[0]} {_SYMBOL[node.op]} {args[1]}"
-    if node.op == "neg":
-        return f"-{args[0]}"
-    return f"{node.op}({args[0]})"
+            name = f"{ref.kind}{ref.index}"
+            loads.append((name, ref))
+            values[node] = name
+        elif node.op == "const":
+            values[node] = node.args[0]
+        else:
+            name = f"v{len(lines)}"
+            lines.append(Statement(name, node.op, tuple(values[a] for a in node.args)))
+            values[node] = name
+    return Code(tuple(loads), tuple(lines), tuple((ref, values[n]) for ref, n in stage.stores))

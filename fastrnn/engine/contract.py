@@ -59,7 +59,7 @@ class Call:
         return self.params["Wh"]
 
     @property
-    def units(self) -> Array:
+    def unit_rows(self) -> Array:
         """(len(plan.unit_rows), H), C-contiguous: biases, then per-unit parameters."""
         plan, H = self.plan, self.Wh.shape[0]
         rows = np.zeros((len(plan.unit_rows), H), self.dtype)
@@ -203,7 +203,7 @@ class Stack(Protocol):
         """
 
     def quick_backward(
-        self, kept: Any, dy: Any, dstate: Any, need: Need, into: Any, add: bool
+        self, saved: Any, dy: Any, dstate: Any, need: Need, into: Any, add: bool
     ) -> tuple[Array | None, Any, dict[str, Any]] | None:
         """Gradients of unchecked arguments, as :class:`fastrnn.prepared.Pullback` has and gives them; None as above."""
 
@@ -211,7 +211,7 @@ class Stack(Protocol):
         """Outputs (T, N, directions*H), last states, and what :meth:`backward` needs if `keep`."""
 
     def backward(
-        self, kept: Any, dy: Array | None, dlast: tuple[Array, ...] | None, truncate: int | None, need: Need
+        self, saved: Any, dy: Array | None, dlast: tuple[Array, ...] | None, truncate: int | None, need: Need
     ) -> LayerGradients:
         """Gradients by `dy` (T, N, directions*H) and `dlast`, states as of a :class:`Given`; None for zeros."""
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ..cells.cell import Cell
 from ..cells.diff import elementwise_derivatives
-from ..cells.expr import Expr, leaf, topological
+from ..cells.expr import Expr, Vector, leaf, topological
 from .contract import Array
 from .plan import Plan, Ref, plan_keeping, with_biases
 
@@ -35,7 +35,7 @@ class Jacobian:
 
     plan : its forward step keeps them
     states : those of each new state
-    vectors : those of the vector of each of ``plan.products``
+    vectors : those of the vector of each of ``plan.weight_terms``
     order : the products, each after those that its vector depends on
     """
 
@@ -89,7 +89,7 @@ class _Traced:
         return Leaf(node.op, (self.cell.gates if node.op == "x" else self.cell.states).index(node.args[0]))
 
     def jacobian(self, plan: Plan, keep: Mapping[Expr, Ref]) -> Jacobian:
-        def slots(found: dict[Expr, Expr]) -> Partials:
+        def slots(found: Mapping[Expr, Expr]) -> Partials:
             return {self.leaf(node): keep[value].index for node, value in found.items()}
 
         vectors: list[Partials] = [
@@ -140,7 +140,7 @@ def _traces(cell: Cell, diagonals: bool) -> Traces:
     return Traces(traced.jacobian(plan, keep), diagonals, carry, {traced.leaf(node): slots(node) for node in ends})
 
 
-def _within_units(output: Expr, products: list[Expr], diagonals: Mapping[str, str]) -> dict[Expr, Expr]:
+def _within_units(output: Expr, products: list[Expr], diagonals: Mapping[str, str]) -> dict[Expr, Vector]:
     """Derivatives of `output` with respect to every leaf and product; matrices count as diagonal, or as 0."""
     found = elementwise_derivatives(output)
     for node in reversed(products):

@@ -17,10 +17,10 @@ _LINE = 64
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """An array of whatever the memory held."""
-    return aligned_parts([math.prod(shape)], dtype)[0].reshape(shape)
+    return aligned_arrays([math.prod(shape)], dtype)[0].reshape(shape)
 
 
-def aligned_parts(sizes: Sequence[int], dtype: np.dtype[Any]) -> list[Array]:
+def aligned_arrays(sizes: Sequence[int], dtype: np.dtype[Any]) -> list[Array]:
     """One-dimensional arrays of `sizes` numbers in one piece of memory; each begins at a cache line."""
     line = _LINE // dtype.itemsize
     lines = [-(-size // line) * line for size in sizes]

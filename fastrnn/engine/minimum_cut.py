@@ -1,7 +1,7 @@
 """What the forward pass must keep for the backward pass: a minimum vertex cut of the expression graph.
 
 The backward step needs some values of the forward step. Each can be kept, or computed again from others
-that are kept; results of `TRANSCENDENTAL` functions and of matrix products are never computed again.
+that are kept; results of transcendental functions and of matrix products are never computed again.
 The smallest sufficient set separates everything that cannot be computed again from everything that is
 needed; by Menger's theorem it is found as a maximum flow in which each vertex carries at most one unit
 (Ford & Fulkerson 1956).
@@ -12,13 +12,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from itertools import pairwise
 
-from ..cells.expr import TRANSCENDENTAL, Expr, children
+from ..cells.expr import Expr, children
+from ..cells.table import OPERATIONS
 
-_ORIGINS = frozenset({"x", "product"}) | TRANSCENDENTAL
 # Node i of the graph is two vertices, 2*i where it is entered and 2*i + 1 where it is left.
 _SOURCE, _SINK = -1, -2
 _Capacity = dict[int, dict[int, int]]
 _MANY = 1 << 30
+
+
+def never_again(node: Expr) -> bool:
+    """Whether `node` costs too much to be computed twice, or is not computed at all."""
+    return node.op in ("x", "product") or (node.op in OPERATIONS and OPERATIONS[node.op].transcendental)
 
 
 def minimum_kept(order: Iterable[Expr], needed: Collection[Expr], free: Collection[Expr]) -> list[Expr]:
@@ -43,7 +48,7 @@ def minimum_kept(order: Iterable[Expr], needed: Collection[Expr], free: Collecti
 
     for n, i in number.items():
         edge(2 * i, 2 * i + 1, 1)
-        if n.op in _ORIGINS:
+        if never_again(n):
             edge(_SOURCE, 2 * i, _MANY)
         else:
             for child in children(n):

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from ..cells.cell import Cell
 from ..cells.diff import Adjoints, differentiate
-from ..cells.expr import TRANSCENDENTAL, Expr, children, leaf, topological, transform
-from .minimum_cut import minimum_kept
+from ..cells.expr import Expr, children, leaf, make, topological, transform
+from .minimum_cut import minimum_kept, never_again
 
 
 class Ref(NamedTuple):
@@ -61,7 +61,7 @@ class UnitRow(NamedTuple):
     name: str = ""
 
 
-class Product(NamedTuple):
+class WeightTerm(NamedTuple):
     """A product of the cell for the weight gradient ``dWh[matrix] += vector.T @ da[slot]``."""
 
     matrix: int
@@ -75,7 +75,7 @@ class Plan:
 
     forward, backward : stages of one step.
     unit_rows : rows of the per-unit parameters, biases first.
-    products : one entry per product, for the weight gradient.
+    weight_terms : one entry per product, for the weight gradient.
     unit_slots : ``da`` slot of each parameter of the cell, in the order of ``cell.units``.
     grad_acc : for each state the ``acc`` of the first backward stage that carries its gradient, or None.
     n_keep, n_da : slots; slots ``0..G-1`` of ``da`` are the adjoints of the gates' projections.
@@ -85,7 +85,7 @@ class Plan:
     forward: tuple[Stage, ...]
     backward: tuple[Stage, ...]
     unit_rows: tuple[UnitRow, ...]
-    products: tuple[Product, ...]
+    weight_terms: tuple[WeightTerm, ...]
     unit_slots: tuple[int, ...]
     grad_acc: tuple[int | None, ...]
     n_keep: int
@@ -140,7 +140,9 @@ def plan_keeping(cell: Cell, more: Iterable[Expr]) -> tuple[Plan, dict[Expr, Ref
         forward=forward,
         backward=backward,
         unit_rows=unit_rows,
-        products=tuple(Product(cell.recurrent.index(p.args[0]), vector_of[p.args[1]], slots.of[p]) for p in products),
+        weight_terms=tuple(
+            WeightTerm(cell.recurrent.index(p.args[0]), vector_of[p.args[1]], slots.of[p]) for p in products
+        ),
         unit_slots=tuple(slots.of[leaf("unit", u)] for u in cell.units),
         grad_acc=grad_acc,
         n_keep=len(keep),
@@ -172,9 +174,9 @@ def with_biases(cell: Cell) -> tuple[list[Expr], tuple[UnitRow, ...], dict[str, 
 
     def biased(node: Expr) -> Expr:
         if node.op == "x":
-            return node + leaf("unit", f"bx.{node.args[0]}")
+            return make("add", node, leaf("unit", f"bx.{node.args[0]}"))
         if node.op == "product" and node.args[0] in alone:
-            return node + leaf("unit", f"bh.{node.args[0]}")
+            return make("add", node, leaf("unit", f"bh.{node.args[0]}"))
         return node
 
     outputs = transform(list(cell.outputs), biased)
@@ -217,8 +219,8 @@ class _Slots:
     """Which ``da`` slot holds the adjoint of each projection, product and parameter."""
 
     def __init__(self, cell: Cell, adjoints: Adjoints, products: list[Expr]) -> None:
-        self.values = [adjoints[leaf("x", g)] for g in cell.gates]
-        self.of = {leaf("x", g): i for i, g in enumerate(cell.gates)}
+        self.values: list[Expr] = [adjoints[leaf("x", g)] for g in cell.gates]
+        self.of: dict[Expr, int] = {leaf("x", g): i for i, g in enumerate(cell.gates)}
         for node in [*products, *(leaf("unit", u) for u in cell.units)]:
             self.of[node] = self.slot(adjoints[node])
 
@@ -309,7 +311,7 @@ def _backward_stages(
     stores = [(Ref("da", i), n) for i, n in enumerate(slots.values)]
     known = {n: r for r, n in reversed(stores) if n.op != "const"}
     stores += [(Ref("carry", k), adjoints[leaf("state", s)]) for k, s in enumerate(cell.states)]
-    grads = {leaf("dstate", s): Ref("grad", k) for k, s in enumerate(cell.states)}
+    grads: dict[Expr, Ref] = {leaf("dstate", s): Ref("grad", k) for k, s in enumerate(cell.states)}
     builder = _StageBuilder(level, accs, at_hand, "da", known, len(slots.values), first=grads)
     stages = builder.build(stores)
     return stages, tuple(grad_acc), len(slots.values) + len(builder.crossing)
@@ -390,6 +392,6 @@ class _StageBuilder:
         """Whether `node` follows by arithmetic from what a later stage can load."""
         if node in self._base or node in self._stored or node.op == "const":
             return True
-        if node.op in TRANSCENDENTAL or node.op in ("product", "dvec", "dstate"):
+        if never_again(node) or node.op in ("dvec", "dstate"):
             return False
         return all(self._cheap(c) for c in children(node))

@@ -62,6 +62,11 @@ def use_matmul_precision(precision: str) -> Use[str]:
     precision : {"highest", "high", "medium"}
         See :func:`set_matmul_precision`.
 
+    Returns
+    -------
+    context manager
+        For ``with``; it can be entered more than once.
+
     Raises
     ------
     ValueError

@@ -17,12 +17,12 @@ from .threads import apart, run_together, threads_up_to, work_of
 Answer = TypeVar("Answer")
 
 
-class Kept(NamedTuple):
+class SavedCalls(NamedTuple):
     """What a forward pass keeps: the calls of each layer and direction and what the backend kept of each."""
 
     given: Given
     calls: list[Call]
-    saved: list[Any]
+    by_call: list[Any]
     num_threads: int
 
 
@@ -54,7 +54,7 @@ class LayerByLayer:
         return None
 
     def quick_backward(
-        self, kept: Any, dy: Any, dstate: Any, need: Need, into: Any, add: bool
+        self, saved: Any, dy: Any, dstate: Any, need: Need, into: Any, add: bool
     ) -> tuple[Array | None, Any, dict[str, Any]] | None:
         """See :class:`fastrnn.engine.contract.Stack`."""
         return None
@@ -64,7 +64,7 @@ class LayerByLayer:
         layout, x = self.layout, given.x
         threads_for = threads_up_to(now.num_threads)
         calls: list[Call] = []
-        ends, saved = [], []
+        ends, by_call = [], []
         for layer in range(layout.num_layers):
             if layer and given.draw is not None:
                 x = given.draw.applied(layer, x)
@@ -73,32 +73,32 @@ class LayerByLayer:
             results = self._each(lambda call: self.backend.forward(call, keep), own, now.num_threads)
             calls += own
             ends += [result.last for result in results]
-            saved += [result.saved for result in results]
+            by_call += [result.saved for result in results]
             outputs = [result.y for result in results]
             x = np.concatenate(outputs, axis=2) if layout.directions > 1 else outputs[0]
-        kept = Kept(given, calls, saved, now.num_threads) if keep else None
-        return x, joined(ends), kept
+        saved = SavedCalls(given, calls, by_call, now.num_threads) if keep else None
+        return x, joined(ends), saved
 
     def backward(
-        self, kept: Kept, dy: Array | None, dlast: tuple[Array, ...] | None, truncate: int | None, need: Need
+        self, saved: SavedCalls, dy: Array | None, dlast: tuple[Array, ...] | None, truncate: int | None, need: Need
     ) -> LayerGradients:
         """See :class:`fastrnn.engine.contract.Stack`."""
-        layout, given = self.layout, kept.given
+        layout, given = self.layout, saved.given
         T, N, _ = given.x.shape
-        H, count = layout.hidden_size, len(kept.calls)
+        H, count = layout.hidden_size, len(saved.calls)
         zeros = (np.zeros((N, H), layout.dtype),) * len(layout.cell.states)
-        flags = [with_cuts(given.flags, T, N, call.reverse, truncate) for call in kept.calls[: layout.directions]]
+        flags = [with_cuts(given.flags, T, N, call.reverse, truncate) for call in saved.calls[: layout.directions]]
         found: list[Gradients] = []
         dx: Array | None = None
         for layer in reversed(range(layout.num_layers)):
 
             def back(i: int, dy: Array | None = dy) -> Gradients:
-                call, d = kept.calls[i], i % layout.directions
+                call, d = saved.calls[i], i % layout.directions
                 own_dy = None if dy is None else dy[..., d * H : (d + 1) * H]
                 own = zeros if dlast is None else tuple(part[i] for part in dlast)
-                return self.backend.backward(call, kept.saved[i], own_dy, own, flags[d])
+                return self.backend.backward(call, saved.by_call[i], own_dy, own, flags[d])
 
-            results = self._each(back, self._both(layer), kept.num_threads, kept.calls[layer * layout.directions])
+            results = self._each(back, self._both(layer), saved.num_threads, saved.calls[layer * layout.directions])
             found = results + found
             dx = results[0].dx if layout.directions == 1 else results[0].dx + results[1].dx
             dy = dx if given.draw is None or not layer else given.draw.applied(layer, dx)
@@ -157,7 +157,7 @@ def parameter_gradients(plan: Plan, found: WeightGradients, params: Mapping[str,
         grads["bx"] = dslots[: plan.n_gates].flatten()
     if "bh" in params:
         dbh = np.zeros((plan.n_matrices, H), dslots.dtype)
-        for p in plan.products:
+        for p in plan.weight_terms:
             dbh[p.matrix] += dslots[p.slot]
         grads["bh"] = dbh.reshape(-1)
     # Two parameters can share a slot; their gradients are two arrays all the same.

@@ -182,10 +182,10 @@ class TangentStack:
 
     def _tangent_params(self, call: Call, dots: dict[str, Array]) -> dict[str, Array]:
         Wx, Wx_dot, Wh = call.Wx, dots["Wx"], call.Wh
-        made = {f"unit{i}": row for i, row in enumerate(call.units)}
+        made = {f"unit{i}": row for i, row in enumerate(call.unit_rows)}
         if self.weights:
             along = Call(call.plan, call.x, call.state, dots, call.reverse, call.threads)
-            made |= {f"unit{i}.dot": row for i, row in enumerate(along.units)}
+            made |= {f"unit{i}.dot": row for i, row in enumerate(along.unit_rows)}
             Wh = np.concatenate([Wh, dots["Wh"]], axis=1)
         return {"Wx": np.block([[Wx, Wx_dot], [np.zeros_like(Wx), Wx]]), "Wh": Wh, **made}
 

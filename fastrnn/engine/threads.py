@@ -54,6 +54,11 @@ def use_num_threads(n: int) -> Use[int]:
     n : int
         At least 1.
 
+    Returns
+    -------
+    context manager
+        For ``with``; it can be entered more than once.
+
     Raises
     ------
     TypeError, ValueError

@@ -100,7 +100,7 @@ ptrdiff_t run(const ptrdiff_t* sizes, const void* const* in, const void* const* 
 EXPORT ptrdiff_t test_cell(const char* name, const ptrdiff_t* sizes, const void* const* in, const void* const* units,
                            const void* const* state, const void* const* reset, const void* const* dlast,
                            void* const* out, void* const* last, void* const* dstate, void* const* dreset) {
-#define FASTRNN_RUN(cell)                  \
+#define FASTRNN_RUN(cell)                   \
     if (std::strcmp(name, cell::name) == 0) \
         return run<cell>(sizes, in, units, state, reset, dlast, out, last, dstate, dreset);
     FASTRNN_CELLS(FASTRNN_RUN)

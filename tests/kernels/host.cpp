@@ -49,7 +49,7 @@ EXPORT void test_parallel(ptrdiff_t parts, ptrdiff_t inner, ptrdiff_t* runs) {
         ptrdiff_t* runs;
     };
     Context context{inner, runs};
-    parallel(int(parts), [](void* at, int part) {
+    const auto task = [](void* at, int part) {
         const Context& mine = *static_cast<Context*>(at);
         if (!mine.inner) {
             ++mine.runs[part];
@@ -57,7 +57,8 @@ EXPORT void test_parallel(ptrdiff_t parts, ptrdiff_t inner, ptrdiff_t* runs) {
         }
         Inner own{mine.runs + part * mine.inner};
         parallel(int(mine.inner), [](void* at, int part) { ++static_cast<Inner*>(at)->runs[part]; }, &own);
-    }, &context);
+    };
+    parallel(int(parts), task, &context);
 }
 
 // In each of `turns` turns every thread writes a number of its own, which is no atomic one; behind a barrier it reads
@@ -70,7 +71,7 @@ EXPORT ptrdiff_t test_together(ptrdiff_t most, ptrdiff_t turns, ptrdiff_t* runs,
         int threads;
     };
     Context context{turns, runs, wrong, std::vector<ptrdiff_t>(most, -1), 0};
-    together(int(most), [](void* at, int thread, Barrier& barrier) {
+    const auto task = [](void* at, int thread, Barrier& barrier) {
         Context& all = *static_cast<Context*>(at);
         if (thread == 0) all.threads = barrier.threads;
         ++all.runs[thread];
@@ -80,7 +81,8 @@ EXPORT ptrdiff_t test_together(ptrdiff_t most, ptrdiff_t turns, ptrdiff_t* runs,
             for (int other = 0; other < barrier.threads; ++other) all.wrong[thread] += all.written[other] != turn;
             barrier.wait(nullptr);
         }
-    }, &context);
+    };
+    together(int(most), task, &context);
     return context.threads;
 }
 
@@ -94,7 +96,7 @@ EXPORT ptrdiff_t test_progress(ptrdiff_t steps, ptrdiff_t stride) {
         ptrdiff_t wrong = 0;
     };
     Context context{steps, stride, std::vector<ptrdiff_t>(steps, -1), {}};
-    together(2, [](void* at, int thread, Barrier& barrier) {
+    const auto task = [](void* at, int thread, Barrier& barrier) {
         Context& all = *static_cast<Context*>(at);
         if (barrier.threads < 2) {
             all.wrong = -1;
@@ -110,6 +112,7 @@ EXPORT ptrdiff_t test_progress(ptrdiff_t steps, ptrdiff_t stride) {
             if (s % all.stride == 0) all.progress.wait_for(due < all.steps ? due : all.steps, nullptr);
             all.wrong += all.written[s] != s;
         }
-    }, &context);
+    };
+    together(2, task, &context);
     return context.wrong;
 }

@@ -214,8 +214,8 @@ EXPORT void test_division(ptrdiff_t bytes, ptrdiff_t N, ptrdiff_t parts, ptrdiff
     const ThreadSplit split(N, path);
     with_type(bytes, [&](auto zero) {
         const Range units = split.units<decltype(zero)>(columns, int(vectors), int(part));
-        const ptrdiff_t found[] = {split.begin(int(part)), split.end(int(part)), units.first, units.last,
-                                   split.most_rows(), split.owners(), split.owner(int(part))};
+        const ptrdiff_t found[] = {split.begin(int(part)), split.end(int(part)), units.first,           units.last,
+                                   split.most_rows(),      split.owners(),       split.owner(int(part))};
         std::memcpy(out, found, sizeof found);
     });
 }
@@ -340,8 +340,8 @@ EXPORT ptrdiff_t test_beside(ptrdiff_t bytes, ptrdiff_t sums, ptrdiff_t vectors,
             if constexpr (can_project_ahead<Whole<T>>) {
                 const ptrdiff_t rows[4] = {};
                 const auto ends = ends_of<T>(begin, rows, out, 0, sums);
-                const Piece<T> piece{{typed<T>(x), x_row}, typed<T>(x_B), typed<T>(x_begin), x_depth, typed<T>(x_out),
-                                     x_out_row};
+                const Piece<T> piece{{typed<T>(x), x_row}, typed<T>(x_B), typed<T>(x_begin), x_depth,
+                                     typed<T>(x_out),      x_out_row};
                 run_beside<T>(int(sums), int(vectors), typed<T>(a), typed<T>(B), depth, ends, piece);
             }
         });
@@ -391,8 +391,9 @@ EXPORT ptrdiff_t test_project(ptrdiff_t format, const void* A, ptrdiff_t A_step,
                  [&](int, int) { return Matrix<T>{typed<T>(B), row, col}; });
             auto* items = memory.take<typename F::Item>(F::left_size(steps * count, depth) + 1);
             const auto left = factors<F>(Rows<const T>{typed<T>(A), A_step, A_row}, steps, count, depth, items);
-            project<F>(left, panel.depth, [&](ptrdiff_t u, int v) { return panel.block(u, v, 0); }, typed<T>(begin),
-                       Rows<T>{typed<T>(out), out_step, out_row}, steps, count, columns);
+            project<F>(
+                left, panel.depth, [&](ptrdiff_t u, int v) { return panel.block(u, v, 0); }, typed<T>(begin),
+                Rows<T>{typed<T>(out), out_step, out_row}, steps, count, columns);
         });
     });
 }

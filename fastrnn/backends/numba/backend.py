@@ -62,7 +62,7 @@ class NumbaBackend:
 
         results = run_together(work, split(call, path.parts))
         last = tuple(np.concatenate(states) for states in zip(*(r.last for r in results), strict=True))
-        return Result(y, last, [kept for r in results for kept in r.saved] if keep else None, path)
+        return Result(y, last, [saved for r in results for saved in r.saved] if keep else None, path)
 
     def backward(
         self,
@@ -74,7 +74,7 @@ class NumbaBackend:
         path: NumbaPath | None = None,
     ) -> Gradients:
         T, N, _, _ = call.sizes
-        # A part goes back over what it kept itself.
+        # A part goes back over what it saved itself.
         parts = len(saved)
         path = (
             in_parts(parts, T, N, _row_bytes(call, call.plan.n_da))
@@ -89,11 +89,11 @@ class NumbaBackend:
         dx = np.empty(call.x.shape, call.dtype)
 
         def work(part: tuple[tuple[slice, Call], Saved]) -> Gradients:
-            (rows, own), kept = part
+            (rows, own), saved = part
             own_dy = None if dy is None else dy[:, rows]
             own_dlast = tuple(d[rows] for d in dlast)
             own_flags = None if flags is None else np.ascontiguousarray(flags[:, rows])
-            result = _backward(own, kept, own_dy, own_dlast, own_flags, kernel, path.chunk)
+            result = _backward(own, saved, own_dy, own_dlast, own_flags, kernel, path.chunk)
             dx[:, rows] = result.dx
             return result
 

@@ -150,7 +150,7 @@ class _Compiled:
 
     def vector(self, product: int) -> tuple[int, int]:
         """The address of what a product multiplies."""
-        kind, index = self.jacobian.plan.products[product].vector
+        kind, index = self.jacobian.plan.weight_terms[product].vector
         return (_address(self.around) + index * 2 * self.N * self.row, self.row) if kind == "prev" else self.kept(index)
 
     def sources(self) -> list[tuple[Leaf, int, int, int, Address, int]]:
@@ -160,7 +160,7 @@ class _Compiled:
         found: list[tuple[Leaf, int, int, int, Address, int]] = [
             (Leaf("x", g), g, G, self.D, of_x, self.size) for g in range(G)
         ]
-        for q, product in enumerate(plan.products):
+        for q, product in enumerate(plan.weight_terms):
             found.append((Leaf("product", q), self.D * G + product.matrix, P, self.H, self.vector(q), self.size))
         first = self.D * G + self.H * P
         found += [(Leaf("unit", r), first + r, 1, 1, _address(self.ones), 0) for r in range(self.layer.jacobian.rows)]
@@ -201,7 +201,7 @@ class _Compiled:
         for p in reversed(jacobian.order):
             if p in below and Leaf("product", p) in terms:
                 self._total(operations, _address(adjoint), terms[Leaf("product", p)])
-                block = _address(self._given[1]) + jacobian.plan.products[p].matrix * self.H * self.size
+                block = _address(self._given[1]) + jacobian.plan.weight_terms[p].matrix * self.H * self.size
                 to = _address(below[p])
                 operations.add("dots", to, block, P * self.H * self.size, _address(adjoint), self.H, self.H, 0)
                 for leaf, slot in jacobian.vectors[p].items():
@@ -400,7 +400,7 @@ class CompiledExact(_Compiled):
         self._through: dict[int, int] = {}
         self._dense: dict[Any, int] = {}
         for q in reversed(jacobian.order):
-            leaf, block = Leaf("product", q), self.W["Wh"] + jacobian.plan.products[q].matrix * self.row
+            leaf, block = Leaf("product", q), self.W["Wh"] + jacobian.plan.weight_terms[q].matrix * self.row
             to = self._through[q] = self._matrix(self.H)
             if self._users(leaf):
                 self._multiply(operations, block, P, self.H, self.dense(operations, leaf), to, 0)

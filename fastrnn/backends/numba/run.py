@@ -9,7 +9,7 @@ import numpy as np
 from ... import thresholds
 from ...engine.contract import Array
 from ...engine.flags import HOLD, RESET, Flags, inactive
-from ...engine.memory import aligned, aligned_parts
+from ...engine.memory import aligned, aligned_arrays
 from .kernel import Kernel, backward_memory, forward_memory
 
 
@@ -89,7 +89,7 @@ def forward(
     Hp = kernel.padded(H)
     needed = forward_memory(kernel, N, D, H, chunk, flags is not None)
     if keep:
-        states, kept = aligned_parts([S * (T + 1) * N * Hp, T * N * kernel.keeps * Hp], dtype)
+        states, kept = aligned_arrays([S * (T + 1) * N * Hp, T * N * kernel.keeps * Hp], dtype)
         memory = whole = _take(needed, dtype)
     else:
         state_size, keep_size = (T + 1 + 2 * (S - 1)) * N * Hp, N * kernel.keeps * Hp

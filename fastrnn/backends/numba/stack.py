@@ -9,7 +9,7 @@ import numpy as np
 
 from ...engine.contract import Array, Backend, Given, LayerGradients, Layout, Need
 from ...engine.settings import Settings
-from ...engine.stack import Kept, LayerByLayer, parameter_gradients
+from ...engine.stack import LayerByLayer, SavedCalls, parameter_gradients
 from ...engine.threads import threads_up_to, work_of
 from .kernel import kernel_of
 from .path import in_parts
@@ -22,7 +22,7 @@ class Quick(NamedTuple):
     """What a quick call keeps, for each layer: its input, and what the loop kept."""
 
     inputs: list[Array]
-    saved: list[Saved]
+    by_layer: list[Saved]
     first: Array
     chunk: int
     now: Settings
@@ -62,13 +62,13 @@ class NumbaStack(LayerByLayer):
             return None
         x = plain(x)
         chunk = self._chunk(T, N)
-        kept = Quick([], [], first, chunk, now) if keep else None
+        saved = Quick([], [], first, chunk, now) if keep else None
         last = np.empty_like(first)
         for i, given in enumerate(parameters):
-            y, last[i], saved = forward(self._kernel, x, given, first[i], None, None, chunk, False, keep)
-            if kept is not None:
-                kept.inputs.append(x)
-                kept.saved.append(saved)
+            y, last[i], one = forward(self._kernel, x, given, first[i], None, None, chunk, False, keep)
+            if saved is not None:
+                saved.inputs.append(x)
+                saved.by_layer.append(one)
             x = y
         if keep:
             x.flags.writeable = False
@@ -76,16 +76,16 @@ class NumbaStack(LayerByLayer):
             x = x[0]
         elif layout.batch_first:
             x = x.swapaxes(0, 1)
-        return x, self._out(last), kept
+        return x, self._out(last), saved
 
     def quick_backward(
-        self, kept: Any, dy: Any, dstate: Any, need: Need, into: Any, add: bool
+        self, saved: Any, dy: Any, dstate: Any, need: Need, into: Any, add: bool
     ) -> tuple[Array | None, Any, dict[str, Any]] | None:
         """See :class:`fastrnn.engine.contract.Stack`."""
         layout = self.layout
-        if not isinstance(kept, Quick) or not (into is None or (need.params and self._is_like_params(into))):
+        if not isinstance(saved, Quick) or not (into is None or (need.params and self._is_like_params(into))):
             return None
-        T, N, _ = kept.inputs[0].shape
+        T, N, _ = saved.inputs[0].shape
         shape = (N, T, layout.hidden_size) if layout.batch_first else (T, N, layout.hidden_size)
         if dy is not None and not (self._is(dy, 3) and dy.shape == shape):
             return None
@@ -97,8 +97,8 @@ class NumbaStack(LayerByLayer):
         dfirst = np.empty_like(dlast)
         grads: dict[str, Array] = {}
         for i in reversed(range(len(parameters))):
-            x, saved = kept.inputs[i], kept.saved[i]
-            found = backward(self._kernel, x, parameters[i], saved, dy, dlast[i], None, None, kept.chunk, False)
+            x, one = saved.inputs[i], saved.by_layer[i]
+            found = backward(self._kernel, x, parameters[i], one, dy, dlast[i], None, None, saved.chunk, False)
             dy, dfirst[i] = found.dx, found.dstate
             if need.params:
                 names = self._names[i]
@@ -114,14 +114,16 @@ class NumbaStack(LayerByLayer):
         return dx if need.x else None, self._out(dfirst) if need.state else None, grads
 
     def backward(
-        self, kept: Any, dy: Array | None, dlast: tuple[Array, ...] | None, truncate: int | None, need: Need
+        self, saved: Any, dy: Array | None, dlast: tuple[Array, ...] | None, truncate: int | None, need: Need
     ) -> LayerGradients:
         """See :class:`fastrnn.engine.contract.Stack`."""
-        if isinstance(kept, Quick):
-            states = tuple(kept.first.swapaxes(0, 1))
-            calls = [self._call(i, x, Given(x, states), 1, 0) for i, x in enumerate(kept.inputs)]
-            kept = Kept(Given(kept.inputs[0], states), calls, [[one] for one in kept.saved], kept.now.num_threads)
-        return super().backward(kept, dy, dlast, truncate, need)
+        if isinstance(saved, Quick):
+            states = tuple(saved.first.swapaxes(0, 1))
+            calls = [self._call(i, x, Given(x, states), 1, 0) for i, x in enumerate(saved.inputs)]
+            saved = SavedCalls(
+                Given(saved.inputs[0], states), calls, [[one] for one in saved.by_layer], saved.now.num_threads
+            )
+        return super().backward(saved, dy, dlast, truncate, need)
 
     def _is(self, value: Any, ndim: int) -> bool:
         return type(value) is np.ndarray and value.ndim == ndim and value.dtype == self.layout.dtype

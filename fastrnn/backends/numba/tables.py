@@ -100,7 +100,7 @@ def make_table(plan: Plan, backward: bool, codes: Sequence[int], constants: int)
     numbers = _Numbers(HEADER)
     header = {
         STATES_COUNT: plan.n_states, GATES: plan.n_gates, MATRICES: plan.n_matrices, KEEPS: plan.n_keep,
-        SLOTS: plan.n_da, CONSTANTS_AT: constants, UNITS_ROWS: len(plan.unit_rows), USES: len(plan.products),
+        SLOTS: plan.n_da, CONSTANTS_AT: constants, UNITS_ROWS: len(plan.unit_rows), USES: len(plan.weight_terms),
     }  # fmt: skip
     by_stage = [runs(stage) for stage in stages]
     widest = [max((run.columns for run in found), default=1) for found in by_stage]
@@ -174,7 +174,7 @@ def _units(plan: Plan, numbers: _Numbers) -> list[list[int]]:
 
 
 def _uses(plan: Plan) -> list[list[int]]:
-    return [[p.slot, *_source(plan, *p.vector), p.matrix] for p in plan.products]
+    return [[p.slot, *_source(plan, *p.vector), p.matrix] for p in plan.weight_terms]
 
 
 def tile_shapes() -> list[tuple[int, int, int]]:

@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-from .errors import array_like, as_array, choice, float_array, integer
+from ..engine.contract import Array
+from ..errors import array_like, as_array, choice, float_array, integer
 
-Array = NDArray[Any]
 _REDUCTIONS = ("mean", "sum")
 
 
 def softmax_cross_entropy(
     logits: Array, targets: Array, *, ignore_index: int | None = None, reduction: str = "mean"
 ) -> tuple[float, Array]:
-    """Cross-entropy of the softmax of `logits` (Goodfellow et al. 2016, eq. 6.29-6.30), in nats.
+    """Cross-entropy of the softmax of `logits`, in nats.
+
+    Goodfellow, Bengio & Courville, *Deep Learning* (2016), eq. 6.29-6.30.
 
     Parameters
     ----------
-    logits : (..., C) float array
-        Of any size: the largest is subtracted first.
+    logits : (..., C) array
+        Unnormalized log-probabilities of C classes, float32 or float64, of any magnitude (the largest of each row is
+        subtracted first).
     targets : (...) integer array
         Class of each row, from 0 to C-1.
     ignore_index : int, optional
-        Rows with this target count for nothing.
+        Rows with this target do not count.
     reduction : {"mean", "sum"}
-        Over the rows that are not ignored; the mean over none is 0.
+        Over the rows that count; the mean over none is 0.
 
     Returns
     -------
     loss : float
-    dlogits : array like `logits`
+        The value.
+    dlogits : (..., C) array
+        Its gradient with respect to `logits`.
 
     Raises
     ------
-    TypeError, ValueError
-        If a dtype, shape or target does not fit.
+    TypeError
+        If `logits` is not a float32 or float64 array, or `targets` or `ignore_index` are not integers.
+    ValueError
+        If shapes do not fit, there is no class, or a target is out of range.
     """
     logits = float_array("logits", logits)
     choice("reduction", reduction, _REDUCTIONS)
@@ -58,7 +62,7 @@ def softmax_cross_entropy(
         worst = wanted[counted & ~inside][0]
         raise ValueError(f"targets: expected values from 0 to {classes - 1}, got {worst}")
     rows = np.flatnonzero(counted)
-    # A difference beyond the largest number is -inf, as right as it gets; inf - inf shows as a loss of NaN.
+    # A difference that overflows is -inf, whose exponential is right; inf - inf makes the loss NaN.
     with np.errstate(over="ignore", invalid="ignore"):
         shifted = flat - flat.max(axis=1, keepdims=True)
     exponential = np.exp(shifted)
@@ -73,22 +77,30 @@ def softmax_cross_entropy(
 
 
 def mse(y: Array, target: Array, *, reduction: str = "mean") -> tuple[float, Array]:
-    """Squared error ``(y - target)**2``, averaged or summed over all elements; the mean over none is 0.
+    """Squared error ``(y - target)**2``, averaged or summed over all elements.
+
+    Goodfellow, Bengio & Courville, *Deep Learning* (2016), eq. 5.4.
 
     Parameters
     ----------
-    y, target : float arrays of one shape and dtype
+    y, target : arrays
+        Of the same shape and dtype, float32 or float64.
     reduction : {"mean", "sum"}
+        Over all elements; the mean over none is 0.
 
     Returns
     -------
     loss : float
-    dy : array like `y`
+        The value.
+    dy : array
+        Its gradient with respect to `y`.
 
     Raises
     ------
-    TypeError, ValueError
-        If a dtype or shape does not fit.
+    TypeError
+        If an array has the wrong type or dtype.
+    ValueError
+        If the shapes differ, or `reduction` is neither.
     """
     y = float_array("y", y)
     target = array_like("target", target, y.shape, y.dtype, "y")
