@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import numpy as np
 import pytest
 
 import fastrnn
+import guarded
 import user_cells
-from fastrnn import Embedding, Linear, Model, Recurrent, cell
+from fastrnn import Embedding, Linear, Model, Recurrent, cell, ops
+from fastrnn.backends.numba import online as numba_online
 from fastrnn.cells import Cell, sigmoid, tanh
 from fastrnn.cells.builtin import built_in
 from fastrnn.online import RFLO, RTRL, UORO, EProp, SnAp1
@@ -31,6 +35,13 @@ def two_states(x: Any, p: Any, h: Any, s: Any) -> Any:
 
 
 DIAGONAL = [user_cells.indrnn, mingru, two_states]
+
+
+@cell(gates="f n", recurrent="n")
+def choosing(x: Any, U: Any, h: Any) -> Any:
+    """Vectors whose derivatives are a gate and a state themselves, and a choice between two branches."""
+    n = ops.where(h < 0.3, tanh(x.n + U.n @ (x.f * h)), 0.3 * h)
+    return ops.maximum(n, 0.5 * h) * 0.9
 
 
 @pytest.fixture(params=["numba", "numpy"])
@@ -72,7 +83,7 @@ def assert_same(got: dict[str, np.ndarray], expected: dict[str, np.ndarray], rto
         assert np.linalg.norm(got[name] - value) <= rtol * norm, name
 
 
-@pytest.mark.parametrize("cell", [*CELLS, mingru, two_states], ids=lambda c: c.name)
+@pytest.mark.parametrize("cell", [*CELLS, mingru, two_states, choosing], ids=lambda c: c.name)
 @pytest.mark.parametrize("layers", [1, 2])
 def test_rtrl_is_bptt_over_the_whole_sequence(cell: Cell, layers: int, engine: str) -> None:
     layer = stack(cell, num_layers=layers)
@@ -280,6 +291,31 @@ def test_uoro_is_right_in_the_mean(cell: Cell) -> None:
     assert max(np.linalg.norm(few[n] - expected[n]) for n in few) > 0.1
 
 
+@pytest.mark.skipif(not guarded.AVAILABLE, reason="memory is protected by POSIX's mprotect")
+@pytest.mark.parametrize("at_end", [True, False], ids=["end", "begin"])
+@pytest.mark.parametrize("H", [16, 19])
+@pytest.mark.parametrize("kind", [RTRL, SnAp1])
+@pytest.mark.parametrize("cell", [fastrnn.cells.gru(reset_after=False), user_cells.peephole_lstm], ids=lambda c: c.name)
+def test_machine_code_stays_inside_its_arrays(
+    cell: Cell, kind: Any, H: int, at_end: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that it reads and writes lies beside pages that no one may touch."""
+    layer = stack(cell, D=5, H=H, num_layers=2)
+    x, dy = stream(layer, T=2, N=3, D=5, outputs=H)
+    with fastrnn.use_backend("numpy"):
+        expected = online(kind(layer), x, dy)[1]
+
+    def beside(shape: Any, dtype: Any) -> np.ndarray:
+        return guarded.empty(shape, dtype, at_end=at_end) if np.prod(shape) else np.empty(shape, dtype)
+
+    monkeypatch.setattr(numba_online, "aligned", beside)
+    for arrays in (layer._params, layer._grads):
+        arrays.own.update({name: guarded.copy(a, at_end=at_end) for name, a in arrays.items()})
+    x, dy = ([guarded.copy(row, at_end=at_end) for row in a] for a in (x, dy))
+    with fastrnn.use_backend("numba"):
+        assert_same(online(kind(layer), x, dy)[1], expected)
+
+
 def test_uoro_of_one_seed_is_the_same_again() -> None:
     layer = stack(fastrnn.cells.gru())
     x, dy = stream(layer)
@@ -315,12 +351,27 @@ def test_float32_is_float64_rounded(kind: Any, engine: str) -> None:
     assert_same(found[0], found[1], 1e-4)
 
 
-def test_an_influence_that_is_too_large_names_what_is_smaller() -> None:
+def test_an_influence_is_a_row_for_each_state_and_a_column_for_each_parameter() -> None:
     layer = stack(fastrnn.cells.lstm, num_layers=2)
-    need = RTRL(layer).nbytes()
+    with fastrnn.use_backend("numpy"):
+        learner = RTRL(layer)
+        need = learner.nbytes()
     # Two layers of 2*4 states: rows of the units, 4 gates of 3 or 4 inputs and 4 states and a bias.
     first, second = 4 * 4 * (3 + 4 + 1), 4 * 4 * (4 + 4 + 1)
     assert need == 8 * 8 * (first + first + second)
+
+
+def test_an_influence_takes_as_many_bytes_as_it_says(engine: str) -> None:
+    net = Model([Linear(3, 3, dtype="float64"), stack(fastrnn.cells.lstm, num_layers=2)])
+    learner = RTRL(net)
+    learner.forward(np.zeros((2, 3)))
+    found = [getattr(node, "influence", None) for node in learner._nodes[1:]]
+    assert learner.nbytes(2) == sum(a.nbytes for a in [learner._nodes[0].output_influence, *found])
+
+
+def test_an_influence_that_is_too_large_names_what_is_smaller(engine: str) -> None:
+    layer = stack(fastrnn.cells.lstm, num_layers=2)
+    need = RTRL(layer).nbytes()
     RTRL(layer, need)
     with pytest.raises(ValueError, match=f"max_bytes: expected at least {need} .*got {need - 1}; SnAp1"):
         RTRL(layer, need - 1)
@@ -371,12 +422,16 @@ def test_wrong_steps_are_refused_and_change_nothing(kind: Any, engine: str) -> N
         (np.zeros((2, 3), "float32"), TypeError, "x: expected dtype float64"),
         (np.zeros((3, 3)), ValueError, r"x: expected 2 sequences .* got 3: call reset\(\)"),
         ([[0.0] * 3] * 2, TypeError, "x: expected a NumPy array"),
+        (np.zeros((0, 3)), ValueError, "x: expected at least one sequence"),
     ]
     for x, error, words in wrong:
         with pytest.raises(error, match=words):
             learner.forward(x)
     with pytest.raises(ValueError, match="resets: expected shape"):
         learner.forward(np.ones((2, 3)), resets=[True])
+    for again in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="a learner cannot be pickled or copied"):
+            again(learner)
     for dy, error, words in (
         (np.zeros((2, 3)), ValueError, "dy: expected shape"),
         (np.zeros((2, 4), "float32"), TypeError, "dy: expected dtype"),

@@ -11,7 +11,7 @@ from ..optim import Optimizer
 from ..recurrent import Recurrent
 from .learner import Learner, Loss, layers_of
 from .memoryless import Influenced, Memoryless, sizes
-from .steps import exact_step
+from .steps import columns_of, exact_step
 
 
 class RTRL(Learner):
@@ -74,9 +74,8 @@ class RTRL(Learner):
         for layer in self._influenced:
             if isinstance(layer, Recurrent):
                 for one in layers_of(layer):
-                    _, H, C = one.sizes
-                    columns += C * H
-                    total += len(layer.cell.states) * H * columns
+                    columns += columns_of(one, self.backend)
+                    total += len(layer.cell.states) * layer.hidden_size * columns
             else:
                 rows, own = sizes(layer)
                 columns += own

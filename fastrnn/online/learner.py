@@ -60,6 +60,10 @@ class Learner:
         self._sequences: int | None = None
         self._shape: tuple[int, ...] | None = None
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # Machine code holds the addresses of what it carries.
+        raise TypeError(f"{type(self).__name__}: a learner cannot be pickled or copied; its layer can")
+
     def forward(self, x: Array, *, resets: Any = None) -> Array:
         """One step of the stream.
 
@@ -183,6 +187,8 @@ class Learner:
         else:
             assert isinstance(first, Recurrent | Linear)
             x = rows_array("x", x, "N", first.input_size, first.dtype)
+        if not len(x):
+            raise ValueError("x: expected at least one sequence, got none")
         if self._sequences is not None and len(x) != self._sequences:
             raise ValueError(
                 f"x: expected {self._sequences} sequences as in the steps before, got {len(x)}: call reset() first"

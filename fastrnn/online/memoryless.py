@@ -54,8 +54,7 @@ class Influenced(Memoryless):
 
     def __init__(self, layer: Layer, lower: int) -> None:
         super().__init__(layer)
-        # In whole vectors of any processor.
-        self.lower, self.own = lower, -(-sum(p.size for p in layer.params.values()) // 16) * 16
+        self.lower, self.own = lower, sizes(layer)[1]
         self.output_influence: Array = np.zeros(0)
 
     def clear(self, rows: Array) -> None:
@@ -89,6 +88,7 @@ class Influenced(Memoryless):
 
 
 def sizes(layer: Layer) -> tuple[int, int]:
-    """Outputs of a layer without memory, and its parameters."""
+    """Outputs of a layer without memory, and columns of an influence for its parameters."""
     size = layer.embedding_size if isinstance(layer, Embedding) else layer.output_size  # type: ignore[attr-defined]
-    return size, sum(p.size for p in layer.params.values())
+    # Whole vectors of any processor.
+    return size, -(-sum(p.size for p in layer.params.values()) // 16) * 16

@@ -26,6 +26,17 @@ def trace_step(layer: LayerParams, N: int, through_diagonal: bool, backend: str)
     return CompiledTraces(layer, N, through_diagonal)
 
 
+def columns_of(layer: LayerParams, backend: str) -> int:
+    """Columns that an influence has for the parameters of `layer`: those of machine code are whole vectors."""
+    _, H, C = layer.sizes
+    if not _compiled(layer, backend):
+        return C * H
+    from ..backends.numba.machine import target
+
+    width = target(layer.params["Wx"].dtype.name).width
+    return C * -(-H // width) * width
+
+
 def _compiled(layer: LayerParams, backend: str) -> bool:
     """Whether machine code takes the steps: it reads and writes arrays where they are."""
     return backend != "numpy" and all(a.flags.carray for a in (*layer.params.values(), *layer.grads.values()))
