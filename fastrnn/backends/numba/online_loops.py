@@ -50,8 +50,7 @@ def add_numbers(to, to_step, source, source_step, rows, numbers):
 
 def add_diagonal(to, step, source, count):
     """Numbers added to the diagonal of a matrix."""
-    for i in range(count):
-        add(to + i * (step + SIZE), source + i * SIZE)
+    add_strided(to, step + SIZE, source, count)
     return 0
 
 
@@ -150,26 +149,32 @@ def spread(table, n):
                 for u in range(H):
                     clear(to + u * row * SIZE, cols * size)
         if v >= lower:
-            add_direct(table, block, (v - lower) * WIDTH, cols * WIDTH, n)
+            add_direct(table, block, (v - lower) * WIDTH, cols * WIDTH)
         v += cols
     return 0
 
 
-def add_direct(table, block, first, count, n):
-    """What each parameter does to its own unit in this step, for `count` columns of a block."""
+def add_direct(table, block, first, count):
+    """What each parameter does to its own unit in this step, for `count` columns of a block: one element of a column."""
     row, S, H = get(table + 8 * ROW), get(table + 8 * STATES), get(table + 8 * UNITS)
     Hp, columns = get(table + 8 * PADDED), get(table + 8 * COLUMNS)
-    direct = get(table + 8 * DIRECT)
-    for k in range(S):
-        u = first % Hp
-        source = direct + (k * columns + first) * SIZE
-        to = block + k * H * row * SIZE
-        for i in range(count):
-            if u < H:
-                add(to + u * row * SIZE + i * SIZE, source + i * SIZE)
-            u += 1
-            if u == Hp:
-                u = 0
+    done = 0
+    while done < count:
+        # Up to the end of a row of parameters.
+        u = (first + done) % Hp
+        some = min(count - done, Hp - u)
+        for k in range(S):
+            source = get(table + 8 * DIRECT) + (k * columns + first + done) * SIZE
+            to = block + ((k * H + u) * row + done) * SIZE
+            add_strided(to, (row + 1) * SIZE, source, max(0, min(some, H - u)))
+        done += some
+    return 0
+
+
+def add_strided(to, step, source, count):
+    """Numbers added to such as stand `step` bytes apart."""
+    for i in range(count):
+        add(to + i * step, source + i * SIZE)
     return 0
 
 
