@@ -91,7 +91,7 @@ class _Compiled:
         self.dtype = layer.params["Wx"].dtype
         self.kernel = kernel_of(jacobian.plan, self.dtype)
         self.functions = _functions(self.dtype.name)
-        self.call = shared(self.dtype.name).calls.online
+        self.call, self.start = shared(self.dtype.name).calls.online, self.functions.at["run"]
         self.D, self.H, self.C = layer.sizes
         self.Hp, self.size = self.kernel.padded(self.H), self.dtype.itemsize
         self.vectors, self.row = self.Hp // self.kernel.target.width, self.Hp * self.size
@@ -257,7 +257,7 @@ class _Compiled:
 
     def run(self, program: Array, source: Array, columns: int) -> Array:
         out = np.empty((self.N, columns), self.dtype)
-        self.call(self.functions.at["run"], program, plain(source), out)
+        self.call(self.start, program, plain(source), out)
         return out
 
     def ends(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:

@@ -155,7 +155,7 @@ def spread(table, n):
 
 
 def add_direct(table, block, first, count):
-    """What each parameter does to its own unit in this step, for `count` columns of a block: one element of a column."""
+    """What each parameter does to its own unit in this step: one element of each of `count` columns of a block."""
     row, S, H = get(table + 8 * ROW), get(table + 8 * STATES), get(table + 8 * UNITS)
     Hp, columns = get(table + 8 * PADDED), get(table + 8 * COLUMNS)
     done = 0
