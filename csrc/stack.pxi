@@ -272,12 +272,12 @@ cdef class Stack:
                     return False
         return known == len(<dict> into)
 
-    def backward(self, Kept kept, dy, dlast, truncate, need):
+    def backward(self, Kept kept, dy, dlast, cuts, need):
         """See `fastrnn.engine.contract.Stack`."""
         cdef cnp.ndarray y = kept.outputs[0]
-        flags = with_cuts(kept.flags, cnp.PyArray_DIM(y, 0), cnp.PyArray_DIM(y, 1), self.reverse, truncate)
-        if self.directions == 2 and truncate is not None:
-            flags = flags, with_cuts(kept.flags, cnp.PyArray_DIM(y, 0), cnp.PyArray_DIM(y, 1), True, truncate)
+        flags = with_cuts(kept.flags, cnp.PyArray_DIM(y, 0), cnp.PyArray_DIM(y, 1), self.reverse, cuts)
+        if self.directions == 2 and cuts is not None:
+            flags = flags, with_cuts(kept.flags, cnp.PyArray_DIM(y, 0), cnp.PyArray_DIM(y, 1), True, cuts)
         last = None if dlast is None else tuple([contiguous(one) for one in dlast])
         return LayerGradients(*back(self, kept, dy, last, flags, need, None, False))
 

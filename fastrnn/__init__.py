@@ -1,6 +1,6 @@
 """Compiled recurrent networks on the CPU, forward and BPTT, on NumPy arrays."""
 
-from . import cells, functional, losses, online, ops, optim
+from . import cells, diagnostics, functional, losses, online, ops, optim
 from .autoregressive import AR
 from .cells import Cell, CellError, cell
 from .curvature import hvp
@@ -8,10 +8,12 @@ from .dispatch import available_backends, get_backend, set_backend, use_backend
 from .engine.precision import get_matmul_precision, set_matmul_precision, use_matmul_precision
 from .engine.threads import get_num_threads, set_num_threads, use_num_threads
 from .explain import explain
+from .gradcheck import GradientCheck, gradcheck
 from .layers import Embedding, Layer, Linear
 from .model import Model
 from .prepared import Prepared, Pullback, prepare
 from .recurrent import GRU, LSTM, RNN, Recurrent
+from .truncated import tbptt
 
 __version__ = "0.1.0"
 
@@ -23,6 +25,7 @@ __all__ = [
     "Cell",
     "CellError",
     "Embedding",
+    "GradientCheck",
     "Layer",
     "Linear",
     "Model",
@@ -32,11 +35,13 @@ __all__ = [
     "available_backends",
     "cell",
     "cells",
+    "diagnostics",
     "explain",
     "functional",
     "get_backend",
     "get_matmul_precision",
     "get_num_threads",
+    "gradcheck",
     "hvp",
     "losses",
     "online",
@@ -46,6 +51,7 @@ __all__ = [
     "set_backend",
     "set_matmul_precision",
     "set_num_threads",
+    "tbptt",
     "use_backend",
     "use_matmul_precision",
     "use_num_threads",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike
 
 from .arrays import Array
 from .engine.flags import CUT, HOLD, RESET, Flags, with_cuts
+from .engine.truncation import Pass, passes
 from .errors import array_like, flag, generator, positive_int, rows_array, sequence_lengths
 from .layers import Layer, float_dtype, uniform
 from .prepared import check_flags
@@ -204,7 +205,9 @@ class AR(Layer):
         self._saved = saved
         return result
 
-    def backward(self, dy: Array | None, dstate: Array | None = None, truncate: int | None = None) -> tuple[Array, ...]:
+    def backward(
+        self, dy: Array | None, dstate: Array | None = None, truncate: int | tuple[int, int] | None = None
+    ) -> tuple[Array, ...]:
         """Gradients of the last :meth:`forward`; those of the parameters are added to ``grads``.
 
         Parameters
@@ -213,8 +216,9 @@ class AR(Layer):
             Gradient of the loss with respect to the output; None for zeros.
         dstate : (order-1, N, D) array, optional
             Gradient with respect to the last state; zeros by default.
-        truncate : int, optional
-            Cut the gradient after every `truncate` active steps of a sequence.
+        truncate : int or pair of int, optional
+            Cut the gradient after every `truncate` active steps of a sequence; with ``(k1, k2)``, the losses of each
+            block of k1 steps go back over the k2 steps up to the block's end.
 
         Returns
         -------
@@ -311,7 +315,8 @@ class AR(Layer):
         used = np.arange(self.order, T)[:, None] < (T if ends is None else ends)
         used = np.broadcast_to(used, (T - self.order, N))
         if not used.any():
-            raise ValueError(f"lengths: expected a sequence of at least {self.order + 1} steps, got none")
+            name = "x" if ends is None else "lengths"
+            raise ValueError(f"{name}: expected a sequence of at least {self.order + 1} steps, got none")
         windows = sliding_window_view(x, self.order, axis=0)[:-1].swapaxes(2, 3)[used]
         targets = x[self.order :][used].astype(np.float64)
         design = np.ones((len(windows), self.order * D + self.bias))
@@ -377,9 +382,14 @@ class AR(Layer):
         return self._by_time(y), last
 
     def _pull(
-        self, saved: _Saved, dy: Array | None = None, dstate: Array | None = None, *, truncate: int | None = None
+        self,
+        saved: _Saved,
+        dy: Array | None = None,
+        dstate: Array | None = None,
+        *,
+        truncate: int | tuple[int, int] | None = None,
     ) -> tuple[Array, Array, dict[str, Array]]:
-        T, N, D = saved.x.shape
+        T, N, _ = saved.x.shape
         shape = (N, T, self.output_size) if self.batch_first else (T, N, self.output_size)
         d = np.zeros(shape, self.dtype) if dy is None else array_like("dy", dy, shape, self.dtype, "the layer")
         d = self._by_time(d)
@@ -387,8 +397,24 @@ class AR(Layer):
         flags = saved.flags
         if flags is not None:
             d = np.where(((flags & HOLD) != 0)[..., None], self.dtype.type(0), d)
-        if truncate is not None:
-            flags = with_cuts(flags, T, N, False, min(positive_int("truncate", truncate), T))
+        found = [
+            self._pull_once(saved, way.outputs(d), None if dlast is None else way.state(dlast), way)
+            for way in passes(truncate, flags, T, N)
+        ]
+        dx, dfirst = (sum(parts[1:], parts[0]) for parts in zip(*(one[:2] for one in found), strict=True))
+        each = [one[2] for one in found]
+        return dx, dfirst, {name: sum((one[name] for one in each[1:]), each[0][name]) for name in each[0]}
+
+    def _passes(self, truncate: Any) -> Iterator[Pass]:
+        """The passes back through the last forward pass that `truncate` asks for."""
+        saved = self._require_saved()
+        return passes(truncate, saved.flags, *saved.x.shape[:2])
+
+    def _pull_once(
+        self, saved: _Saved, d: Any, dlast: Array | None, way: Pass
+    ) -> tuple[Array, Array, dict[str, Array]]:
+        T, N, D = saved.x.shape
+        flags = with_cuts(saved.flags, T, N, False, way.cuts)
         rows = d.reshape(T * N, self.output_size)
         grads = {"W": (_windows(saved, self.order).T @ rows).reshape(self.params["W"].shape)}
         if self.bias:

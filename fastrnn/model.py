@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from .arrays import Array, Arrays, Trainable
 from .autoregressive import AR
 from .cells import Cell
 from .configuration import described, planned, require_cells
 from .engine.settings import pinned
+from .engine.truncation import WHOLE, Pass, window_of
 from .errors import file_path
 from .forward_mode import Chain
 from .layers import Layer, added_together
@@ -103,7 +106,14 @@ class Model(Trainable):
             return self._run(x, state, {"lengths": lengths, "mask": mask, "resets": resets}, keep=False)
 
     def forward(
-        self, x: Array, state: Any = None, lengths: Any = None, *, mask: Any = None, resets: Any = None
+        self,
+        x: Array,
+        state: Any = None,
+        lengths: Any = None,
+        *,
+        mask: Any = None,
+        resets: Any = None,
+        recompute: int | str | None = None,
     ) -> tuple[Array, list[Any]]:
         """Run the layers with dropout and save what one :meth:`backward` needs.
 
@@ -111,6 +121,9 @@ class Model(Trainable):
         ----------
         x, state, lengths, mask, resets
             As of a call. Input and state are kept, not copied: leave them unchanged until :meth:`backward`.
+        recompute : int or "sqrt", optional
+            Save little more of each recurrent layer than its input, and compute the rest again in :meth:`backward`; see
+            :meth:`fastrnn.Prepared.vjp`.
 
         Returns
         -------
@@ -123,21 +136,24 @@ class Model(Trainable):
             As for a call.
         """
         with pinned():
-            return self._run(x, state, {"lengths": lengths, "mask": mask, "resets": resets}, keep=True)
+            return self._run(x, state, {"lengths": lengths, "mask": mask, "resets": resets}, True, recompute)
 
-    def _run(self, x: Array, state: Any, flags: dict[str, Any], keep: bool) -> tuple[Array, list[Any]]:
+    def _run(
+        self, x: Array, state: Any, flags: dict[str, Any], keep: bool, recompute: int | str | None = None
+    ) -> tuple[Array, list[Any]]:
         initial = iter(self._states("state", state))
         last = []
         for layer in self.layers:
             if isinstance(layer, STATEFUL):
                 run = layer.forward if keep else layer
-                x, end = run(x, next(initial), **flags)
+                more: dict[str, Any] = {"recompute": recompute} if keep and isinstance(layer, Recurrent) else {}
+                x, end = run(x, next(initial), **flags, **more)
                 last.append(end)
             else:
                 x = layer.forward(x) if keep else layer(x)  # type: ignore[attr-defined, operator]
         return x, last
 
-    def backward(self, dy: Array, dstate: Any = None, truncate: int | None = None) -> Array | None:
+    def backward(self, dy: Array, dstate: Any = None, truncate: int | tuple[int, int] | None = None) -> Array | None:
         """Backpropagate through the last :meth:`forward` and add the gradients of the parameters to ``grads``.
 
         They are added once those of all layers have been computed: if a layer raises, ``grads`` is unchanged.
@@ -148,8 +164,9 @@ class Model(Trainable):
             Gradient of the loss with respect to the output, with its shape and dtype.
         dstate : list, optional
             Gradient with respect to the last state of each layer over time; zeros by default.
-        truncate : int, optional
-            Cut the gradient after every `truncate` active steps of a sequence; see :mod:`fastrnn.functional`.
+        truncate : int or pair of int, optional
+            Cut the gradient after every `truncate` active steps of a sequence; with ``(k1, k2)``, the losses of each
+            block of k1 steps go back over the k2 steps up to the block's end. See :mod:`fastrnn.functional`.
 
         Returns
         -------
@@ -164,14 +181,58 @@ class Model(Trainable):
             If an argument has the wrong type, dtype, shape or value.
         """
         gradients = self._states("dstate", dstate)
-        d: Array | None = dy
+        if not isinstance(truncate, tuple | list):
+            with added_together(self.layers):
+                return self._back(dy, gradients, truncate)
+        ways = self._passes(truncate)
+        saved = [layer._saved for layer in self.layers]
+        total: Array | None = None
         with added_together(self.layers):
-            for layer in reversed(self.layers):
-                if isinstance(layer, STATEFUL):
-                    d, _ = layer.backward(d, gradients.pop(), truncate)
-                else:
-                    d = layer.backward(d)  # type: ignore[attr-defined]
-        return d
+            for way in ways:
+                # Every pass goes back over the same forward pass.
+                for layer, own in zip(self.layers, saved, strict=True):
+                    layer._saved = own
+                dx = self._back(*self._of_pass(way, dy, gradients), Pass(way.cuts))
+                total = dx if total is None else total + dx
+        return total
+
+    def _back(self, dy: Any, gradients: list[Any], truncate: Any) -> Array | None:
+        d, gradients = dy, list(gradients)
+        for layer in reversed(self.layers):
+            if isinstance(layer, STATEFUL):
+                d, _ = layer.backward(d, gradients.pop(), truncate)
+            else:
+                d = layer.backward(d)  # type: ignore[attr-defined]
+        return d  # type: ignore[no-any-return]
+
+    def _passes(self, truncate: Any) -> Iterator[Pass]:
+        """The passes back that all layers take part in."""
+        over_time = [layer for layer in self.layers if isinstance(layer, STATEFUL)]
+        recurrent = [layer for layer in over_time if isinstance(layer, Recurrent)]
+        window = window_of(truncate, max((layer.directions for layer in recurrent), default=1))
+        if window is None or not over_time:
+            return iter([WHOLE])
+        if window.k1 < window.k2 and len({getattr(layer, "reverse", False) for layer in over_time}) > 1:
+            raise ValueError(f"truncate: expected layers of one direction for k1 < k2, got {truncate} and both")
+        return over_time[0]._passes(truncate)
+
+    def _of_pass(self, way: Pass, dy: Any, gradients: list[Any]) -> tuple[Any, list[Any]]:
+        """Which of the gradients go back in `way`; what has a wrong shape stays, for its layer to refuse."""
+        if way.counted is None or way.ends is None:
+            return dy, gradients
+        batch_first = next(layer.batch_first for layer in self.layers if isinstance(layer, STATEFUL))
+        counted = way.counted.T if batch_first else way.counted
+        N = len(way.ends)
+        if isinstance(dy, np.ndarray) and dy.shape[:2] == counted.shape:
+            dy = way.outputs(dy, batch_first)
+
+        def ending(state: Any) -> Any:
+            if isinstance(state, tuple | list):
+                return tuple(ending(part) for part in state)
+            fits = isinstance(state, np.ndarray) and state.ndim == 3 and state.shape[1] == N
+            return way.state(state) if fits else state
+
+        return dy, [ending(state) for state in gradients]
 
     def jvp(
         self,

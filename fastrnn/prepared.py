@@ -6,7 +6,7 @@ the backend, for a whole stack of layers in one or both directions.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,9 @@ from .engine.contract import Array, Given, Layout, Need, Stack
 from .engine.dropout import Draw
 from .engine.flags import Flags, flags_of
 from .engine.plan import make_plan
+from .engine.recompute import BothWays, Segments, segment_length
 from .engine.settings import Settings, current
+from .engine.truncation import Pass, backward, passes
 from .errors import (
     array_like,
     booleans,
@@ -275,6 +277,7 @@ class Prepared:
         reset_state: State = None,
         training: bool = False,
         need: Collection[str] = ("x", "state", "params"),
+        recompute: int | str | None = None,
     ) -> tuple[Array, State, Pullback]:
         """Run the layers and return their vector-Jacobian product: a function from gradients of outputs to gradients.
 
@@ -285,6 +288,11 @@ class Prepared:
             of `pullback`.
         need : collection of {"x", "state", "params"}
             The gradients that `pullback` will be asked for; others are not computed.
+        recompute : int or "sqrt", optional
+            Save only the states after every so many steps and compute the rest again in `pullback`: less memory for one
+            more forward pass, and the same gradients to rounding. ``"sqrt"`` stands for ``4 * sqrt(T)`` steps: memory
+            beyond inputs, outputs and their gradients then grows as ``sqrt(T)``. A segment goes through all layers; of
+            bidirectional layers the outputs are saved as well. By default everything is saved.
 
         Returns
         -------
@@ -300,18 +308,19 @@ class Prepared:
         """
         now = current()
         needed = _ALL if need == ("x", "state", "params") else needs(need)
-        plain = lengths is None and mask is None and resets is None and reset_state is None
+        plain = lengths is None and mask is None and resets is None and reset_state is None and recompute is None
         if plain and (training is False or (training is True and not self.dropout)):
             done = self.quick(x, state, 3, now, True)
             if done is not None:
                 y, last, saved = done
                 return y, last, Pullback(self, self.stack(now), saved, x.shape[:2], needed, ())
+        length = None if recompute is None else segment_length(recompute)
         given, rows = self._given(x, state, lengths, mask, resets, reset_state, training)
-        stack = self.stack(now)
+        stack = self.stack(now) if length is None else self._in_segments(length, now)
         y, last_, saved = stack.forward(given, now, True)
         y = self._output(y, None)
         y.flags.writeable = False
-        return y, self._state_out(last_), Pullback(self, stack, saved, y.shape[:2], needed, rows)
+        return y, self._state_out(last_), Pullback(self, stack, saved, y.shape[:2], needed, rows, given.flags)
 
     def stack(self, now: Settings) -> Stack:
         """The layers on the backend that `now` names.
@@ -332,6 +341,12 @@ class Prepared:
             backend = backend_for(make_plan(self.layout.cell), now.backend)
             stack = self.stacks[now.backend] = backend.prepare(self.layout, self.params)
             return stack
+
+    def _in_segments(self, length: Callable[[int], int], now: Settings) -> Stack:
+        if self.layout.directions == 1:
+            return Segments(self.stack(now), self.layout, length)
+        backend = backend_for(make_plan(self.layout.cell), now.backend)
+        return BothWays(backend.prepare, self.layout, self.params, length)
 
     def quick(self, x: Any, state: Any, ndim: int, now: Settings, keep: bool) -> tuple[Array, Any, Any] | None:
         """Run the layers by the backend's short cut for plain calls; see :meth:`Stack.quick`.
@@ -473,7 +488,7 @@ class Pullback:
     It can be called any number of times, from any thread.
     """
 
-    __slots__ = ("_need", "_outer", "_prepared", "_rows", "_saved", "_stack")
+    __slots__ = ("_flags", "_need", "_outer", "_prepared", "_rows", "_saved", "_stack")
 
     def __init__(
         self,
@@ -483,7 +498,9 @@ class Pullback:
         outer: tuple[int, ...],
         need: Need,
         rows: tuple[bool, ...],
+        flags: Flags | None = None,
     ) -> None:
+        self._flags = flags
         self._prepared, self._stack, self._saved = prepared, stack, saved
         self._outer, self._need, self._rows = outer, need, rows
 
@@ -492,7 +509,7 @@ class Pullback:
         dy: Array | None = None,
         dstate: State = None,
         *,
-        truncate: int | None = None,
+        truncate: int | tuple[int, int] | None = None,
         into: Mapping[str, Array] | None = None,
         add: bool = False,
     ) -> tuple[Array | None, State, dict[str, Any]]:
@@ -504,8 +521,10 @@ class Pullback:
             Gradient of the loss with respect to the outputs; None for zeros.
         dstate : array or tuple of arrays, optional
             Gradient with respect to the last states, in their form; None for zeros.
-        truncate : int, optional
+        truncate : int or pair of int, optional
             Cut the gradient after every `truncate` active steps of a sequence (truncated BPTT; Williams & Peng 1990).
+            With ``(k1, k2)``, the losses of each block of k1 steps go back over the k2 steps up to the block's end; see
+            :mod:`fastrnn.functional`.
         into : mapping of str to array, optional
             Arrays that the gradients of the parameters are written to, by name; they may have any strides.
         add : bool
@@ -531,19 +550,17 @@ class Pullback:
             if done is not None:
                 return done
         prepared, layout = self._prepared, self._prepared.layout
-        T, N = self._outer[::-1] if layout.batch_first else self._outer
+        N = self._outer[0 if layout.batch_first else 1]
         if dy is not None:
             shape = (*self._outer, layout.directions * layout.hidden_size)
             dy = array_like("dy", dy, shape, layout.dtype, "the layer")
             if layout.batch_first:
                 dy = dy.transpose(1, 0, 2)
         dlast = prepared._state_in("dstate", dstate, N)
-        if truncate is not None:
-            # Cutting after more than T steps is cutting after T, and fits the compiled code's integer.
-            truncate = min(positive_int("truncate", truncate), T)
+        ways = self._passes(truncate)
         given = {} if into is None else self._check_into(into)
         add = flag("add", add)
-        found = self._stack.backward(self._saved, dy, dlast, truncate, self._need)
+        found = backward(self._stack, self._saved, dy, dlast, ways, self._need)
         dx = found.dx
         if dx is not None and layout.batch_first:
             dx = dx.transpose(1, 0, 2)
@@ -562,6 +579,12 @@ class Pullback:
     def __repr__(self) -> str:
         need = ", ".join(name for name, needed in self._need._asdict().items() if needed)
         return f"Pullback(shape={self._outer}, need={{{need}}}, {self._prepared!r})"
+
+    def _passes(self, truncate: Any) -> Iterator[Pass]:
+        """The passes back through this call that `truncate` asks for."""
+        layout = self._prepared.layout
+        T, N = self._outer[::-1] if layout.batch_first else self._outer
+        return passes(truncate, self._flags, T, N, layout.reverse, layout.directions)
 
     def _check_into(self, into: Any) -> dict[str, Array]:
         if not isinstance(into, Mapping):

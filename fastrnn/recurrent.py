@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from numpy.typing import DTypeLike
@@ -12,6 +12,7 @@ from .arrays import Array
 from .cells import Cell, gru, lstm, rnn
 from .engine.contract import Layout
 from .engine.settings import current
+from .engine.truncation import Pass
 from .errors import flag, generator, positive_int, share
 from .forward_mode import RecurrentRun, check_direction
 from .layers import Layer, float_dtype, uniform
@@ -178,6 +179,7 @@ class Recurrent(Layer):
         reset_state: State = None,
         training: bool = False,
         need: Collection[str] = ("x", "state", "params"),
+        recompute: int | str | None = None,
     ) -> tuple[Array, State, Pullback]:
         """Run the stack and return its vector-Jacobian product: a function from gradients of outputs to gradients.
 
@@ -193,6 +195,9 @@ class Recurrent(Layer):
             Whether to apply dropout between layers.
         need : collection of {"x", "state", "params"}
             The gradients that `pullback` will be asked for; others are not computed.
+        recompute : int or "sqrt", optional
+            Save only the states after every so many steps and compute the rest again in `pullback`; see
+            :meth:`Prepared.vjp`.
 
         Returns
         -------
@@ -215,6 +220,7 @@ class Recurrent(Layer):
             reset_state=reset_state,
             training=training,
             need=need,
+            recompute=recompute,
         )
 
     def jvp(
@@ -272,6 +278,7 @@ class Recurrent(Layer):
         mask: Any = None,
         resets: Any = None,
         reset_state: State = None,
+        recompute: int | str | None = None,
     ) -> tuple[Array, State]:
         """Run the stack with dropout and save what one :meth:`backward` needs.
 
@@ -280,6 +287,9 @@ class Recurrent(Layer):
         x, state, lengths, mask, resets, reset_state
             As of a call. The arrays and the parameters are kept, not copied: leave them unchanged until
             :meth:`backward`.
+        recompute : int or "sqrt", optional
+            Save only the states after every so many steps and compute the rest again in :meth:`backward`; see
+            :meth:`Prepared.vjp`.
 
         Returns
         -------
@@ -294,11 +304,20 @@ class Recurrent(Layer):
         # Freed first: the memory of the last call and of this one need not exist at the same time.
         self._saved = None
         y, last, self._saved = self._prepared.vjp(
-            x, state, lengths, mask=mask, resets=resets, reset_state=reset_state, training=True
+            x,
+            state,
+            lengths,
+            mask=mask,
+            resets=resets,
+            reset_state=reset_state,
+            training=True,
+            recompute=recompute,
         )
         return y, last
 
-    def backward(self, dy: Array | None, dstate: State = None, truncate: int | None = None) -> tuple[Any, ...]:
+    def backward(
+        self, dy: Array | None, dstate: State = None, truncate: int | tuple[int, int] | None = None
+    ) -> tuple[Any, ...]:
         """Backpropagate through time through the last :meth:`forward` and add the parameters' gradients to ``grads``.
 
         They are added at the end, once. What :meth:`forward` saved serves one call; :meth:`vjp` allows several.
@@ -309,8 +328,10 @@ class Recurrent(Layer):
             Gradient of the loss with respect to ``y``; None for zeros.
         dstate : array or tuple of arrays, optional
             Gradient with respect to the last states, in their form; zeros by default.
-        truncate : int, optional
+        truncate : int or pair of int, optional
             Cut the gradient after every `truncate` active steps of a sequence (truncated BPTT; Williams & Peng 1990).
+            With ``(k1, k2)``, the losses of each block of k1 steps go back over the k2 steps up to the block's end; see
+            :mod:`fastrnn.functional`.
 
         Returns
         -------
@@ -338,6 +359,11 @@ class Recurrent(Layer):
             grads = {} if dreset is None else {"reset_state": dreset}
         self._saved = None
         return (dx, dfirst, grads["reset_state"]) if "reset_state" in grads else (dx, dfirst)
+
+    def _passes(self, truncate: Any) -> Iterator[Pass]:
+        """The passes back through the last :meth:`forward` that `truncate` asks for."""
+        pullback: Pullback = self._require_saved()
+        return pullback._passes(truncate)
 
     def step(self, x: Array, state: State = None) -> tuple[Array, State]:
         """Run one step, for data that arrive one step at a time.

@@ -73,8 +73,9 @@ SIGNS: list[tuple[str, Suite | None]] = [
     ("fastrnn/codegen/fused.py", PLAN),
     ("fastrnn/codegen/cpp.py", None),
     ("fastrnn/codegen/*.py", NUMBA),
-    *((f"fastrnn/backends/numba/{name}.py", None) for name in ("pointers", "machine", "subnormals", "store")),
+    *((f"fastrnn/backends/numba/{name}.py", None) for name in ("pointers", "machine", "subnormals", "disk_cache")),
     ("fastrnn/backends/numba/*.py", NUMBA),
+    ("fastrnn/backends/numba/loops/*.py", NUMBA),
 ]
 
 # Every constant of both files of thresholds stands in one of these two tables.
@@ -136,6 +137,8 @@ EQUIVALENT: list[tuple[str, str, str]] = [
     ("csrc/products.h", "split.by_units ? «1 : split.parts»", "size of a block"),
     ("csrc/merged.h", "r «<=» rows && !columns.all", "one more row of scratch, which nobody reads"),
     ("csrc/project_ahead.h", "depth «<=» piece.depth", EQUAL),
+    ("fastrnn/backends/numba/loops*", "put(record «-» 8 * X", "X is the first place of the record"),
+    ("fastrnn/engine/stack.py", "«>=» 1 else", "of one array the same, in a copy"),
 ]
 
 

@@ -14,7 +14,7 @@ import cmath
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Number = Any  # float, complex or Scalar
@@ -259,12 +259,13 @@ CELLS = {
 class Call:
     """How a layer is run over a batch.
 
-    `truncate` = k cuts gradients before each sequence's own steps k, 2k, ...; `mask` and `resets` are [T][N].
+    `truncate` = k cuts gradients before each sequence's own steps k, 2k, ...; with (k1, k2), the losses of each block
+    of k1 steps go back to k2 steps before the block's end. `mask` and `resets` are [T][N].
     """
 
     lengths: tuple[int, ...] | None = None
     reverse: bool = False
-    truncate: int | None = None
+    truncate: int | tuple[int, int] | None = None
     mask: tuple[tuple[bool, ...], ...] | None = None
     resets: tuple[tuple[bool, ...], ...] | None = None
 
@@ -289,7 +290,7 @@ def run(
         for t in reversed(range(len(x))) if call.reverse else range(len(x)):
             if call.resets is not None and call.resets[t][n]:
                 now = tuple([0.0] * size for _ in state) if reset_state is None else tuple(s[n] for s in reset_state)
-            elif call.truncate is not None and call.active(t, n) and count > 0 and count % call.truncate == 0:
+            elif isinstance(call.truncate, int) and call.active(t, n) and count > 0 and count % call.truncate == 0:
                 now = tuple(detach(v) for v in now)
             if call.active(t, n):
                 now = step(params, x[t][n], *now)
@@ -345,8 +346,13 @@ def differentiate(
     x, state = nested(x, Scalar), nested(state, Scalar)
     reset_state = None if reset_state is None else nested(reset_state, Scalar)
     params = {name: nested(value, Scalar) for name, value in params.items()}
-    hs, last = run(step, x, state, params, call, reset_state)
-    as_scalar(loss(hs, last, nested(dhs), nested(dlast))).backward()
+    dhs, dlast = nested(dhs), nested(dlast)
+    if isinstance(call.truncate, tuple):
+        _differentiate_blocks(step, x, state, params, dhs, dlast, call, reset_state)
+        hs, last = run(step, x, state, params, replace(call, truncate=None), reset_state)
+    else:
+        hs, last = run(step, x, state, params, call, reset_state)
+        as_scalar(loss(hs, last, dhs, dlast)).backward()
 
     def value(v: Any) -> Any:
         return [value(e) for e in v] if isinstance(v, list) else as_scalar(v).value
@@ -357,3 +363,39 @@ def differentiate(
     dparams = {k: grad(v) for k, v in params.items()}
     dreset = None if reset_state is None else grad(reset_state)
     return Run(value(hs), value(last), grad(x), grad(state), dparams, dreset)
+
+
+def _differentiate_blocks(
+    step: Step, x: Any, state: Any, params: Params, dhs: Any, dlast: Any, call: Call, reset_state: Any
+) -> None:
+    """Adds the gradient of truncated BPTT(k2; k1): for every sequence and every block a run of its own.
+
+    The run goes over the sequence's steps up to the block's end, and from a constant state k2 steps before it.
+    """
+    k1, k2 = call.truncate  # type: ignore[misc]
+    times = list(reversed(range(len(x))) if call.reverse else range(len(x)))
+    for n in range(len(x[0])):
+        active = [t for t in times if call.active(t, n)]
+        for begin in range(0, max(1, len(active)), k1):
+            end = min(begin + k1, len(active))
+            first = 0 if end <= k2 else begin + k1 - k2
+            now: States = tuple(s[n] for s in state)
+            total: Number = 0.0
+            count = 0
+            for t in times:
+                if count == end and end < len(active):
+                    break
+                if call.resets is not None and call.resets[t][n]:
+                    zeros = tuple([0.0] * len(s[n]) for s in state)
+                    now = zeros if reset_state is None else tuple(s[n] for s in reset_state)
+                elif call.active(t, n) and count == first and count > 0:
+                    now = tuple(detach(v) for v in now)
+                if call.active(t, n):
+                    now = step(params, x[t][n], *now)
+                    if count >= begin:
+                        total = total + sum(a * b for a, b in zip(dhs[t][n], now[0], strict=True))
+                    count += 1
+            if end == len(active):
+                for d, values in zip(dlast, now, strict=True):
+                    total = total + sum(a * b for a, b in zip(d[n], values, strict=True))
+            as_scalar(total).backward()

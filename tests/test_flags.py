@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cases import CELLS, run
-from fastrnn.engine.flags import CUT, HOLD, RESET, flags_of, with_cuts
+from fastrnn.engine.flags import CUT, HOLD, RESET, Cuts, flags_of, with_cuts
 from fastrnn.functional import cell_backward, cell_forward
 from naive import Call
 from problems import ORACLE_RTOL, assert_close, oracle, problem, reset_state
@@ -184,8 +184,12 @@ def test_the_table() -> None:
     table = flags_of(3, 2, np.array([3, 2]), mask, resets)
     assert table is not None
     np.testing.assert_array_equal(table, [[0, HOLD], [0, RESET], [HOLD, HOLD]])
-    np.testing.assert_array_equal(with_cuts(table, 3, 2, False, 1), [[0, HOLD], [CUT, RESET], [HOLD, HOLD]])
-    np.testing.assert_array_equal(with_cuts(table, 3, 2, True, 1), [[CUT, HOLD], [0, RESET], [HOLD, HOLD]])
-    np.testing.assert_array_equal(with_cuts(None, 3, 1, False, 2), [[0], [0], [CUT]])
-    np.testing.assert_array_equal(with_cuts(None, 3, 1, True, 2), [[CUT], [0], [0]])
-    assert with_cuts(None, 3, 1, True, 3) is None and with_cuts(table, 3, 2, True, None) is table
+    np.testing.assert_array_equal(with_cuts(table, 3, 2, False, Cuts(1, 1)), [[0, HOLD], [CUT, RESET], [HOLD, HOLD]])
+    np.testing.assert_array_equal(with_cuts(table, 3, 2, True, Cuts(1, 1)), [[CUT, HOLD], [0, RESET], [HOLD, HOLD]])
+    np.testing.assert_array_equal(with_cuts(None, 3, 1, False, Cuts(2, 2)), [[0], [0], [CUT]])
+    np.testing.assert_array_equal(with_cuts(None, 3, 1, True, Cuts(2, 2)), [[CUT], [0], [0]])
+    np.testing.assert_array_equal(
+        with_cuts(np.array([[0, 0], [0, 0], [0, HOLD]], np.uint8), 3, 2, False, Cuts(1, 9, 2)),
+        [[0, 0], [CUT, 0], [0, HOLD]],
+    )
+    assert with_cuts(None, 3, 1, True, Cuts(3, 3)) is None and with_cuts(table, 3, 2, True, None) is table

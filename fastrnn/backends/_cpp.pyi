@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..engine.contract import Array, Given, LayerGradients, Layout, Need
-from ..engine.flags import Flags
+from ..engine.flags import Cuts, Flags
 from ..engine.settings import Settings
 
 Fields = tuple[int, bool, int, bool, str, bool, int]
@@ -72,5 +72,5 @@ class Stack:
     ) -> tuple[Array | None, Any, dict[str, Any]] | None: ...
     def forward(self, given: Given, now: Settings, keep: bool) -> tuple[Array, tuple[Array, ...], Any]: ...
     def backward(
-        self, saved: Any, dy: Array | None, dlast: tuple[Array, ...] | None, truncate: int | None, need: Need
+        self, saved: Any, dy: Array | None, dlast: tuple[Array, ...] | None, cuts: Cuts | None, need: Need
     ) -> LayerGradients: ...

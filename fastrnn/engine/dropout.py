@@ -21,15 +21,22 @@ class Draw(NamedTuple):
 
     seed, number : of the generator, and of the call
     rate : share of the elements that are set to zero, from 0 up to but not including 1
+    begin : elements of the call before the first one here
     """
 
     seed: int
     number: int
     rate: float
+    begin: int = 0
 
     def key(self, layer: int) -> int:
         """The counter's start for the input of `layer`."""
-        return _hash(_hash(_hash(self.seed & _BITS) + self.number) + layer)
+        start = _hash(_hash(_hash(self.seed & _BITS) + self.number) + layer)
+        return (start + self.begin * _ADVANCE) & _BITS
+
+    def after(self, elements: int) -> Draw:
+        """The rest of the draw, from so many elements on."""
+        return self._replace(begin=self.begin + elements)
 
     @property
     def threshold(self) -> int:

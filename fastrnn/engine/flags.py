@@ -5,7 +5,7 @@ A table is (T, N) uint8, C-contiguous, by time; None stands for a table of zeros
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,20 +52,34 @@ def flags_of(
     return flags if flags.any() else None
 
 
-def with_cuts(flags: Flags | None, T: int, N: int, reverse: bool, truncate: int | None) -> Flags | None:
-    """The table with a cut before every sequence's own step ``k*truncate``, counted over its active steps."""
-    if truncate is None or truncate >= T:
+class Cuts(NamedTuple):
+    """Where BPTT is cut: before a sequence's own active steps `first`, ``first + every``, and so on.
+
+    A sequence of at most `whole` active steps is not cut.
+    """
+
+    first: int
+    every: int
+    whole: int = 0
+
+
+def with_cuts(flags: Flags | None, T: int, N: int, reverse: bool, cuts: Cuts | None) -> Flags | None:
+    """The table with `cuts`."""
+    if cuts is None or cuts.first >= T or cuts.whole >= T:
         return flags
+    first, every, whole = cuts
     if flags is None:
         cut = np.zeros((T, N), np.uint8)
         steps = cut[::-1] if reverse else cut
-        steps[truncate::truncate] = CUT
+        steps[first::every] = CUT
         return cut
     active = (flags & HOLD) == 0
     in_order = active[::-1] if reverse else active
     # The number of a step is that of the active steps before it.
     number = np.cumsum(in_order, axis=0) - in_order
-    cut = in_order & (number > 0) & (number % truncate == 0)
+    cut = in_order & (number >= first) & ((number - first) % every == 0)
+    if whole:
+        cut &= in_order.sum(axis=0) > whole
     return flags | np.where(cut[::-1] if reverse else cut, np.uint8(CUT), np.uint8(0))
 
 

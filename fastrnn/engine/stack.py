@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from .contract import Array, Backend, Call, Given, Gradients, LayerGradients, Layout, Need
-from .flags import with_cuts
+from .flags import Cuts, with_cuts
 from .plan import Plan, make_plan
 from .precision import PARTS
 from .settings import Settings
@@ -80,14 +80,14 @@ class LayerByLayer:
         return x, joined(ends), saved
 
     def backward(
-        self, saved: SavedCalls, dy: Array | None, dlast: tuple[Array, ...] | None, truncate: int | None, need: Need
+        self, saved: SavedCalls, dy: Array | None, dlast: tuple[Array, ...] | None, cuts: Cuts | None, need: Need
     ) -> LayerGradients:
         """See :class:`fastrnn.engine.contract.Stack`."""
         layout, given = self.layout, saved.given
         T, N, _ = given.x.shape
         H, count = layout.hidden_size, len(saved.calls)
         zeros = (np.zeros((N, H), layout.dtype),) * len(layout.cell.states)
-        flags = [with_cuts(given.flags, T, N, call.reverse, truncate) for call in saved.calls[: layout.directions]]
+        flags = [with_cuts(given.flags, T, N, call.reverse, cuts) for call in saved.calls[: layout.directions]]
         found: list[Gradients] = []
         dx: Array | None = None
         for layer in reversed(range(layout.num_layers)):

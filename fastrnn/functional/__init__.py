@@ -33,9 +33,13 @@ batch_first : bool
     Whether `x`, the outputs and their gradients are (N, T, ...).
 reverse : bool
     Run from the last step of each sequence to the first; the output of a step stays at that step's index.
-truncate : int, optional
+truncate : int or pair of int, optional
     Cut the gradient after every `truncate` active steps of a sequence, counted from its start whether or not it is
-    reset (truncated BPTT; Williams & Peng 1990).
+    reset (truncated BPTT; Williams & Peng 1990). With ``(k1, k2)``, the loss of every step counts once, in its block of
+    k1 steps, and goes back from the block's end over k2 steps, at least k1 (Sutskever 2013, section 2.8.6); this takes
+    ``ceil(k2 / k1)`` backward passes. A short last block reaches as far back as a whole one, and a sequence of at most
+    k2 steps is not cut: ``(k, k)`` is the same as ``k``, and k2 of at least T the same as None. With k2 > k1, layers
+    must run in one direction.
 """
 
 from ._cell import Cache, cell_backward, cell_forward, cell_step_backward, cell_step_forward

@@ -11,9 +11,11 @@ import numpy as np
 from ..cells import Cell
 from ..dispatch import backend_for
 from ..engine.contract import Array, Given, Layout, Need, Stack
+from ..engine.flags import Flags
 from ..engine.plan import make_plan
 from ..engine.settings import current
-from ..errors import array_like, flag, float_array, positive_int
+from ..engine.truncation import backward, passes
+from ..errors import array_like, flag, float_array
 from ..prepared import check_flags
 from ._arguments import (
     BIASES,
@@ -47,6 +49,7 @@ class Cache:
     params: Mapping[str, tuple[int, ...]]
     blocks: list[int] | None
     reset_rows: tuple[bool, ...]
+    flags: Flags | None
 
     @property
     def cell(self) -> Cell:
@@ -143,7 +146,7 @@ def cell_forward(
     arguments = Given(x, _of_layer(initial), flags, None if fresh is None else _of_layer(fresh))
     y, last, saved = stack.forward(arguments, now, keep)
     y.flags.writeable = not keep
-    cache = Cache(layout, (T, N), stack, saved, shapes, blocks, rows) if keep else None
+    cache = Cache(layout, (T, N), stack, saved, shapes, blocks, rows, flags) if keep else None
     return batch_major(y, batch_first), tuple(state[0] for state in last), cache
 
 
@@ -156,7 +159,7 @@ def cell_backward(
     dhs: Array | None,
     cache: Cache,
     dlast: OptionalState = None,
-    truncate: int | None = None,
+    truncate: int | tuple[int, int] | None = None,
     names: Sequence[str] | None = None,
 ) -> tuple[Array, State, dict[str, Any]]:
     """Gradients of any cell over a batch of sequences, by BPTT (Werbos 1990).
@@ -169,7 +172,7 @@ def cell_backward(
         Returned by :func:`cell_forward`.
     dlast : sequence of (N, H) arrays, optional
         Gradient with respect to the last states; None, or an entry None, for zeros.
-    truncate : int, optional
+    truncate : int or pair of int, optional
         See :mod:`fastrnn.functional`.
     names : sequence of str, optional
         Names of the entries of `dlast` in error messages.
@@ -189,7 +192,7 @@ def cell_backward(
     TypeError
         If `cache` is not a :class:`Cache`, or an array has the wrong type or dtype.
     ValueError
-        If an array has the wrong shape, or `truncate` is below 1.
+        If an array has the wrong shape, or `truncate` is below 1, or k2 is below k1.
     """
     if not isinstance(cache, Cache):
         raise TypeError(f"cache: expected what a forward function returned, got {type(cache).__name__}")
@@ -199,10 +202,8 @@ def cell_backward(
         shape = (N, T, H) if batch_first else (T, N, H)
         dhs = batch_major(array_like("dhs", dhs, shape, dtype, "the forward call"), batch_first)
     gradients = check_states("dlast", names, len(cache.cell.states), dlast, (N, H), dtype)
-    if truncate is not None:
-        # Cutting after more than T steps is cutting after T, and fits the compiled code's integer.
-        truncate = min(positive_int("truncate", truncate), T)
-    dx, dstate, grads, dreset = cache.stack.backward(cache.saved, dhs, _of_layer(gradients), truncate, Need())
+    ways = passes(truncate, cache.flags, T, N, cache.layout.reverse)
+    dx, dstate, grads, dreset = backward(cache.stack, cache.saved, dhs, _of_layer(gradients), ways, Need())
     assert dx is not None and dstate is not None
     inverse = None if cache.blocks is None else [int(i) for i in np.argsort(cache.blocks)]
     found: dict[str, Any] = reorder({n: grads[n].reshape(shape) for n, shape in cache.params.items()}, inverse)

@@ -99,7 +99,7 @@ def gru_forward(
 
 
 def gru_backward(
-    dhs: Array | None, cache: Cache, dh_last: Array | None = None, truncate: int | None = None
+    dhs: Array | None, cache: Cache, dh_last: Array | None = None, truncate: int | tuple[int, int] | None = None
 ) -> tuple[Any, ...]:
     """Gradients of :func:`gru_forward`, by BPTT (Werbos 1990).
 
@@ -111,7 +111,7 @@ def gru_backward(
         Returned by :func:`gru_forward`.
     dh_last : (N, H) array, optional
         Gradient with respect to the last state; None for zeros.
-    truncate : int, optional
+    truncate : int or pair of int, optional
         See :mod:`fastrnn.functional`.
 
     Returns
@@ -130,7 +130,7 @@ def gru_backward(
     TypeError
         If `cache` is not from :func:`gru_forward`, or an array has the wrong type or dtype.
     ValueError
-        If an array has the wrong shape, or `truncate` is below 1.
+        If an array has the wrong shape, or `truncate` is below 1, or k2 is below k1.
     """
     check_family("gru", cache)
     dx, (dh0,), d = cell_backward(dhs, cache, (dh_last,), truncate, ("dh_last",))

@@ -100,7 +100,7 @@ def lstm_backward(
     cache: Cache,
     dh_last: Array | None = None,
     dc_last: Array | None = None,
-    truncate: int | None = None,
+    truncate: int | tuple[int, int] | None = None,
 ) -> tuple[Any, ...]:
     """Gradients of :func:`lstm_forward`, by BPTT.
 
@@ -114,7 +114,7 @@ def lstm_backward(
         Returned by :func:`lstm_forward`.
     dh_last, dc_last : (N, H) arrays, optional
         Gradient with respect to the last states; None for zeros.
-    truncate : int, optional
+    truncate : int or pair of int, optional
         See :mod:`fastrnn.functional`.
 
     Returns
@@ -133,7 +133,7 @@ def lstm_backward(
     TypeError
         If `cache` is not from :func:`lstm_forward`, or an array has the wrong type or dtype.
     ValueError
-        If an array has the wrong shape, or `truncate` is below 1.
+        If an array has the wrong shape, or `truncate` is below 1, or k2 is below k1.
     """
     check_family("lstm", cache)
     dx, (dh0, dc0), d = cell_backward(dhs, cache, (dh_last, dc_last), truncate, ("dh_last", "dc_last"))

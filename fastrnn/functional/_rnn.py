@@ -87,7 +87,7 @@ def rnn_forward(
 
 
 def rnn_backward(
-    dhs: Array | None, cache: Cache, dh_last: Array | None = None, truncate: int | None = None
+    dhs: Array | None, cache: Cache, dh_last: Array | None = None, truncate: int | tuple[int, int] | None = None
 ) -> tuple[Any, ...]:
     """Gradients of :func:`rnn_forward`, by BPTT.
 
@@ -101,7 +101,7 @@ def rnn_backward(
         Returned by :func:`rnn_forward`.
     dh_last : (N, H) array, optional
         Gradient with respect to the last state; None for zeros.
-    truncate : int, optional
+    truncate : int or pair of int, optional
         See :mod:`fastrnn.functional`.
 
     Returns
@@ -120,7 +120,7 @@ def rnn_backward(
     TypeError
         If `cache` is not from :func:`rnn_forward`, or an array has the wrong type or dtype.
     ValueError
-        If an array has the wrong shape, or `truncate` is below 1.
+        If an array has the wrong shape, or `truncate` is below 1, or k2 is below k1.
     """
     check_family("rnn", cache)
     dx, (dh0,), d = cell_backward(dhs, cache, (dh_last,), truncate, ("dh_last",))

@@ -114,7 +114,7 @@ def draw(rng: np.random.Generator, quick: bool) -> dict[str, Any]:
         "ragged": int(rng.integers(1, 1000)) if rng.random() < 0.35 else 0,
         **draw_flags(rng),
         "reverse": bool(rng.random() < 0.35),
-        "truncate": often(rng, None, (1, 2, 3, 7, 100, 2**63)),
+        "truncate": often(rng, None, (1, 2, 3, 7, 100, 2**63, [1, 3], [4, 9])),
         "batch_first": bool(rng.random() < 0.2),
         **{part: bool(rng.random() < 0.7) for part in ("state", "dhs", "dlast")},
         "layouts": {name: pick(rng, LAYOUTS) for name in arrays if rng.random() < 0.25},

@@ -127,7 +127,10 @@ WRONG: dict[str, dict[str, Change]] = {
         "set": lambda a: {1, 2, 3, 4},
     },
     "count": _others(zero=0, negative=-1, true=True, none=None, long_double=np.longdouble(2)),
-    "truncate": _others(zero=0, negative=-1, true=True),
+    "truncate": _without(
+        _others(zero=0, negative=-1, true=True, backwards=(3, 2), alone=(3,), zeros=(0, 0), texts=("1", "2")), "list"
+    ),
+    "recompute": _others(zero=0, negative=-1, true=True, unknown="all"),
     "number": _without(_others(negative=-1.0, none=None, true=True, long_double=np.longdouble("nan")), "half"),
     "share": _others(one=1.0, negative=-0.1, none=None, true=True),
     "pair": _others(one=(0.9,), three=(0.9, 0.9, 0.9), too_large=(0.9, 1.5), texts=("a", "b"), none=None, number=3),

@@ -17,6 +17,7 @@ from ...engine.memory import aligned
 from ...engine.online import LayerParams
 from . import online_loops as loops
 from .kernel import forward_memory, kernel_of, shared
+from .loops import rows, tiles
 from .machine import MachineCode, target
 from .run import plain
 
@@ -29,11 +30,12 @@ class _Functions:
 
     def __init__(self, dtype: str) -> None:
         of = target(dtype)
-        module = integer_code(loops, of.number, {"SIZE": of.size, "WIDTH": of.width})
-        names = ["run", "copy_rows", "fill", "add_numbers", "add_diagonal", "gather", "transpose", "spread", "gradient"]
-        rows = ["times_row", "scale_rows", "copy_vectors", "dots"]
-        self._codes = MachineCode(str(module), names), MachineCode(rows_code(of), rows)
-        self.at = {"multiply": shared(dtype).multiply}
+        module = integer_code((rows, tiles, loops), of.number, {"SIZE": of.size, "WIDTH": of.width})
+        names = ["run", "copy_rows", "add_rows", "multiply", "spread", "gradient"]
+        names += ["fill", "add_diagonal", "gather", "transpose"]
+        of_rows = ["times_row", "scale_rows", "copy_vectors", "dots"]
+        self._codes = MachineCode(str(module), names), MachineCode(rows_code(of), of_rows)
+        self.at: dict[str, int] = {}
         for code in self._codes:
             self.at |= code.addresses
 
@@ -68,7 +70,7 @@ def _program(
     loop: Sequence[int] = (),
 ) -> Array:
     """The integers of a program; `into` and `out`: address, bytes of the caller's rows, step. None runs the loop."""
-    numbers = [into[0], rows, into[1], into[2], out[0], out[1], out[2], *(loop or [0] * (loops.LOOP_ARGUMENTS + 1))]
+    numbers = [into[0], rows, into[1], into[2], out[0], out[1], out[2], *(loop or [0] * (loops.P_LOOP_ARGUMENTS + 1))]
     numbers.append(len(sections))
     for operations, times in sections:
         numbers += [0, 0] if operations is None else [operations.count, times, *operations.numbers]
@@ -238,10 +240,10 @@ class _Compiled:
         """Rows of parameters (C, Hp) added to ``grads``."""
         grads, size = self.layer.grads, self.H * self.size
         G, P = self.kernel.gates, self.kernel.matrices
-        operations.add("add_numbers", _address(grads["Wx"]), size, rows, self.row, self.D * G, self.H)
+        operations.add("add_rows", _address(grads["Wx"]), size, rows, self.row, self.D * G, self.H)
         if "Wh" in grads:
             at = rows + self.D * G * self.row
-            operations.add("add_numbers", _address(grads["Wh"]), size, at, self.row, self.H * P, self.H)
+            operations.add("add_rows", _address(grads["Wh"]), size, at, self.row, self.H * P, self.H)
         self.add_units(operations, rows + (self.D * G + self.H * P) * self.row)
 
     def add_units(self, operations: _Operations, rows: int) -> None:
@@ -253,7 +255,7 @@ class _Compiled:
                 places.append(_address(grads["bx"]) + source.gate * size)
             places += [_address(grads["bh"]) + m * size for m in source.matrices if "bh" in grads]
             for to in places:
-                operations.add("add_numbers", to, 0, rows + i * self.row, 0, 1, self.H)
+                operations.add("add_rows", to, 0, rows + i * self.row, 0, 1, self.H)
 
     def run(self, program: Array, source: Array, columns: int) -> Array:
         out = np.empty((self.N, columns), self.dtype)
@@ -373,12 +375,12 @@ class CompiledExact(_Compiled):
     def _padded(self, operations: _Operations) -> None:
         """Wx and Wh with every block padded; where they are, if that is so."""
         self.W = {}
-        for name, i, rows, blocks in (("Wx", 0, self.D, self.kernel.gates), ("Wh", 1, self.H, self.kernel.matrices)):
+        for name, i, depth, blocks in (("Wx", 0, self.D, self.kernel.gates), ("Wh", 1, self.H, self.kernel.matrices)):
             self.W[name] = _address(self._given[i])
-            if self.Hp != self.H and rows * blocks:
-                copied = self._zeros(rows, blocks, self.Hp)
+            if self.Hp != self.H and depth * blocks:
+                copied = self._zeros(depth, blocks, self.Hp)
                 size = self.H * self.size
-                operations.add("copy_rows", _address(copied), self.row, self.W[name], size, rows * blocks, size)
+                operations.add("copy_rows", _address(copied), self.row, self.W[name], size, depth * blocks, size)
                 self.W[name] = _address(copied)
 
     def _matrix(self, rows: int) -> int:
@@ -512,23 +514,23 @@ class CompiledExact(_Compiled):
 
     def _spread_table(self) -> Array:
         columns, width = self.influence.shape[2], self.kernel.target.width
-        table = np.zeros(loops.PAIRS + 2 * self.S * self.S, np.int64)
+        table = np.zeros(loops.M_PAIRS + 2 * self.S * self.S, np.int64)
         scratch = self._zeros(self.S * self.H, 4, width)
         values = {
-            loops.MULTIPLY: self.functions.at["multiply"], loops.TILES: _address(self.kernel.to_forward[2]),
-            loops.SCALE: self.functions.at["scale_rows"], loops.COPY: self.functions.at["copy_vectors"],
-            loops.INFLUENCE: _address(self.influence),
-            loops.ROW: columns, loops.VECTORS: columns // width, loops.LOWER: self.lower // width,
-            loops.STATES: self.S, loops.UNITS: self.H, loops.PADDED: self.Hp, loops.SCRATCH: _address(scratch),
-            loops.INPUTS: self.D, loops.OF_INPUT: self._of_input, loops.DIRECT: _address(self._own),
-            loops.COLUMNS: self.own, loops.SEQUENCE_STEP: self.S * self.H * columns * self.size,
-            loops.DIAGONAL_STEP: self.J * self.row,
+            loops.M_TILES: _address(self.kernel.to_forward[2]),
+            loops.M_SCALE: self.functions.at["scale_rows"], loops.M_COPY: self.functions.at["copy_vectors"],
+            loops.M_INFLUENCE: _address(self.influence),
+            loops.M_ROW: columns, loops.M_VECTORS: columns // width, loops.M_LOWER: self.lower // width,
+            loops.M_STATES: self.S, loops.M_UNITS: self.H, loops.M_PADDED: self.Hp, loops.M_SCRATCH: _address(scratch),
+            loops.M_INPUTS: self.D, loops.M_OF_INPUT: self._of_input, loops.M_DIRECT: _address(self._own),
+            loops.M_COLUMNS: self.own, loops.M_SEQUENCE_STEP: self.S * self.H * columns * self.size,
+            loops.M_DIAGONAL_STEP: self.J * self.row,
         }  # fmt: skip
         for place, value in values.items():
             table[place] = value
         for k in range(self.S):
             for j in range(self.S):
-                table[loops.PAIRS + 2 * (k * self.S + j) :][:2] = self._old[j][k]
+                table[loops.M_PAIRS + 2 * (k * self.S + j) :][:2] = self._old[j][k]
         return table
 
     def clear(self, rows: Array) -> None:
@@ -539,9 +541,9 @@ class CompiledExact(_Compiled):
     def step(self, x: Array, below: Array | None) -> Array:
         """See :class:`fastrnn.backends.numpy_online.ExactStep`."""
         if below is not None:
-            self._table[loops.BELOW] = _address(below)
-            self._table[loops.BELOW_STEP] = below.strides[0]
-            self._table[loops.BELOW_ROW] = below.strides[1] // self.size
+            self._table[loops.M_BELOW] = _address(below)
+            self._table[loops.M_BELOW_STEP] = below.strides[0]
+            self._table[loops.M_BELOW_ROW] = below.strides[1] // self.size
         return self.run(self._forward, x, self.H)
 
     @property
