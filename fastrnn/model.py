@@ -248,8 +248,28 @@ class Model(Trainable):
     ) -> tuple[Array, list[Any], Array, list[Any]]:
         """Output and last states, without dropout, and their derivatives along one direction.
 
-        As :meth:`Recurrent.jvp`, with lists of states as of a call, and ``params_dot`` by the names of ``params``. An
-        input of integers has no derivative: `x_dot` is None then.
+        Parameters
+        ----------
+        x, state, lengths, mask, resets
+            As of a call.
+        x_dot : array like `x`, optional
+            The direction's part in the input; None for zeros, and for integers, which have no derivative.
+        state_dot : list, optional
+            Its part in the initial states; zeros by default.
+        params_dot : mapping of str to array, optional
+            Its part in ``params``, by name; zeros for those that are missing.
+
+        Returns
+        -------
+        y, state
+            As of a call.
+        y_dot, state_dot : like these
+            Their derivatives along the direction.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument has the wrong type, dtype, shape or value.
         """
         states, states_dot = self._states("state", state), self._states("state_dot", state_dot)
         with pinned():

@@ -70,6 +70,11 @@ class RFLO(_Traces):
     layer : Recurrent or Model
     loss, optimizer : optional
         For :meth:`update`, see :class:`Learner`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type or value, or a layer runs backward in time.
     """
 
     through_diagonal = False
@@ -81,6 +86,17 @@ class EProp(RFLO):
     Its eligibility trace is that of :class:`RFLO`, which it gives for cells with several states as well: the hidden
     state is followed inside the unit, and what the outputs of units do to each other through recurrent weights is left
     out. `dy` is the learning signal.
+
+    Parameters
+    ----------
+    layer : Recurrent or Model
+    loss, optimizer : optional
+        For :meth:`update`, see :class:`Learner`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type or value, or a layer runs backward in time.
     """
 
 
@@ -99,6 +115,11 @@ class SnAp1(_Traces):
     layer : Recurrent or Model
     loss, optimizer : optional
         For :meth:`update`, see :class:`Learner`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type or value, or a layer runs backward in time.
     """
 
     through_diagonal = True

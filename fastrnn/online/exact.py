@@ -69,7 +69,22 @@ class RTRL(Learner):
         self._check_bytes(1)
 
     def nbytes(self, N: int = 1) -> int:
-        """Bytes that the influence for `N` sequences takes."""
+        """Bytes that the influence takes.
+
+        Parameters
+        ----------
+        N : int
+            Sequences.
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `N` is not an integer of at least 1.
+        """
         columns = total = 0
         for layer in self._influenced:
             if isinstance(layer, Recurrent):

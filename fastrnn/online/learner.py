@@ -38,6 +38,11 @@ class Learner:
     layer : Recurrent or Model
     state : array, tuple or list
         States after the last step, as ``layer`` itself has them; None before the first.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type or value, or a layer runs backward in time.
     """
 
     def __init__(self, layer: Recurrent | Model, loss: Loss | None, optimizer: Optimizer | None) -> None:

@@ -34,6 +34,11 @@ class UORO(Learner):
         Of the signs.
     loss, optimizer : optional
         For :meth:`update`, see :class:`Learner`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type or value, or a layer runs backward in time.
     """
 
     def __init__(
