@@ -28,7 +28,7 @@ QUICK = [
     "bad_descriptions",
 ]
 # With figures in the tables, and without.
-MEASURED = ["peers", "numpy_baseline", "precision", "memory", "recompute", "saturated", "interrupt"]
+MEASURED = ["peers", "numpy_baseline", "precision", "memory", "recompute", "saturated", "interrupt", "online"]
 OTHERS = ["streams", "roofline", "thresholds"]
 
 
