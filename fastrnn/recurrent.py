@@ -263,7 +263,7 @@ class Recurrent(Layer):
 
         Notes
         -----
-        Nothing is kept of the past, whatever the length; the time is that of some three calls.
+        Nothing is kept of the past, whatever the length; the time is that of four to six calls.
         """
         run = RecurrentRun(self._prepared, check_direction(self._params.own, params_dot))
         flags = {"lengths": lengths, "mask": mask, "resets": resets, "reset_state": reset_state}
