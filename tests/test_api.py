@@ -28,6 +28,11 @@ RESULTS = {
     "fastrnn.GradientCheck",
     "fastrnn.Prepared",
     "fastrnn.Pullback",
+    "fastrnn.diagnostics.Activity",
+    "fastrnn.diagnostics.GradientFlow",
+    "fastrnn.diagnostics.NodeActivity",
+    "fastrnn.diagnostics.Reach",
+    "fastrnn.diagnostics.Report",
     "fastrnn.functional.Cache",
     "fastrnn.optim.NonFiniteGradient",
 }
