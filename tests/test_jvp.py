@@ -20,8 +20,9 @@ CELLS = [
     user_cells.peephole_lstm,
     user_cells.indrnn,
     user_cells.relaxing,
+    user_cells.choosing,
 ]
-SMOOTH = [c for c in CELLS if c.name not in ("rnn_relu", "indrnn")]
+SMOOTH = [c for c in CELLS if c.name not in ("rnn_relu", "indrnn", "choosing")]
 STEP = 1e-3
 STENCIL = ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))
 

@@ -12,8 +12,8 @@ import pytest
 import fastrnn
 import guarded
 import user_cells
-from fastrnn import Embedding, Linear, Model, Recurrent, cell, ops
-from fastrnn.backends.numba import online as numba_online
+from fastrnn import Embedding, Linear, Model, Recurrent, cell
+from fastrnn.backends.numba.online import step as compiled_step
 from fastrnn.cells import Cell, sigmoid, tanh
 from fastrnn.cells.builtin import built_in
 from fastrnn.online import RFLO, RTRL, UORO, EProp, SnAp1
@@ -35,13 +35,6 @@ def two_states(x: Any, p: Any, h: Any, s: Any) -> Any:
 
 
 DIAGONAL = [user_cells.indrnn, mingru, two_states]
-
-
-@cell(gates="f n", recurrent="n")
-def choosing(x: Any, U: Any, h: Any) -> Any:
-    """Vectors whose derivatives are a gate and a state themselves, and a choice between two branches."""
-    n = ops.where(h < 0.3, tanh(x.n + U.n @ (x.f * h)), 0.3 * h)
-    return ops.maximum(n, 0.5 * h) * 0.9
 
 
 @pytest.fixture(params=["numba", "numpy"])
@@ -83,7 +76,7 @@ def assert_same(got: dict[str, np.ndarray], expected: dict[str, np.ndarray], rto
         assert np.linalg.norm(got[name] - value) <= rtol * norm, name
 
 
-@pytest.mark.parametrize("cell", [*CELLS, mingru, two_states, choosing], ids=lambda c: c.name)
+@pytest.mark.parametrize("cell", [*CELLS, mingru, two_states, user_cells.choosing], ids=lambda c: c.name)
 @pytest.mark.parametrize("layers", [1, 2])
 def test_rtrl_is_bptt_over_the_whole_sequence(cell: Cell, layers: int, engine: str) -> None:
     layer = stack(cell, num_layers=layers)
@@ -308,7 +301,7 @@ def test_machine_code_stays_inside_its_arrays(
     def beside(shape: Any, dtype: Any) -> np.ndarray:
         return guarded.empty(shape, dtype, at_end=at_end) if np.prod(shape) else np.empty(shape, dtype)
 
-    monkeypatch.setattr(numba_online, "aligned", beside)
+    monkeypatch.setattr(compiled_step, "aligned", beside)
     for arrays in (layer._params, layer._grads):
         arrays.own.update({name: guarded.copy(a, at_end=at_end) for name, a in arrays.items()})
     x, dy = ([guarded.copy(row, at_end=at_end) for row in a] for a in (x, dy))

@@ -56,7 +56,7 @@ def backward(
 
 
 def online(function, program, source, out):
-    """A program of :mod:`.online_loops`."""
+    """A program of :mod:`.online`."""
     mode = read_register()
     write_register(mode | BITS)
     _online(function, of(program), of(source), of(out))

@@ -1,9 +1,9 @@
 """What the online learners run: a list of calls of machine code, and the update of a whole influence.
 
-Compiled with the rows and tiles of :mod:`.loops`, so everything here is an integer, and no constant may have a name of
-theirs. A program is a list of integers: a header, then for each
-operation its function and 12 arguments, then by how much each argument goes on from one sequence to the next. All that
-they read and write stays where it is for the life of a learner.
+Compiled with the rows and tiles of :mod:`fastrnn.backends.numba.loops`, so everything here is an integer, and no
+constant may have a name of theirs. A program is a list of integers: a header, then for each operation its function and
+12 arguments, then by how much each argument goes on from one sequence to the next. All that they read and write stays
+where it is for the life of a learner.
 
     header   IN ROWS BYTES STEP: where the caller's rows go, how many, their bytes, and from one to the next there;
              OUT BYTES STEP: the same of what the caller gets; LOOP: the forward loop and its arguments;
@@ -12,9 +12,9 @@ they read and write stays where it is for the life of a learner.
 
 # mypy: ignore-errors
 
-from ...codegen.integers import add, call, clear, copy, get
-from .loops.rows import SIZE, WIDTH, copy_rows
-from .loops.tiles import multiply
+from ....codegen.integers import add, call, clear, copy, get
+from ..loops.rows import SIZE, WIDTH, copy_rows
+from ..loops.tiles import multiply
 
 P_IN, P_ROWS, P_IN_BYTES, P_IN_STEP, P_OUT, P_OUT_BYTES, P_OUT_STEP, P_LOOP = range(8)
 P_LOOP_ARGUMENTS = 23
