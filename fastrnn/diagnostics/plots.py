@@ -61,8 +61,7 @@ def plot_jacobians(norms: Mapping[str, Array], path: Path | None = None, axes: A
 
     Parameters
     ----------
-    norms : mapping of str to (T, N) array
-        As :func:`jacobian_norms` returns it.
+    norms : dict of str to (T, N) array
     path : path, optional
         Where a PNG is written.
     axes : matplotlib.axes.Axes, optional
@@ -71,7 +70,6 @@ def plot_jacobians(norms: Mapping[str, Array], path: Path | None = None, axes: A
     Returns
     -------
     matplotlib.figure.Figure
-        The figure of the axes.
 
     Raises
     ------
@@ -86,7 +84,9 @@ def plot_jacobians(norms: Mapping[str, Array], path: Path | None = None, axes: A
     for i, (name, logs) in enumerate(norms.items()):
         shown = (logs > np.log(_LEAST)) & (logs < np.log(_MOST))
         values = np.exp(np.where(shown, logs, np.nan))
-        steps = np.arange(len(values))
+        # NaN where nobody has looked: the line goes on.
+        steps = np.flatnonzero(~np.isnan(logs).all(axis=1))
+        values = values[steps]
         axes.plot(steps, np.median(values, axis=1), color=f"C{i}", label=name, **_marks(values))
         if values.shape[1] > 1:
             axes.fill_between(steps, values.min(axis=1), values.max(axis=1), color=f"C{i}", alpha=0.2, linewidth=0)
@@ -101,8 +101,7 @@ def plot_lyapunov(exponents: Mapping[str, Array], path: Path | None = None, axes
 
     Parameters
     ----------
-    exponents : mapping of str to array
-        As :func:`lyapunov_exponents` returns it.
+    exponents : dict of str to (S*H,) array
     path : path, optional
         Where a PNG is written.
     axes : matplotlib.axes.Axes, optional
@@ -111,7 +110,6 @@ def plot_lyapunov(exponents: Mapping[str, Array], path: Path | None = None, axes
     Returns
     -------
     matplotlib.figure.Figure
-        The figure of the axes.
 
     Raises
     ------
@@ -136,7 +134,6 @@ def plot_activity(units: Activity, path: Path | None = None, axes: Any = None) -
     Parameters
     ----------
     units : Activity
-        As :func:`activity` returns it.
     path : path, optional
         Where a PNG is written.
     axes : matplotlib.axes.Axes, optional
@@ -145,7 +142,6 @@ def plot_activity(units: Activity, path: Path | None = None, axes: Any = None) -
     Returns
     -------
     matplotlib.figure.Figure
-        The figure of the axes.
 
     Raises
     ------
@@ -173,7 +169,8 @@ def plot_activity(units: Activity, path: Path | None = None, axes: Any = None) -
     for row, share in enumerate(low + high + dead):
         axes.annotate(f"{share:.0f} %", (share, row), (4, 0), textcoords="offset points", va="center", fontsize="small")
     axes.set_yticks(rows, labels)
-    axes.invert_yaxis()
+    # One bar need not fill the picture.
+    axes.set_ylim(max(len(rows), 4) - 0.5, -0.5)
     title = f"Units beyond {units.threshold:g} of their range, or dead"
     axes.set(xlim=(0, 108), xticks=range(0, 101, 20), xlabel="share of units and steps (%)", title=title)
     return _finished(figure, axes, path, always=True)
@@ -185,7 +182,7 @@ def plot_updates(history: Mapping[str, Sequence[float]], path: Path | None = Non
     Parameters
     ----------
     history : mapping of str to sequence of float
-        The ratios of each parameter, as in ``UpdateRatios.history``.
+        For each parameter one ratio for each step.
     path : path, optional
         Where a PNG is written.
     axes : matplotlib.axes.Axes, optional
@@ -194,7 +191,6 @@ def plot_updates(history: Mapping[str, Sequence[float]], path: Path | None = Non
     Returns
     -------
     matplotlib.figure.Figure
-        The figure of the axes.
 
     Raises
     ------

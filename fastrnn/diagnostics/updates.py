@@ -65,8 +65,8 @@ class UpdateRatios:
 
     Raises
     ------
-    TypeError, ValueError
-        If `params` is not a mapping of float arrays.
+    TypeError
+        If `params` is not a mapping of float32 or float64 arrays.
 
     Examples
     --------
@@ -85,12 +85,12 @@ class UpdateRatios:
         self.history: dict[str, list[float]] = {name: [] for name in self._params}
 
     def record(self) -> dict[str, float]:
-        """Note what has changed since the last call, or since the beginning, and return it.
+        """Note what has changed since the last call, or since the beginning.
 
         Returns
         -------
         dict of str to float
-            The ratio of each parameter, as appended to `history`.
+            The ratio of each parameter, as :func:`update_ratios` gives it.
         """
         ratios = update_ratios(self._before, self._params)
         for name, ratio in ratios.items():
