@@ -12,7 +12,7 @@ from ..model import Model
 from ..recurrent import Recurrent
 from .unrolled import Run, States, single, step_flags, unroll
 
-# States times hidden units up to which products of Jacobians are formed; above, they are only applied to vectors.
+# States times hidden units up to which products of Jacobians are formed in a command that should not take minutes.
 FORMED = 512
 # Up to here a singular value decomposition is quicker than an iteration that has to converge.
 _DECOMPOSED = 128
@@ -55,7 +55,7 @@ def jacobian_norms(
 
     Notes
     -----
-    Up to 512 states times units the product is formed, by a backward pass of as many sequences through single steps.
+    The product is formed, by a backward pass through single steps of as many sequences as there are states times units.
     """
     unrolled = unroll(layer, x, state, lengths, mask, resets, dtype=np.float64)
     return {run.name: run.by_time(_log_norms(run)) for run in unrolled.runs()}
