@@ -35,6 +35,7 @@ RESULTS = {
     "fastrnn.diagnostics.Report",
     "fastrnn.functional.Cache",
     "fastrnn.optim.NonFiniteGradient",
+    *(f"fastrnn.typing.{name}" for name in fastrnn.typing.__all__),
 }
 # What numpydoc may not find: no docstring or summary, an argument that is missing or unknown, no Returns.
 MISTAKES = {"GL08", "SS01", "SS03", "PR01", "PR02", "RT01"}

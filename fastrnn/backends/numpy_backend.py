@@ -23,6 +23,10 @@ from ..engine.stack import LayerByLayer
 Values = dict[str, list[Any]]
 
 
+# The branch that a `where` does not take may well be a logarithm of 0.
+_QUIET = np.errstate(divide="ignore", invalid="ignore")
+
+
 class Step(NamedTuple):
     """A stage ready to run."""
 
@@ -61,6 +65,7 @@ class NumpyBackend:
     def backward_path(self, call: Call) -> NumpyPath:
         return NumpyPath()
 
+    @_QUIET
     def forward(self, call: Call, keep: bool, path: NumpyPath | None = None) -> Result:
         _check(path)
         T, N, _, H = call.sizes
@@ -93,6 +98,7 @@ class NumpyBackend:
         # Copies: the last step's states are among what BPTT reads.
         return Result(y, tuple(map(np.array, state)), saved if keep else None, NumpyPath())
 
+    @_QUIET
     def backward(
         self,
         call: Call,
