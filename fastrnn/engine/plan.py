@@ -157,7 +157,7 @@ def _states(base: dict[Expr, Ref]) -> dict[Expr, Ref]:
 
 
 def with_biases(cell: Cell) -> tuple[list[Expr], tuple[UnitRow, ...], dict[str, int]]:
-    """The outputs with biases added, the unit rows, and the index of each row by the name of its leaf.
+    """The outputs with biases added, the rows that hold them, and each row's index by leaf name.
 
     A product that is only ever added to the projection of one gate shares that gate's bias: both have one row.
     """
