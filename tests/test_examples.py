@@ -16,6 +16,7 @@ SAYS = {
     "elman_mse.py": "total error",
     "hello.py": "it says O",
     "linear_rnn.py": "relative error",
+    "online_learning.py": "RTRL is BPTT",
     "one_step.py": "largest difference",
     "sunspots.py": "AR(9)",
     "vanishing.py": "reaches 10 of 100 steps",

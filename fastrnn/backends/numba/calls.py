@@ -3,7 +3,7 @@
 from fastrnn.backends.numba.pointers import caller, of
 from fastrnn.backends.numba.subnormals import BITS, read_register, write_register
 
-_forward, _backward = caller(23), caller(32)
+_forward, _backward, _online = caller(23), caller(32), caller(3)
 
 
 def forward(
@@ -52,4 +52,12 @@ def backward(
         of(entering), of(keep), of(memory), of(flags), of(dx), of(dstate), of(dWx), of(dWh), of(dslots), of(dreset),
         dy.strides[0], dy.strides[1], dy.strides[2], entering_row, entering_rows, T, N, D, Wh.shape[0], chunk, reverse,
     )  # fmt: skip
+    write_register(mode)
+
+
+def online(function, program, source, out):
+    """A program of :mod:`.online`."""
+    mode = read_register()
+    write_register(mode | BITS)
+    _online(function, of(program), of(source), of(out))
     write_register(mode)
