@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .arrays import Array
+from .autoregressive import AR
 from .dispatch import backend_for
 from .engine.settings import current
 from .engine.tangent import Direction, Kept, TangentStack
@@ -116,6 +117,44 @@ class EmbeddingRun:
         return None, None, {"W": dW}
 
 
+class ARRun:
+    """``y`` is bilinear in parameters and window, so ``y_dot`` is that of ``x_dot`` with W, and of ``x`` with W_dot."""
+
+    def __init__(self, layer: AR, params_dot: Mapping[str, Array]) -> None:
+        self.layer = layer
+        sizes = layer.order, layer.input_size, layer.output_size
+        self.without_bias = AR(*sizes, bias=False, batch_first=layer.batch_first, dtype=layer.dtype, seed=0)
+        self.without_bias.params["W"] = layer.params["W"]
+        self.along = AR(*sizes, bias=layer.bias, batch_first=layer.batch_first, dtype=layer.dtype, seed=0)
+        for name, value in self.along.params.items():
+            value[...] = params_dot.get(name, 0)
+        self.pullbacks: tuple[Any, ...] = ()
+
+    def forward(
+        self, x: Any, state: Any, x_dot: Any, state_dot: Any, flags: Mapping[str, Any], keep: bool = False
+    ) -> Moved:
+        """See the module."""
+        y, last, back = self.layer.vjp(x, state, **flags)
+        x_dot = np.zeros_like(x) if x_dot is None else array_like("x_dot", x_dot, x.shape, x.dtype, "the layer")
+        if state_dot is not None:
+            state_dot = array_like("state_dot", state_dot, last.shape, last.dtype, "the layer")
+        y_dot, last_dot, back_dot = self.without_bias.vjp(x_dot, state_dot, **flags)
+        along, _, back_along = self.along.vjp(x, state, **flags)
+        self.pullbacks = (back, back_dot, back_along) if keep else ()
+        return Moved(y, last, y_dot + along, last_dot)
+
+    def backward(self, dy: Array, dy_dot: Array) -> tuple[Array, Array, dict[str, Array]]:
+        """See the module."""
+        back, back_dot, back_along = self.pullbacks
+        dx, _, grads = back(dy)
+        dx_dot, _, more = back_dot(dy_dot)
+        return dx + back_along(dy_dot)[0], dx_dot, grads | {"W": grads["W"] + more["W"]}
+
+
+# Layers with memory.
+_OVER_TIME = (RecurrentRun, ARRun)
+
+
 class Chain:
     """Layers in a row, each with the names that its parameters begin with."""
 
@@ -141,10 +180,10 @@ class Chain:
         given = zip(states, states_dot, strict=True)
         last, last_dot = [], []
         for run in self.runs:
-            state, state_dot = next(given) if isinstance(run, RecurrentRun) else (None, None)
+            state, state_dot = next(given) if isinstance(run, _OVER_TIME) else (None, None)
             moved = run.forward(x, state, x_dot, state_dot, flags, keep)
             x, x_dot = moved.y, moved.y_dot
-            if isinstance(run, RecurrentRun):
+            if isinstance(run, _OVER_TIME):
                 last.append(moved.state)
                 last_dot.append(moved.state_dot)
         return x, last, x_dot, last_dot
@@ -158,7 +197,9 @@ class Chain:
         return grads
 
 
-def _run_of(layer: Layer, params_dot: Mapping[str, Array]) -> RecurrentRun | LinearRun | EmbeddingRun:
+def _run_of(layer: Layer, params_dot: Mapping[str, Array]) -> RecurrentRun | ARRun | LinearRun | EmbeddingRun:
+    if isinstance(layer, AR):
+        return ARRun(layer, params_dot)
     if isinstance(layer, Linear):
         return LinearRun(layer, params_dot)
     if isinstance(layer, Embedding):

@@ -249,6 +249,48 @@ def test_window_or_recurrence_is_one_line_of_difference(tmp_path: Path) -> None:
         np.testing.assert_array_equal(again(x, lengths=lengths)[0], model(x, lengths=lengths)[0])
 
 
+@pytest.mark.parametrize("flags", FLAGS)
+def test_forward_mode_through_a_model_with_a_window(flags: str) -> None:
+    """Against differences along the direction, and the Hessian's product against those of the gradient."""
+    with fastrnn.use_backend("numpy"):
+        layers = [AR(3, D, 5, dtype="float64", seed=0), LSTM(5, 3, dtype="float64", seed=1)]
+        model = Model([*layers, AR(2, 3, 2, dtype="float64", seed=2)])
+        x, state = normal(T, N, D), [normal(2, N, D), (normal(1, N, 3), normal(1, N, 3)), normal(1, N, 3)]
+        dot = {name: normal(*value.shape) for name, value in model.params.items()}
+        x_dot, state_dot = normal(T, N, D), [normal(2, N, D), (normal(1, N, 3), normal(1, N, 3)), normal(1, N, 3)]
+        start = {name: value.copy() for name, value in model.params.items()}
+
+        def moved(step: float) -> tuple[np.ndarray, list[Any]]:
+            model.params = {name: value + step * dot[name] for name, value in start.items()}
+            pairs = [
+                tuple(a + step * b for a, b in zip(s, d, strict=True)) if isinstance(s, tuple) else s + step * d
+                for s, d in zip(state, state_dot, strict=True)
+            ]
+            return model(x + step * x_dot, pairs, **FLAGS[flags])
+
+        y, last, y_dot, last_dot = model.jvp(x, state, x_dot, state_dot, dot, **FLAGS[flags])
+        (y_ahead, ahead), (y_behind, behind) = moved(1e-5), moved(-1e-5)
+        model.params = start
+        np.testing.assert_allclose(y_dot, (y_ahead - y_behind) / 2e-5, atol=1e-7)
+        for k in (0, 2):
+            np.testing.assert_allclose(last_dot[k], (ahead[k] - behind[k]) / 2e-5, atol=1e-7)
+        np.testing.assert_array_equal(y, model(x, state, **FLAGS[flags])[0])
+        np.testing.assert_array_equal(last[0], model(x, state, **FLAGS[flags])[1][0])
+
+        def gradient(step: float) -> dict[str, np.ndarray]:
+            model.params = {name: value + step * dot[name] for name, value in start.items()}
+            out, _ = model.forward(x, state, **FLAGS[flags])
+            model.zero_grad()
+            model.backward(out)
+            return {name: value.copy() for name, value in model.grads.items()}
+
+        one, other = gradient(1e-5), gradient(-1e-5)
+        model.params = start
+        product = fastrnn.hvp(model, lambda y, y_dot: (y, y_dot), x, dot, state, **FLAGS[flags])
+        for name, value in product.items():
+            np.testing.assert_allclose(value, (one[name] - other[name]) / 2e-5, rtol=1e-6, atol=1e-6)
+
+
 def test_copies_and_pickles_compute_the_same() -> None:
     layer, x = AR(3, D, O, seed=0), normal(T, N, D).astype("float32")
     layer.forward(x)

@@ -182,6 +182,7 @@ def test_jacobian_norms_are_singular_values_of_the_product(
     name: str, formed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jacobians, "_DECOMPOSED" if formed else "FORMED", 0)
+    monkeypatch.setattr(jacobians, "_TOLERANCE_APPLIED", 1e-9)
     layer = Recurrent(CELLS[name], D, H, dtype="float64", seed=0)
     got = diagnostics.jacobian_norms(layer, X)["l0"]
     assert got.shape == (T, N)
@@ -212,6 +213,19 @@ def test_products_beyond_the_range_of_numbers_keep_their_logarithm() -> None:
         layer.params["Wh_l0"] = np.float32(factor) * np.eye(2, dtype="float32")
         got = diagnostics.jacobian_norms(layer, np.zeros((201, 1, 1), "float32"))["l0"]
         np.testing.assert_allclose(got[:, 0], np.arange(200, -1, -1) * np.log(np.float64(np.float32(factor))))
+
+
+def test_wide_layers_are_looked_at_in_some_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = GRU(D, H, dtype="float64", seed=0), RNG.standard_normal((40, 2, D))
+    whole = diagnostics.jacobian_norms(layer, x)
+    monkeypatch.setattr(jacobians, "FORMED", 0)
+    for name, got in diagnostics.jacobian_norms(layer, x).items():
+        looked = np.flatnonzero(np.isfinite(got[:, 0]))
+        assert len(looked) == 17 and {0, 38, 39} <= set(looked)
+        assert (np.isnan(got).any(axis=1) == np.isnan(got).all(axis=1)).all()
+        np.testing.assert_allclose(got[looked], whole[name][looked], atol=0.01)
+        line = diagnostics.plot_jacobians({name: got}).axes[0].lines[1]
+        np.testing.assert_array_equal(line.get_xdata(), looked)
 
 
 def test_a_reset_lets_nothing_back() -> None:

@@ -224,7 +224,7 @@ def _forward(run: Run, state: States, pullbacks: bool) -> Array:
     y = np.empty((T, N, run.prepared.layout.hidden_size), run.x.dtype)
     run.states.append(state)
     for t in range(T):
-        x, flags = np.ascontiguousarray(run.x[t : t + 1]), step_flags(run, t)
+        x, flags = np.ascontiguousarray(run.x[t : t + 1]), call_flags(run, t, t + 1)
         if pullbacks:
             y[t : t + 1], last, pullback = run.prepared.vjp(x, single(state), need=("x", "state"), **flags)
             run.pullbacks.append(pullback)
@@ -235,11 +235,11 @@ def _forward(run: Run, state: States, pullbacks: bool) -> Array:
     return y
 
 
-def step_flags(run: Run, t: int, rows: Any = slice(None)) -> dict[str, Any]:
-    """The arguments by which step `t` of a run is inactive or reset, for some of its sequences."""
+def call_flags(run: Run, begin: int, end: int, rows: Any = slice(None)) -> dict[str, Any]:
+    """The arguments by which steps of a run are inactive or reset, for some of its sequences."""
     if run.flags is None:
         return {}
-    flags = run.flags[t : t + 1, rows]
+    flags = run.flags[begin:end, rows]
     return {"mask": (flags & HOLD) == 0, "resets": (flags & RESET) != 0}
 
 
