@@ -98,6 +98,8 @@ def is_result(member: Any) -> bool:
     """Whether this is a class whose instances functions of the package make: its constructor is not for users."""
     if not inspect.isclass(member):
         return False
+    if member.__name__ in fastrnn.typing.__all__:
+        return True
     return is_dataclass(member) or issubclass(member, tuple | Exception | fastrnn.Prepared | fastrnn.Pullback)
 
 
