@@ -138,9 +138,7 @@ class Condition(Rejecting, Expr):
     __slots__ = ()
 
     def _advice(self) -> str:
-        return (
-            "a condition (a comparison by < <= > >=) is no vector: it can only be given to ops.where(condition, a, b)"
-        )
+        return "a condition (a comparison by < <= > >=) is not a vector: only ops.where(condition, a, b) takes it"
 
 
 Operand = Vector | float
