@@ -96,6 +96,7 @@ struct Call {
     const void* reset[max_states] = {};      // (N, H) contiguous, the states after a reset; null for zeros
     int reverse;
     int threads;
+    int per_sequence = 0;  // BPTT: whether each sequence has parameters' gradients of its own
     int bf16_parts;  // bf16 numbers that each number of a product may be split into; 0: none
     Path path;
     const Stop* stop = nullptr;  // null where nobody could ask for it
@@ -137,7 +138,9 @@ struct BackwardCall : Call {
     void* dreset[max_states] = {};  // (N, H), or null where nobody asks
     void* dWx;                      // (D, G*H); this and the next two are null if they are not needed
     void* dWh;                      // (H, P*H)
-    void* dslots;                   // (slots, H)
+    void* dslots;                   // (slots, H); all three (N, ...) if `per_sequence`
+    double clip = 0;                // bound of the gradient of the states at each step; 0 for none
+    int clip_norm = 0;              // whether that is of its norm, of each sequence; else of each element
 };
 
 // The engine of one cell and number type, compiled for one instruction set.

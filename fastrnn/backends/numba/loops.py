@@ -23,8 +23,9 @@ The arrays of a call; the address of one that is not there is 0:
     dy       (T, N, H)             in, any strides; empty for zeros
     dlast    (S, N, H)             in
     dx, dstate, dWx, dWh           out, like what they are gradients of
-    dslots   (M, H)                out: sums of `da`
+    dslots   (M, H)                out: sums of `da`; like dWx and dWh once for each sequence, if `per_sequence`
     dreset   (S, N, H)             in and out: added to; empty if nobody asks
+    clip     (1,)                  in: bound of the gradient of the states at each step; empty for none
 In `memory`, which holds nothing between calls, are the packed matrices, the rows of the units (U, Hp), the projections
 of a chunk (chunk, N, G, Hp) or its gradients (chunk + 2, N, M, Hp), a step before and one after it included, and more;
 :func:`fastrnn.backends.numba.kernel.forward_memory` has the sizes.
@@ -32,7 +33,7 @@ of a chunk (chunk, N, G, Hp) or its gradients (chunk + 2, N, M, Hp), a step befo
 
 # mypy: ignore-errors
 
-from ...codegen.integers import add, byte, call, clear, copy, get, move, put
+from ...codegen.integers import add, add_square, byte, call, clear, copy, get, limit, move, put, raise_to, scale, shrink
 from ...codegen.record import CARRY, CONSTANTS, DA, DY, DY_STEP, KEEP, LENGTH, NEXT, PADDED, PREV, STATES, UNITS, X
 from ...engine.flags import CUT, HOLD, RESET
 from ...thresholds import TILE_COLUMNS, TILE_ROWS, WORTH_PACKING
@@ -316,6 +317,42 @@ def hold_back(table, record, sums, n, u, vectors, Hp):
     return 0
 
 
+def clip_states(table, record, flags, clip, by_norm, spare, N, H, Hp):
+    """Add the gradient of the outputs to that of the states, in `carry`, and clip that, for every active sequence.
+
+    Parameters
+    ----------
+    flags : address of those of the step, or 0
+    clip : address of the bound
+    by_norm : whether that is of the norm of a sequence's gradient of all states, else of each element
+    spare : address of three numbers
+    """
+    states, largest, squares, factor = entry(table, STATES_COUNT), spare, spare + SIZE, spare + 2 * SIZE
+    for n in range(N):
+        if flags == 0 or (byte(flags + n) & HOLD) == 0:
+            dy = get(record + 8 * DY) + n * get(record + 8 * DY_STEP)
+            add_rows(get(record + 8 * (STATES + CARRY)) + n * Hp * SIZE, 0, dy, 0, 1, H)
+            clear(spare, 3 * SIZE)
+            if by_norm:
+                for i in range(states * H):
+                    raise_to(largest, carried(record, i // H, n, i % H, Hp))
+                for i in range(states * H):
+                    # Squares of shares of the largest element do not overflow.
+                    add_square(squares, carried(record, i // H, n, i % H, Hp), largest)
+                shrink(factor, clip, largest, squares)
+            for i in range(states * H):
+                if by_norm:
+                    scale(carried(record, i // H, n, i % H, Hp), factor)
+                else:
+                    limit(carried(record, i // H, n, i % H, Hp), clip)
+    return 0
+
+
+def carried(record, k, n, u, Hp):
+    """The address of the gradient of unit `u` of a sequence's state `k`."""
+    return get(record + 8 * (STATES + 3 * k + CARRY)) + (n * Hp + u) * SIZE
+
+
 def marked(flags, t, N, which):
     """The address of the flags of time `t`, if one of them is of `which`, else 0."""
     if flags == 0:
@@ -412,7 +449,9 @@ def project_back(tiles, da, da_row, panel, dx, D, depth, rows, scratch):
     return 0
 
 
-def add_products(table, tiles, block, da, rows, x, D, sums_x, entered, entered_step, kept, sums_h, sums, H, Hp):
+def add_products(
+    table, tiles, block, da, rows, apart, x, D, sums_x, entered, entered_step, kept, sums_h, sums, H, Hp
+):  # fmt: skip
     """A chunk's part of the weights' gradients: each block of columns of `da` is packed once and meets all vectors."""
     G, P, M, uses = entry(table, GATES), entry(table, MATRICES), entry(table, SLOTS), entry(table, USES)
     for m in range(M):
@@ -420,10 +459,10 @@ def add_products(table, tiles, block, da, rows, x, D, sums_x, entered, entered_s
         while u < Hp:
             cols = min(TILE_COLUMNS, (Hp - u) // WIDTH)
             at = (m * Hp + u) * SIZE
-            copy_rows(block, cols * SIZE * WIDTH, da + at, M * Hp * SIZE, rows, cols * SIZE * WIDTH, 0)
+            copy_rows(block, cols * SIZE * WIDTH, da + at, apart * M * Hp * SIZE, rows, cols * SIZE * WIDTH, 0)
             add_rows(sums + at, 0, block, cols * SIZE * WIDTH, rows, cols * WIDTH)
             if m < G:
-                multiply(tiles, x, 1, D, block, cols * WIDTH, rows, sums_x + at, G * Hp, D, cols, 1)
+                multiply(tiles, x, 1, apart * D, block, cols * WIDTH, rows, sums_x + at, G * Hp, D, cols, 1)
             for i in range(uses):
                 use = entry(table, USES_AT) + i * USE
                 if entry(table, use + SLOT) == m:
@@ -432,7 +471,7 @@ def add_products(table, tiles, block, da, rows, x, D, sums_x, entered, entered_s
                         a, step = kept + entry(table, use + VECTOR_BLOCK) * Hp * SIZE, entry(table, KEEPS) * Hp
                     else:
                         a, step = entered + (entry(table, use + VECTOR_PLACE) - STATES) // 3 * entered_step, Hp
-                    multiply(tiles, a, 1, step, block, cols * WIDTH, rows, c, P * Hp, H, cols, 1)
+                    multiply(tiles, a, 1, apart * step, block, cols * WIDTH, rows, c, P * Hp, H, cols, 1)
             u += cols * WIDTH
     return 0
 
@@ -513,7 +552,8 @@ def forward(
 
 def backward(
     table, tiles, x, Wx, Wh, bx, bh, own, dy, dlast, states, entering, keep, memory, flags, dx, dstate, dWx, dWh,
-    dslots, dreset, dy_time, dy_row, dy_unit, entering_row, entering_rows, T, N, D, H, chunk, reverse
+    dslots, dreset, clip, dy_time, dy_row, dy_unit, entering_row, entering_rows, by_norm, per_sequence, T, N, D, H,
+    chunk, reverse
 ):  # fmt: skip
     """Every step of a call, from the last to the first; see the module."""
     record = memory
@@ -528,12 +568,16 @@ def backward(
     start_record(table, record, units, H, Hp)
     carries = units + lines(entry(table, UNITS_ROWS) * Hp * SIZE)
     grads = carries + lines(S * row)
-    sums_x = grads + lines(row)
-    sums_h = sums_x + lines(D * G * Hp * SIZE)
-    sums = sums_h + lines(H * P * Hp * SIZE)
+    zeros = grads + lines(row)
+    spare = zeros + lines(Hp * SIZE)
+    sums_x = spare + lines(3 * SIZE)
+    # Sums over all sequences, or over the steps of each.
+    each = N if per_sequence else 1
+    sums_h = sums_x + lines(each * D * G * Hp * SIZE)
+    sums = sums_h + lines(each * H * P * Hp * SIZE)
     # Of float32, the sum of a million rows one by one has a hundred times the error of that of the chunks' sums.
-    of_chunk = sums + lines(M * Hp * SIZE)
-    panel = of_chunk + lines(M * Hp * SIZE)
+    of_chunk = sums + lines(each * M * Hp * SIZE)
+    panel = of_chunk + lines(each * M * Hp * SIZE)
     clear(grads, panel - grads)
     pack_back(G, panel, Wx, D, H, Hp)
     end = panel + lines(G * Hp * ((D + WIDTH - 1) // WIDTH * SIZE * WIDTH))
@@ -569,6 +613,9 @@ def backward(
                 put(record + 8 * (STATES + 3 * k + PREV), entered + k * entered_step + t * row)
             here = -1 if s < 0 else marked(flags, t, N, HOLD)
             after = 0 if s == T - 1 else marked(flags, t - 1 if reverse else t + 1, N, HOLD | RESET | CUT)
+            if clip:
+                put(record + 8 * DY, grads)
+                put(record + 8 * DY_STEP, Hp * SIZE)
             if s >= 0 and in_place:
                 put(record + 8 * DY, dy + t * dy_time)
                 put(record + 8 * DY_STEP, dy_row)
@@ -577,21 +624,35 @@ def backward(
                     source = dy + t * dy_time + n * dy_row
                     pack(grads + n * Hp * SIZE, 0, source, 0, dy_unit, 1, H, H)
             of_stage, first = panels, entry(table, STAGES_AT)
+            clipped = clip and s >= 0
+            if clipped:
+                # A norm is of all units: the gradient of the states is whole before the step's own code begins.
+                if s < T - 1:
+                    run_stage(table, tiles, record, first, panels, scratch, N, H, Hp, 1, -1, after, dreset, 1)
+                clip_states(table, record, flags + t * N if flags else 0, clip, by_norm, spare, N, H, Hp)
+                put(record + 8 * DY, zeros)
+                put(record + 8 * DY_STEP, 0)
             for stage in range(first, first + STAGE if s < 0 else entry(table, STAGES_END), STAGE):
                 back = stage == first
-                reach = 0 if back and s == T - 1 else 1
+                reach = 0 if back and (s == T - 1 or clipped) else 1
                 run_stage(table, tiles, record, stage, of_stage, scratch, N, H, Hp, reach, here,
-                          after if back else 0, dreset, back)  # fmt: skip
+                          after if back and clipped == 0 else 0, dreset, back)  # fmt: skip
                 of_stage += 8 * entry(table, stage + PRODUCTS)
         inner = da + M * row
         project_back(tiles, inner, M * Hp, panel, dx + low * N * D * SIZE, D, G * Hp, steps * N, scratch)
-        add_products(table, tiles, block, inner, steps * N, x + low * N * D * SIZE, D, sums_x, entered + low * row,
-                     entered_step, keep + low * J * row, sums_h, of_chunk, H, Hp)  # fmt: skip
-        add_rows(sums, 0, of_chunk, 0, 1, M * Hp)
-        clear(of_chunk, M * Hp * SIZE)
+        for n in range(each):
+            add_products(
+                table, tiles, block, inner + n * M * Hp * SIZE, steps * N // each, each,
+                x + (low * N + n) * D * SIZE, D,
+                sums_x + n * D * G * Hp * SIZE, entered + low * row + n * Hp * SIZE, entered_step,
+                keep + low * J * row + n * J * Hp * SIZE, sums_h + n * H * P * Hp * SIZE, of_chunk + n * M * Hp * SIZE,
+                H, Hp,
+            )  # fmt: skip
+        add_rows(sums, 0, of_chunk, 0, 1, each * M * Hp)
+        clear(of_chunk, each * M * Hp * SIZE)
         end = begin
     copy_rows(dstate, H * SIZE, carries, Hp * SIZE, S * N, H * SIZE, 0)
-    copy_rows(dWx, H * SIZE, sums_x, Hp * SIZE, D * G, H * SIZE, 0)
-    copy_rows(dWh, H * SIZE, sums_h, Hp * SIZE, H * P, H * SIZE, 0)
-    copy_rows(dslots, H * SIZE, sums, Hp * SIZE, M, H * SIZE, 0)
+    copy_rows(dWx, H * SIZE, sums_x, Hp * SIZE, each * D * G, H * SIZE, 0)
+    copy_rows(dWh, H * SIZE, sums_h, Hp * SIZE, each * H * P, H * SIZE, 0)
+    copy_rows(dslots, H * SIZE, sums, Hp * SIZE, each * M, H * SIZE, 0)
     clear_held(flags, T * N, dx, D * SIZE)

@@ -41,11 +41,12 @@ def choose(T: int, N: int, row_bytes: int, threads: int) -> NumbaPath:
     return in_parts(min(threads, N), T, N, row_bytes)
 
 
-def in_parts(parts: int, T: int, N: int, row_bytes: int) -> NumbaPath:
+def in_parts(parts: int, T: int, N: int, row_bytes: int, per_sequence: bool = False) -> NumbaPath:
     """The path of a call whose batch is split into `parts`."""
     rows = max(1, -(-N // max(1, parts)))
     fitting = thresholds.CHUNK_BYTES // max(1, rows * row_bytes)
-    return NumbaPath(max(1, parts), min(T, max(fitting, -(-thresholds.CHUNK_ROWS // rows))))
+    least = thresholds.CHUNK_ROWS_OF_EACH if per_sequence else thresholds.CHUNK_ROWS
+    return NumbaPath(max(1, parts), min(T, max(fitting, -(-least // rows))))
 
 
 def checked(path: Any, T: int, N: int, threads: int) -> NumbaPath:
