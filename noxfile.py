@@ -27,7 +27,9 @@ QUICK = [
     "bad_input",
     "bad_descriptions",
 ]
-COMMANDS = ["numpy_baseline", "precision", "streams", "roofline", "thresholds", "saturated", "interrupt", "memory"]
+# With figures in the tables, and without.
+MEASURED = ["peers", "numpy_baseline", "precision", "memory", "recompute", "saturated", "interrupt"]
+OTHERS = ["streams", "roofline", "thresholds"]
 
 
 @nox.session
@@ -90,7 +92,7 @@ def mutations(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Every benchmark once and short, to see that it runs, and whether the tables are those of the figures."""
     session.run("pytest", "bench", "--benchmark-disable")
-    for command in [*COMMANDS, "peers"]:
+    for command in [*MEASURED, *OTHERS]:
         session.run("python", "-m", f"bench.{command}", "--quick")
     session.run("python", "-m", "bench.report", "--check")
 
@@ -98,9 +100,8 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def figures(session: nox.Session) -> None:
     """Measure everything anew on a quiet machine (half an hour), keep the figures, write the tables."""
-    for command in ["peers", *COMMANDS]:
-        if command not in ("streams", "roofline", "thresholds"):
-            session.run("python", "-m", f"bench.{command}", "--save")
+    for command in MEASURED:
+        session.run("python", "-m", f"bench.{command}", "--save")
     session.run("python", "-m", "bench.report")
 
 

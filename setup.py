@@ -1,7 +1,7 @@
 """The optional C++ extension; all else is in pyproject.toml.
 
 The engine is compiled once for each instruction set of the processor family, and the best that runs is chosen
-when it is imported. Without a compiler the package installs all the same and runs on Numba.
+when it is imported. Without a compiler the package installs all the same and runs on Numba; why is written into it.
 
 ``FASTRNN_REQUIRE_EXT=1`` makes a failed build an error; ``FASTRNN_NO_EXT=1`` does not build; ``FASTRNN_VARIANTS``
 names the instruction sets to build, all of the processor family by default: one builds in a fifth of the time.
@@ -10,14 +10,19 @@ names the instruction sets to build, all of the processor family by default: one
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import shlex
 import shutil
 import sys
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError
 
 REQUIRED = os.environ.get("FASTRNN_REQUIRE_EXT") == "1"
@@ -53,10 +58,57 @@ def variants() -> list[tuple[str, list[str], int, int]]:
     return [variant for variant in family if not wanted or variant[0] in wanted]
 
 
-def _notice(error: Exception) -> None:
-    """One line; the whole command of a compiler that failed would be many."""
-    why = f"{type(error).__name__}, FASTRNN_REQUIRE_EXT=1 shows it whole"
-    print(f"fastrnn: the C++ extension is not built ({why}); Numba will run instead", file=sys.stderr)
+def missing_compiler() -> str:
+    """What is looked for in vain, in a sentence; empty if there is a compiler."""
+    if sys.platform == "win32":
+        return "" if shutil.which("clang-cl") else "no C++ compiler was found: clang-cl is not on the path"
+    for variable, usual in (("CXX", "c++"), ("CC", "cc")):
+        name = shlex.split(os.environ.get(variable) or sysconfig.get_config_var(variable) or usual)[0]
+        if shutil.which(name) is None:
+            return f"no C++ compiler was found: {name} is not on the path ({variable} names another)"
+    return ""
+
+
+class Outcome:
+    """Why there is no extension; `why` is empty as long as nothing stands against one.
+
+    A wheel takes it along as ``_build.json``, see ``fastrnn/extension.py``: pip shows nothing of what is printed here.
+    """
+
+    why = ""
+    failed = False
+
+    def gives_up(self, error: Exception) -> None:
+        """One line; the whole command of a compiler that failed would be many."""
+        told = " ".join(str(error).split())
+        told = told if len(told) <= 120 else f"{told[:120]}..."
+        self.why, self.failed = f"its build failed ({type(error).__name__}: {told})", True
+        self.notice()
+
+    def notice(self) -> None:
+        """For those who see what a build prints."""
+        more = "; FASTRNN_REQUIRE_EXT=1 shows it whole" if self.failed else ""
+        print(f"fastrnn: no C++ extension, Numba will run instead: {self.why}{more}", file=sys.stderr)
+
+    def record(self, package: Path) -> None:
+        """Write it into the package, or remove what an earlier build wrote."""
+        path = package / "_build.json"
+        if self.why:
+            path.write_text(json.dumps({"why": self.why, "failed": self.failed}) + "\n", encoding="utf-8")
+        else:
+            path.unlink(missing_ok=True)
+
+
+OUTCOME = Outcome()
+
+
+class copy_package(build_py):
+    """Copies the package, and what is known of the extension before its build: there may be none."""
+
+    def run(self) -> None:
+        super().run()
+        if self.packages:
+            OUTCOME.record(Path("fastrnn") if self.editable_mode else Path(self.build_lib, "fastrnn"))
 
 
 class build(build_ext):
@@ -75,7 +127,11 @@ class build(build_ext):
         except Exception as error:
             if REQUIRED:
                 raise
-            _notice(error)
+            OUTCOME.gives_up(error)
+        self._record()
+
+    def _record(self) -> None:
+        OUTCOME.record(Path("fastrnn") if self.inplace or self.editable_mode else Path(self.build_lib, "fastrnn"))
 
     def _build_variants(self) -> dict[str, list[str]]:
         """Object files of every variant that the compiler knows."""
@@ -141,16 +197,23 @@ def extension() -> Extension:
 def extensions() -> list[Extension]:
     """The extension, if it is wanted and can be prepared."""
     if UNWANTED:
+        OUTCOME.why = "FASTRNN_NO_EXT=1 was set when fastrnn was installed"
+        return []
+    if missing := missing_compiler():
+        if REQUIRED:
+            raise SystemExit(f"fastrnn: FASTRNN_REQUIRE_EXT=1 asks for the C++ extension, but {missing}")
+        OUTCOME.why = missing
+        OUTCOME.notice()
         return []
     try:
         return [extension()]
     except Exception as error:
         if REQUIRED:
             raise
-        _notice(error)
+        OUTCOME.gives_up(error)
         return []
 
 
 # The tests of the kernels read the tables.
 if __name__ == "__main__":
-    setup(ext_modules=extensions(), cmdclass={"build_ext": build})
+    setup(ext_modules=extensions(), cmdclass={"build_ext": build, "build_py": copy_package})

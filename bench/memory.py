@@ -90,17 +90,23 @@ def _work(point: list[str]) -> None:
     # Whatever is imported or compiled is there before the count begins. A short call is enough, and leaves little in
     # pools of memory; JAX has none, but compiles for every length.
     (contender if name == "JAX" else ALL[name](problem.first(2), 1)).training()
+    before = peak_from_now()
+    result = contender.training()
+    print(peak() - before)
+    del result
+
+
+def peak_from_now() -> int:
+    """Bytes of this process, from which on its peak is counted."""
     gc.collect()
     # Freed memory that is still the process's would be used unseen.
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
-    before = _peak()
-    result = contender.training()
-    print(_peak() - before)
-    del result
+    return peak()
 
 
-def _peak() -> int:
+def peak() -> int:
+    """The most bytes that this process had since :func:`peak_from_now`."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 

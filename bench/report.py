@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import interrupt, memory, numpy_baseline, picture, precision, saturated, tables
+from . import interrupt, memory, numpy_baseline, picture, precision, recompute, saturated, tables
 from .command import described
 from .results import Result, load
 
@@ -33,6 +33,7 @@ FIGURES: dict[str, tuple[str, Callable[[list[Result]], list[str]]]] = {
     "precision": ("precision", precision.tables),
     "precision summary": ("precision", precision.summary),
     "memory": ("memory", memory.tables),
+    "recompute": ("recompute", recompute.tables),
     "saturated": ("saturated", saturated.tables),
     "interrupt": ("interrupt", interrupt.tables),
 }

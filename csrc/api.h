@@ -97,7 +97,7 @@ struct Call {
     int reverse;
     int threads;
     int per_sequence = 0;  // BPTT: whether each sequence has parameters' gradients of its own
-    int bf16_parts;  // bf16 numbers that each number of a product may be split into; 0: none
+    int bf16_parts;        // bf16 numbers that each number of a product may be split into; 0: none
     Path path;
     const Stop* stop = nullptr;  // null where nobody could ask for it
 

@@ -161,7 +161,8 @@ template <class Cell, class F> class Backward : Pass<Cell, F> {
             T* const first = of.carry[0] + n * Hp;
             if (of.call.dy) {
                 const T* dy = static_cast<const T*>(of.call.dy) + at.t * of.call.dy_time + n * of.call.dy_row;
-                for (ptrdiff_t u = 0; u < H; u += width<T>) store(first + u, load(first + u) + load_head(dy + u, H - u));
+                for (ptrdiff_t u = 0; u < H; u += width<T>)
+                    store(first + u, load(first + u) + load_head(dy + u, H - u));
             }
             const T bound = T(of.call.clip);
             const T factor = of.call.clip_norm ? shrinking(n, bound) : T(1);
@@ -224,7 +225,8 @@ template <class Cell, class F> class Backward : Pass<Cell, F> {
             });
         }
 
-        // Calls f(row, sequence, unit, grad) with the gradient of the states that enter the step whose flags are `later`.
+        // Calls f(row, sequence, unit, grad) with the gradient of the states that enter the step whose flags are
+        // `later`.
         template <class S, class G>
         __attribute__((noinline)) void through_products(S stage, int part, const uint8_t* later, G f) {
             each_sums(stage, 0, part, after, [&](Row<T>& row, ptrdiff_t m, ptrdiff_t u, int) {

@@ -106,11 +106,11 @@ template <class Cell, class F> class WeightGradients {
     const BackwardCall& call;
     const CallState<Cell, T>& run;
     const ThreadSplit& split;
-    const bool each;        // whether each sequence has sums of its own
-    const ptrdiff_t depth;  // rows of one product
-    const bool in_blocks;   // float32: sums of a block of rows, which are then added to the total
+    const bool each;                             // whether each sequence has sums of its own
+    const ptrdiff_t depth;                       // rows of one product
+    const bool in_blocks;                        // float32: sums of a block of rows, which are then added to the total
     Sums sums[max_threads], block[max_threads];  // of each owner, or of its first sequence, the next ones' behind it
-    T* zeros;  // for a vector where the state is held
+    T* zeros;                                    // for a vector where the state is held
 
     ptrdiff_t dWx_size() const { return run.D * Cell::gates * run.Hp; }
     ptrdiff_t dWh_size() const { return run.H * Cell::matrices * run.Hp; }

@@ -1,12 +1,13 @@
 """Compiled recurrent networks on the CPU, forward and BPTT, on NumPy arrays."""
 
-from . import cells, functional, losses, ops, optim
+from . import cells, diagnostics, functional, losses, ops, optim
 from .autoregressive import AR
 from .cells import Cell, CellError, cell
 from .dispatch import available_backends, get_backend, set_backend, use_backend
 from .engine.precision import get_matmul_precision, set_matmul_precision, use_matmul_precision
 from .engine.threads import get_num_threads, set_num_threads, use_num_threads
 from .explain import explain
+from .gradcheck import GradientCheck, gradcheck
 from .layers import Embedding, Layer, Linear
 from .model import Model
 from .prepared import Prepared, Pullback, prepare
@@ -23,6 +24,7 @@ __all__ = [
     "Cell",
     "CellError",
     "Embedding",
+    "GradientCheck",
     "Layer",
     "Linear",
     "Model",
@@ -32,11 +34,13 @@ __all__ = [
     "available_backends",
     "cell",
     "cells",
+    "diagnostics",
     "explain",
     "functional",
     "get_backend",
     "get_matmul_precision",
     "get_num_threads",
+    "gradcheck",
     "losses",
     "ops",
     "optim",

@@ -315,7 +315,8 @@ class AR(Layer):
         used = np.arange(self.order, T)[:, None] < (T if ends is None else ends)
         used = np.broadcast_to(used, (T - self.order, N))
         if not used.any():
-            raise ValueError(f"lengths: expected a sequence of at least {self.order + 1} steps, got none")
+            name = "x" if ends is None else "lengths"
+            raise ValueError(f"{name}: expected a sequence of at least {self.order + 1} steps, got none")
         windows = sliding_window_view(x, self.order, axis=0)[:-1].swapaxes(2, 3)[used]
         targets = x[self.order :][used].astype(np.float64)
         design = np.ones((len(windows), self.order * D + self.bias))

@@ -1,4 +1,4 @@
-"""The command line: ``fastrnn train``, ``fastrnn sample``, ``fastrnn info``."""
+"""The command line: ``fastrnn train``, ``fastrnn sample``, ``fastrnn gradflow``, ``fastrnn info``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
+from .diagnostics import command as gradflow
 from .dispatch import available_backends, get_backend, load_backend, use_backend
 from .engine.threads import get_num_threads
 from .info import describe
@@ -23,6 +24,7 @@ from .train.sample import LENGTH, TEMPERATURE, sample
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 DEFAULT_OUTPUT = "fastrnn-model.safetensors"
+DEFAULT_PICTURE = "fastrnn-gradflow.png"
 
 _OVERVIEW = """\
 Recurrent networks on the CPU, compiled, from one command: train a character
@@ -32,6 +34,7 @@ language model on any text, then let it write.
   fastrnn train --overwrite         the same again, in place of the model that is there
   fastrnn train book.txt            on a text of yours
   fastrnn sample fastrnn-model.safetensors --prompt "The "
+  fastrnn gradflow --cell lstm      whether its gradients vanish or explode, and a picture
   fastrnn info                      what to paste into the report of a problem
 """
 
@@ -69,6 +72,24 @@ examples:
   fastrnn sample fastrnn-model.safetensors
   fastrnn sample fastrnn-model.safetensors --prompt "The " --length 200 --seed 1
   fastrnn sample fastrnn-model.safetensors --temperature 0
+"""
+
+_GRADFLOW = """\
+Show how far gradients reach in a character language model: one that fastrnn
+train saved, or a new one as training would begin with.
+
+Printed are whether the gradient of a loss at the last step vanishes, is healthy
+or explodes on its way back, since which step and how fast, which units are
+saturated or dead, the largest Lyapunov exponents, and what to try. The picture
+shows each of these: norms of the gradient at every step and layer, the largest
+singular value of the product of Jacobians, saturation, Lyapunov exponents.
+"""
+
+_GRADFLOW_EXAMPLES = """\
+examples:
+  fastrnn gradflow --cell rnn --hidden-size 64               a network before training
+  fastrnn gradflow fastrnn-model.safetensors book.txt        a trained one on a text of yours
+  fastrnn gradflow --cell gru --steps 500 --output gru.png
 """
 
 
@@ -154,6 +175,29 @@ def _sample(args: argparse.Namespace) -> int:
     return 0
 
 
+def _gradflow(args: argparse.Namespace) -> int:
+    model_file, text_file = gradflow.files_of(args.files)
+    sizes = {"cell": args.cell, "hidden_size": args.hidden_size, "num_layers": args.num_layers}
+    given = {name: value for name, value in sizes.items() if value is not None}
+    if model_file and given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise InputError(f"{options}: expected without a model, which has its own, got {model_file}")
+    gradflow.gradflow_command(
+        gradflow.Options(
+            model_file=model_file,
+            text_file=text_file,
+            architecture=None if model_file else Architecture(**{"hidden_size": 64, **given}),
+            steps=args.steps,
+            sequences=args.sequences,
+            seed=args.seed,
+            output=args.output,
+            overwrite=args.overwrite,
+            plot=not args.no_plot,
+        )
+    )
+    return 0
+
+
 def _info(args: argparse.Namespace) -> int:
     print(describe())
     return 0
@@ -173,6 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, add, short, description, epilog in (
         ("train", _add_train, "train a character language model on a text", _TRAIN, _TRAIN_EXAMPLES),
         ("sample", _add_sample, "let a trained model write", "Let a trained model write.", _SAMPLE_EXAMPLES),
+        ("gradflow", _add_gradflow, "see how far gradients reach", _GRADFLOW, _GRADFLOW_EXAMPLES),
         ("info", _add_info, "versions, backends, CPU, threads, cache folder", "What this installation can.", ""),
     ):
         subparser = commands.add_parser(
@@ -304,6 +349,36 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     )
     _add_backend(parser)
     _add_seed(parser, None, "a new one each time")
+
+
+def _add_gradflow(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_gradflow)
+    parser.usage = "fastrnn gradflow [options] [MODEL | --cell NAME --hidden-size N] [TEXT]"
+    add, size = parser.add_argument, _number(int, at_least=1)
+    add(
+        "files",
+        nargs="*",
+        type=Path,
+        metavar="MODEL TEXT",
+        help="a model that fastrnn train saved (.safetensors), and a UTF-8 text "
+        f"(default: a new network, {DEFAULT_TEXT})",
+    )
+    add("--cell", choices=tuple(CELLS), help="of a new network (default: lstm)")
+    add("--hidden-size", type=size, metavar="N", help="of a new network (default: 64)")
+    add("--num-layers", type=size, metavar="N", help="of a new network (default: 1)")
+    add("--steps", type=size, default=100, metavar="T", help="length of a stretch of text (default: %(default)s)")
+    add("--sequences", type=size, default=4, metavar="N", help="stretches, spread over the text (default: %(default)s)")
+    add(
+        "--output",
+        type=Path,
+        default=Path(DEFAULT_PICTURE),
+        metavar="FILE",
+        help="where the picture goes, a .png file (default: %(default)s)",
+    )
+    add("--overwrite", action="store_true", help="replace the picture that is there already")
+    add("--no-plot", action="store_true", help="no picture")
+    _add_backend(parser)
+    _add_seed(parser, 0, "%(default)s")
 
 
 def _add_info(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,7 @@
-"""Which backend runs a call. A backend's module is imported when it is first asked for.
+"""Which backend runs a call. A backend's module is imported when the backend is first used.
 
-Numba takes as long to import as NumPy several times over; a program that only loads a model, or runs on
-another backend, need not wait for it.
+Importing Numba takes several times as long as importing NumPy; a program that only loads a model, or uses another
+backend, does not wait for it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import warnings
 from functools import partial
 from typing import Any
 
+from . import extension
 from .engine.contract import Backend
 from .engine.plan import Plan
 from .engine.settings import Setting, Use, set_unless_entered
@@ -40,24 +41,24 @@ def available_backends() -> tuple[str, ...]:
 
 
 def get_backend() -> str:
-    """Name of the backend that the next call runs on.
+    """Name of the backend that the next call will use.
 
     Returns
     -------
     str
-        Inside ``with use_backend(name)`` that; else the name that :func:`set_backend` was last called with; else
-        ``FASTRNN_BACKEND``, else the best that is available.
+        Inside ``with use_backend(name)`` that name; otherwise the argument of the last :func:`set_backend`; otherwise
+        ``FASTRNN_BACKEND``, or the quickest one that is available.
 
     Raises
     ------
     ValueError
-        If the environment variable ``FASTRNN_BACKEND`` names one that is not available.
+        If the environment variable ``FASTRNN_BACKEND`` names a backend that is not available.
     """
     return BACKEND.get()
 
 
 def set_backend(name: str) -> None:
-    """Choose the backend for every call: the default of the process, in all its threads.
+    """Set the backend of all calls: the default of the process, in all its threads.
 
     Parameters
     ----------
@@ -77,7 +78,7 @@ def set_backend(name: str) -> None:
 
 
 def use_backend(name: str) -> Use[str]:
-    """Context manager: another backend for the calls inside ``with``, in this thread or task of asyncio alone.
+    """Context manager: use another backend inside ``with``, in this thread or asyncio task only.
 
     Parameters
     ----------
@@ -96,9 +97,9 @@ def use_backend(name: str) -> Use[str]:
 
     Notes
     -----
-    Called plainly, ``use_backend(name)`` once set the default, and still does, with a ``DeprecationWarning``: use
-    :func:`set_backend`. Only what comes next tells the two apart, so the default is set, and the warning given, when
-    this thread next calls or asks for a backend and `with` has not been reached.
+    A plain call ``use_backend(name)`` used to set the default, and still does, with a ``DeprecationWarning``: use
+    :func:`set_backend` instead. As the two can only be told apart afterwards, the default is set and the warning given
+    when this thread next uses a backend without having entered `with`.
 
     Examples
     --------
@@ -124,7 +125,12 @@ def _warn(name: str, file: str, line: int, scope: dict[str, Any]) -> None:
 
 def _first() -> str:
     wanted = os.environ.get("FASTRNN_BACKEND")
-    return choice("FASTRNN_BACKEND", wanted, available_backends()) if wanted else available_backends()[0]
+    if wanted:
+        return choice("FASTRNN_BACKEND", wanted, available_backends())
+    best = available_backends()[0]
+    if best != "cpp":
+        extension.warn_if_failed()
+    return best
 
 
 BACKEND: Setting[str] = Setting("backend", _first)
@@ -140,7 +146,7 @@ def load_backend(name: str | None = None) -> Backend:
 
 
 def backend_for(plan: Plan, name: str) -> Backend:
-    """The backend called `name`, or the next that knows the cell: not every backend compiles cells at run time."""
+    """The backend called `name`, or the next one that supports the cell: not all compile cells at run time."""
     backend = load_backend(name)
     if backend.supports(plan):
         return backend

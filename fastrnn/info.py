@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib import metadata
@@ -13,14 +14,17 @@ import numpy as np
 from . import __version__
 from .dispatch import _BACKENDS, available_backends, get_backend, load_backend
 from .engine.threads import get_num_threads
+from .extension import why_missing
 
 _PACKAGES = ("numpy", "numba", "llvmlite", "safetensors", "tqdm", "matplotlib")
-_NOT_BUILT = "not built when fastrnn was installed; with FASTRNN_REQUIRE_EXT=1 the installation says why"
 
 
 def describe() -> str:
     """A few lines of text, fit to be pasted into the report of a problem."""
-    in_use = _told(get_backend)
+    with warnings.catch_warnings():
+        # Why the extension is missing has a line of its own.
+        warnings.simplefilter("ignore")
+        in_use = _told(get_backend)
     rows = {
         "fastrnn": f"{__version__}, Python {platform.python_version()}, {platform.platform()}",
         "packages": ", ".join(f"{name} {_told(partial(_version, name))}" for name in _PACKAGES),
@@ -55,7 +59,7 @@ def _backend(name: str, in_use: str) -> str:
         backend = load_backend(name)
     except ImportError as error:
         built = name != "cpp" or name in available_backends()
-        return f"missing: {error if built else _NOT_BUILT}"
+        return f"missing: {error if built else why_missing()}"
     target = getattr(backend, "target", "")
     return ("in use" if name == in_use else "available") + (f" ({target})" if target else "")
 

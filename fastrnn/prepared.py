@@ -567,7 +567,7 @@ class Pullback:
             if layout.batch_first:
                 dy = dy.transpose(1, 0, 2)
         dlast = prepared._state_in("dstate", dstate, N)
-        ways = self.passes(truncate)
+        ways = self._passes(truncate)
         per_sequence = flag("per_sequence", per_sequence)
         options = Options(None, clip_of(clip_state), per_sequence)
         given = {} if into is None else self._check_into(into, (N,) if per_sequence else ())
@@ -596,7 +596,7 @@ class Pullback:
         need = ", ".join(name for name, needed in self._need._asdict().items() if needed)
         return f"Pullback(shape={self._outer}, need={{{need}}}, {self._prepared!r})"
 
-    def passes(self, truncate: Any) -> Iterator[Pass]:
+    def _passes(self, truncate: Any) -> Iterator[Pass]:
         """The passes back through this call that `truncate` asks for."""
         layout = self._prepared.layout
         T, N = self._outer[::-1] if layout.batch_first else self._outer

@@ -326,7 +326,7 @@ class Recurrent(Layer):
     def _passes(self, truncate: Any) -> Iterator[Pass]:
         """The passes back through the last :meth:`forward` that `truncate` asks for."""
         pullback: Pullback = self._require_saved()
-        return pullback.passes(truncate)
+        return pullback._passes(truncate)
 
     def step(self, x: Array, state: State = None) -> tuple[Array, State]:
         """Run one step, for data that arrive one step at a time.

@@ -73,8 +73,9 @@ SIGNS: list[tuple[str, Suite | None]] = [
     ("fastrnn/codegen/fused.py", PLAN),
     ("fastrnn/codegen/cpp.py", None),
     ("fastrnn/codegen/*.py", NUMBA),
-    *((f"fastrnn/backends/numba/{name}.py", None) for name in ("pointers", "machine", "subnormals", "store")),
+    *((f"fastrnn/backends/numba/{name}.py", None) for name in ("pointers", "machine", "subnormals", "disk_cache")),
     ("fastrnn/backends/numba/*.py", NUMBA),
+    ("fastrnn/backends/numba/loops/*.py", NUMBA),
 ]
 
 # Every constant of both files of thresholds stands in one of these two tables.
@@ -129,13 +130,14 @@ CHANGES_NO_RESULT = {
 # Changes of signs that no result shows: a file, a part of the changed line with the change in «», and why.
 EQUAL = "the smaller or larger of two numbers that are equal"
 EQUIVALENT: list[tuple[str, str, str]] = [
-    ("fastrnn/backends/numpy_backend.py", "np.where(a «>» 0, 1, e)", "at zero both ways give a half"),
     ("fastrnn/engine/threads.py", "ThreadPoolExecutor(os.cpu_count() «and» 1", "time only"),
     ("fastrnn/engine/plan.py", "not in base «or» n.op", "a place for what is found elsewhere first"),
     (ENGINE_THRESHOLDS, "N <= «9»", "of nine sequences, eight steps are the first that are worth it either way"),
     ("csrc/products.h", "split.by_units ? «1 : split.parts»", "size of a block"),
     ("csrc/merged.h", "r «<=» rows && !columns.all", "one more row of scratch, which nobody reads"),
     ("csrc/project_ahead.h", "depth «<=» piece.depth", EQUAL),
+    ("fastrnn/backends/numba/loops*", "put(record «-» 8 * X", "X is the first place of the record"),
+    ("fastrnn/engine/stack.py", "«>=» 1 else", "of one array the same, in a copy"),
 ]
 
 

@@ -16,6 +16,8 @@ if "FASTRNN_CACHE_DIR" not in os.environ:
     _fresh_cache = tempfile.TemporaryDirectory(prefix="fastrnn-test-cache-")
     os.environ["FASTRNN_CACHE_DIR"] = _fresh_cache.name
 os.environ.pop("FASTRNN_BACKEND", None)
+# As in pyproject.toml, for the processes that tests start.
+os.environ["PYTHONWARNINGS"] = "ignore:the C++ extension is missing"
 
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402

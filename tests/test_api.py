@@ -25,8 +25,14 @@ MODULES = [fastrnn, *(found for name in fastrnn.__all__ if inspect.ismodule(foun
 RESULTS = {
     "fastrnn.Cell",
     "fastrnn.CellError",
+    "fastrnn.GradientCheck",
     "fastrnn.Prepared",
     "fastrnn.Pullback",
+    "fastrnn.diagnostics.Activity",
+    "fastrnn.diagnostics.GradientFlow",
+    "fastrnn.diagnostics.NodeActivity",
+    "fastrnn.diagnostics.Reach",
+    "fastrnn.diagnostics.Report",
     "fastrnn.functional.Cache",
     "fastrnn.optim.NonFiniteGradient",
 }
@@ -122,7 +128,10 @@ def test_a_public_module_shows_nothing_but_its_public_names_and_its_own_modules(
 )
 def test_every_docstring_says_what_goes_in_and_out(name: str) -> None:
     allowed = {"PR01", "RT01"} if name in OPERATIONS else {"PR01"} if name in RESULTS else set()
-    wrong = [error for error in validate(name)["errors"] if error[0] in MISTAKES - allowed]
+    found = validate(name)
+    if "\n    Yields\n" in found["docstring"] or "\nYields\n" in found["docstring"]:
+        allowed.add("RT01")
+    wrong = [error for error in found["errors"] if error[0] in MISTAKES - allowed]
     assert not wrong
 
 

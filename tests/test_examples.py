@@ -12,6 +12,7 @@ import pytest
 FOLDER = Path(__file__).parent.parent / "docs" / "examples"
 SAYS = {
     "chain_rule.py": "gradient {'x': -2.0, 'y': 2.0, 'z': 2.0}",
+    "diagnose.py": "vanishing since step",
     "elman_mse.py": "total error",
     "hello.py": "it says O",
     "linear_rnn.py": "relative error",
@@ -27,7 +28,7 @@ def test_every_example_is_listed() -> None:
 
 @pytest.mark.parametrize("name", SAYS)
 def test_example(name: str, tmp_path: Path) -> None:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "MPLBACKEND": "Agg"}
     run = subprocess.run(
         [sys.executable, str(FOLDER / name)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
     )

@@ -43,12 +43,12 @@ def beside_forbidden_pages(monkeypatch: pytest.MonkeyPatch, p: Problem, at_end: 
     def take(size: int, dtype: np.dtype[Any]) -> np.ndarray:
         return empty(size, dtype)
 
-    def parts(sizes: Sequence[int], dtype: np.dtype[Any]) -> list[np.ndarray]:
+    def arrays(sizes: Sequence[int], dtype: np.dtype[Any]) -> list[np.ndarray]:
         return [empty(size, dtype) for size in sizes]
 
     monkeypatch.setattr(numba_run, "_take", take)
     monkeypatch.setattr(numba_run, "_give_back", lambda memory: None)
-    monkeypatch.setattr(numba_run, "aligned_parts", parts)
+    monkeypatch.setattr(numba_run, "aligned_arrays", arrays)
     monkeypatch.setattr(numba_run, "np", GuardedNumPy(at_end))
     copy = partial(guarded.copy, at_end=at_end)
     return replace(p, x=copy(p.x), params={name: copy(a) for name, a in p.params.items()}, dhs=copy(p.dhs))

@@ -116,7 +116,7 @@ def test_what_numba_finds_in_memory_is_not_read(monkeypatch: pytest.MonkeyPatch,
     def memory_full_of_nan(size: int, dtype: np.dtype[Any]) -> np.ndarray:
         return np.full(size, np.nan, dtype)
 
-    monkeypatch.setattr(numba_run, "aligned_parts", full_of_nan)
+    monkeypatch.setattr(numba_run, "aligned_arrays", full_of_nan)
     monkeypatch.setattr(numba_run, "_take", memory_full_of_nan)
     p = problem(cell)
     for forced in numba_paths():

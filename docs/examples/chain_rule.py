@@ -1,4 +1,8 @@
-"""The chain rule on a graph: f = (x - y) z, its gradients, one step downhill; then the same on a tanh cell.
+"""
+The chain rule on a graph
+=========================
+
+f = (x - y) z, its gradients, one step downhill; then the same on a tanh cell.
 
 The graph and its differentiation are the ones that every cell of the library goes through (reverse mode:
 Griewank & Walther, *Evaluating Derivatives*, 2008, ch. 3).

@@ -1,7 +1,12 @@
-"""An Elman network with a squared error at every step (Elman 1990).
+"""
+An error at every step
+======================
 
-s_t = f(x_t U + s_{t-1} W), o_t = s_t V, E = Σ_t E_t with E_t = ½ |o_t - d_t|². The gradient of the total is the sum of
-the gradients of the parts: shown for V, W and U, for f the logistic function and tanh.
+An Elman network with a squared error at every step (Elman 1990).
+
+``s_t = f(x_t U + s_{t-1} W)``, ``o_t = s_t V``, ``E = Σ_t E_t`` with ``E_t = ½ |o_t - d_t|²``. The
+gradient of the total is the sum of the gradients of the parts: shown for V, W and U, for f the logistic function and
+tanh.
 """
 
 from __future__ import annotations
@@ -11,8 +16,8 @@ import numpy as np
 from fastrnn import functional as F
 
 
-def gradients(f: str, x, d, U, W, V) -> dict[str, np.ndarray]:
-    """dE_t/dV, dE_t/dW and dE_t/dU for every step t, each (T, ...)."""
+def gradients(f: str, x, d, U, W, V, curves: dict[str, list[float]]) -> dict[str, np.ndarray]:
+    """The total gradients by V, W and U; `curves` gets the norms of dE_t/dV, dE_t/dW and dE_t/dU of every step t."""
     s, cache = F.rnn_forward(x, None, U, W, None, nonlinearity=f)
     error = s @ V - d
     parts: dict[str, list[np.ndarray]] = {"V": [], "W": [], "U": []}
@@ -26,11 +31,26 @@ def gradients(f: str, x, d, U, W, V) -> dict[str, np.ndarray]:
     total = {"V": np.einsum("tnh,tno->ho", s, error), "W": dW, "U": dU}
     print(f"\n{f}: total error {0.5 * (error**2).sum():.4f}")
     for name, value in total.items():
-        norms = " ".join(f"{np.linalg.norm(p):.3f}" for p in parts[name])
+        curves[f"by {name}, {f}"] = [float(np.linalg.norm(p)) for p in parts[name]]
+        norms = " ".join(f"{norm:.3f}" for norm in curves[f"by {name}, {f}"])
         difference = np.abs(sum(parts[name]) - value).max()
         print(f"  |dE_t/d{name}| by step: {norms}; total {np.linalg.norm(value):.3f}, sum differs {difference:.1e}")
         assert difference < 1e-12
     return total
+
+
+def plot(curves: dict[str, list[float]]) -> None:
+    """A picture of the gradients of each step's error, where matplotlib is installed."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError:
+        return
+    _, axes = plt.subplots()
+    for name, norms in curves.items():
+        axes.plot(range(1, len(norms) + 1), norms, "o-", label=name)
+    axes.set(xlabel="step t", ylabel="norm of the gradient of E_t")
+    axes.legend(fontsize="small")
+    plt.show()
 
 
 def main() -> None:
@@ -38,8 +58,9 @@ def main() -> None:
     rng = np.random.default_rng(0)
     x, d = rng.standard_normal((6, 1, 2)), rng.standard_normal((6, 1, 2))
     U, W, V = rng.standard_normal((2, 4)), rng.standard_normal((4, 4)) * 0.5, rng.standard_normal((4, 2))
+    curves: dict[str, list[float]] = {}
     for f in ("sigmoid", "tanh"):
-        total = gradients(f, x, d, U, W, V)
+        total = gradients(f, x, d, U, W, V, curves)
 
         def error(step: float, f: str = f) -> float:
             moved = W.copy()
@@ -50,6 +71,7 @@ def main() -> None:
         numerical = (error(1e-6) - error(-1e-6)) / 2e-6
         print(f"  dE/dW[1,2]: {total['W'][1, 2]:.8f}, by central difference {numerical:.8f}")
         assert abs(numerical - total["W"][1, 2]) < 1e-7 * max(1.0, abs(numerical))
+    plot(curves)
 
 
 if __name__ == "__main__":

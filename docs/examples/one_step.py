@@ -1,4 +1,8 @@
-"""One step of a tanh cell, forward and backward, by hand and by the library.
+"""
+One step by hand
+================
+
+One step of a tanh cell, forward and backward, by hand and by the library.
 
 With t = x Wx + h_prev Wh + b and h_next = tanh(t), the chain rule gives dt = dh_next (1 - h_next²) and from
 it everything else (Goodfellow, Bengio & Courville, *Deep Learning*, 2016, sec. 10.2.2).

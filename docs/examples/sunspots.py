@@ -1,4 +1,8 @@
-"""Window or recurrence: one-step forecasts of the yearly sunspot numbers by AR(τ), RNN, LSTM and GRU.
+"""
+Window or recurrence
+====================
+
+One-step forecasts of the yearly sunspot numbers by AR(τ), RNN, LSTM and GRU.
 
 Fitted on 1700-1920 and tested on 1921-1955, the split of the literature (Weigend, Huberman & Rumelhart 1990), and on
 what came after, when the sun was more active than ever before. The networks keep the weights that were best on
@@ -7,6 +11,7 @@ what came after, when the sun was more active than ever before. The networks kee
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +20,7 @@ from fastrnn import AR, GRU, LSTM, RNN, Linear, Model
 from fastrnn.losses import mse
 from fastrnn.optim import Adam, clip_grad_norm
 
-DATA = Path(__file__).parent / "data" / "sunspots.csv"
+DATA = Path(sys.argv[0]).parent / "data" / "sunspots.csv"
 YEARS, SPOTS = np.loadtxt(DATA, delimiter=",", skiprows=5).T
 SCALE = 50.0
 SERIES = (SPOTS / SCALE - 1)[:, None, None]  # (T, N=1, D=1)
@@ -54,19 +59,17 @@ def recurrence(kind: type, seed: int) -> np.ndarray:
 def plot(forecasts: dict[str, np.ndarray]) -> None:
     """A picture of the test years, where matplotlib is installed."""
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.pyplot as plt
     except ImportError:
         return
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
-    axes = figure.subplots()
+    _, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
     axes.plot(YEARS[KEPT:], SPOTS[KEPT:], "k.-", label="observed")
     for name, f in forecasts.items():
         axes.plot(YEARS[KEPT:], SCALE * (f[KEPT - 1 : -1, 0, 0] + 1), label=name, linewidth=1)
     axes.axhline(SPOTS[:KEPT].max(), color="0.6", linestyle="--", label="maximum of 1700–1920")
     axes.set(xlabel="year", ylabel="yearly mean sunspot number", title="Sunspots, forecast one year ahead")
     axes.legend(ncols=2, fontsize="small")
-    figure.savefig("sunspots.png", dpi=120)
-    print("wrote sunspots.png")
+    plt.show()
 
 
 def main() -> None:

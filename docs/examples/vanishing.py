@@ -1,4 +1,8 @@
-"""How far a gradient reaches: vanishing, holding, exploding (Bengio et al. 1994; Pascanu et al. 2013).
+"""
+Vanishing, holding, exploding
+=============================
+
+How far a gradient reaches (Bengio et al. 1994; Pascanu et al. 2013).
 
 The norm of dL/dh_t over 100 steps for recurrent matrices of spectral radius 0.5, 1 and 1.5, for the logistic function
 against tanh, for the simple network against LSTM and GRU; and what clipping and truncation do.
@@ -43,19 +47,15 @@ def gated_norms() -> dict[str, np.ndarray]:
 def plot(curves: dict[str, np.ndarray]) -> None:
     """A picture of all curves, where matplotlib is installed."""
     try:
-        import matplotlib
+        import matplotlib.pyplot as plt
     except ImportError:
         return
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots()
+    _, axes = plt.subplots()
     for name, norms in curves.items():
         axes.semilogy(np.arange(1, T + 1), np.maximum(norms, 1e-300), label=name)
-    axes.set(xlabel="step t", ylabel="gradient norm", ylim=(1e-40, 1e20))
-    axes.legend()
-    figure.savefig("vanishing.png")
-    print("wrote vanishing.png")
+    axes.set(xlabel="step t", ylabel="|dL/dx_t|", ylim=(1e-40, 1e20), title="The gradient of the last state")
+    axes.legend(fontsize="small")
+    plt.show()
 
 
 def main() -> None:

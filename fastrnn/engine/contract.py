@@ -1,4 +1,4 @@
-"""What the engine hands to a backend and gets back: the contract that every backend satisfies."""
+"""The contract between the engine and the backends: what a backend is given, and what it returns."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ Array = NDArray[Any]
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """One layer and direction over one batch; every floating array has the dtype `dtype`.
+    """One layer in one direction over one batch; all floating-point arrays have the dtype `dtype`.
 
-    plan : the cell
+    plan : the plan of the cell
     x : (T, N, D), any strides
     state : for each state (N, H), before the first step
-    params : ``Wx`` (D, G*H) and ``Wh`` (H, P*H), of any strides, P may be 0; the biases and per-unit parameters
-        that were given
-    reverse : whether the loop runs from the last time to the first
-    threads : how many threads may be used, forward and backward alike
-    bf16_parts : bf16 numbers that each float32 number of a product may be split into; 0: none
+    params : ``Wx`` (D, G*H) and ``Wh`` (H, P*H), of any strides, P may be 0; and those of the biases and per-unit
+        parameters that were given
+    reverse : whether the loop runs from the last step to the first
+    threads : number of threads that may be used by either pass
+    bf16_parts : number of bf16 terms that a float32 factor of a product may be split into; 0 for no split
     flags : (T, N) uint8, see :mod:`fastrnn.engine.flags`; None if every step is plain
-    reset_state : for each state (N, H), with which a step that is reset begins; None for zeros
+    reset_state : for each state (N, H), the state from which a reset step starts; None for zeros
 
-    What `x` and the gradient of the outputs hold at an inactive step is never used; outputs and ``dx`` are 0 there.
+    At an inactive step, the elements of `x` and of the gradient of the outputs are never used, and outputs and ``dx``
+    are 0.
     """
 
     plan: Plan
@@ -60,7 +61,7 @@ class Call:
 
     @property
     def unit_rows(self) -> Array:
-        """(len(plan.unit_rows), H), C-contiguous: biases, then per-unit parameters."""
+        """(len(plan.unit_rows), H), C-contiguous: the biases, then the per-unit parameters."""
         plan, H = self.plan, self.Wh.shape[0]
         rows = np.zeros((len(plan.unit_rows), H), self.dtype)
         blocks = {b: self.params[b].reshape(-1, H) for b in ("bx", "bh") if b in self.params}
@@ -81,22 +82,22 @@ class Call:
 
 
 class Path(Protocol):
-    """The way that a backend takes through one call: a small value, chosen by sizes, to be shown, compared, forced.
+    """How a backend runs one pass of a call: a named tuple, chosen from the sizes, that can be shown and forced.
 
-    Each backend has its own, a named tuple of numbers.
+    Each backend has its own.
     """
 
     def describe(self) -> list[str]:
-        """What it means, a line for each choice, for the user who asks why a call is as quick as it is."""
+        """What the path means, one line for each choice, for :func:`fastrnn.explain`."""
 
 
 class Result(NamedTuple):
-    """What a forward pass gives.
+    """The result of a forward pass.
 
     y : (T, N, H) in time order, the first state after every step
-    last : for each state (N, H), after each sequence's last step
-    saved : the backend's own, for its backward pass; None if nothing was to be kept
-    path : the way that was taken, as the loop itself has noted it
+    last : for each state (N, H), after the last step of each sequence
+    saved : what the backend needs for its backward pass; None if nothing was to be kept
+    path : the path that was taken, as recorded by the loop itself
     """
 
     y: Array
@@ -106,14 +107,14 @@ class Result(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What a backward pass gives.
+    """The result of a backward pass.
 
     dx : (T, N, D)
     dstate : for each state (N, H)
-    dWx, dWh : like the weights
-    dslots : (plan.n_da, H), every slot of ``da`` summed over steps and sequences
-    dreset : like the call's `reset_state`; None if that is None
-    path : as of a :class:`Result`
+    dWx, dWh : in the shapes of the weights
+    dslots : (plan.n_da, H), each slot of ``da`` summed over steps and sequences
+    dreset : in the form of the call's `reset_state`; None if that is None
+    path : as in :class:`Result`
     """
 
     dx: Array
@@ -126,11 +127,11 @@ class Gradients(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Layers of a cell over each other, in one direction or both.
+    """A stack of layers of a cell, in one direction or both.
 
     names : for each layer and direction the keys of ``Wx``, ``Wh``, ``bx``, ``bh`` and the per-unit parameters
-    directions : of each layer, 1 or 2
-    reverse : whether the only direction runs from the last time to the first
+    directions : number of directions, 1 or 2
+    reverse : whether the only direction runs from the last step to the first
     batch_first : whether the caller's arrays are (N, T, ...)
     """
 
@@ -148,18 +149,18 @@ class Layout(NamedTuple):
         return len(self.names) // self.directions
 
     def input_of(self, layer: int) -> int:
-        """Features of the input of `layer`."""
+        """Number of input features of `layer`."""
         return self.directions * self.hidden_size if layer else self.input_size
 
 
 class Given(NamedTuple):
-    """The arguments of a call of layers, checked; states are (num_layers*directions, N, H) for each state of the cell.
+    """The checked arguments of a call of a stack; states are (num_layers*directions, N, H) for each state of the cell.
 
     x : (T, N, D), any strides
     state : None for zeros
     flags : (T, N), see :mod:`fastrnn.engine.flags`
-    reset_state : None for zeros, or where nothing is reset
-    draw : what is dropped between layers; None for nothing
+    reset_state : None for zeros, or if there are no resets
+    draw : the dropout between layers; None for none
     """
 
     x: Array
@@ -202,12 +203,12 @@ class Options(NamedTuple):
 
 
 class LayerGradients(NamedTuple):
-    """What a backward pass of layers gives; what was not needed is None, or missing.
+    """The result of a backward pass of a stack; what was not needed is None or missing.
 
     dx : (T, N, D)
     dstate : for each state (num_layers*directions, N, H)
     grads : by the keys of the parameters
-    dreset : like `dstate`; None unless there was a reset state
+    dreset : in the form of `dstate`; None if there was no reset state
     """
 
     dx: Array | None
@@ -217,22 +218,23 @@ class LayerGradients(NamedTuple):
 
 
 class Stack(Protocol):
-    """Layers ready to run on one backend, on parameters that stay where they are."""
+    """A stack of layers that is ready to run on one backend, on parameters that are not copied."""
 
     def quick(self, x: Any, state: Any, ndim: int, now: Settings, keep: bool) -> tuple[Array, Any, Any] | None:
-        """Outputs, last states and what was kept, of unchecked arguments; None for what it does not take.
+        """A short cut for plain calls: outputs, last states and what was kept, or None.
 
-        `x` and the states are as the caller of the layers has them; `x` with `ndim` 2 is a single step (N, D). Whatever
-        is wrong or unusual is not taken: the caller then checks and calls :meth:`forward`, or raises.
+        The arguments are not checked yet, and in the form of the layers' caller; with `ndim` 2, `x` is a single step
+        (N, D). None means that they are wrong or unusual: the caller checks them and calls :meth:`forward`, or raises.
         """
 
     def quick_backward(
         self, saved: Any, dy: Any, dstate: Any, need: Need, into: Any, add: bool
     ) -> tuple[Array | None, Any, dict[str, Any]] | None:
-        """Gradients of unchecked arguments, as :class:`fastrnn.prepared.Pullback` has and gives them; None as above."""
+        """A short cut for plain backward passes, with the arguments and results of
+        :class:`fastrnn.prepared.Pullback`; None as in :meth:`quick`."""
 
     def forward(self, given: Given, now: Settings, keep: bool) -> tuple[Array, tuple[Array, ...], Any]:
-        """Outputs (T, N, directions*H), last states, and what :meth:`backward` needs if `keep`."""
+        """Outputs (T, N, directions*H), last states, and if `keep` what :meth:`backward` needs."""
 
     def backward(
         self, saved: Any, dy: Array | None, dlast: tuple[Array, ...] | None, options: Options, need: Need
@@ -241,7 +243,7 @@ class Stack(Protocol):
 
 
 class Backend(Protocol):
-    """A way to run plans."""
+    """Runs plans."""
 
     name: str
 
@@ -249,18 +251,18 @@ class Backend(Protocol):
         """Whether this backend can run `plan`."""
 
     def copies(self, call: Call) -> list[str]:
-        """Names of the arrays of `call` that are copied, as they cannot be read where they are."""
+        """Names of the arrays of `call` that are copied first, as they cannot be read in place."""
 
     def forward_path(self, call: Call) -> Path:
-        """The way that :meth:`forward` takes: a pure function of sizes, strides, threads and precision."""
+        """The path of :meth:`forward`: a pure function of sizes, strides, threads and precision."""
 
     def backward_path(self, call: Call) -> Path:
-        """The same of :meth:`backward`."""
+        """The path of :meth:`backward`."""
 
     def forward(self, call: Call, keep: bool, path: Any = None) -> Result:
-        """Run every step of `call`; keep what `backward` needs if `keep`.
+        """Run every step of `call`, and keep what :meth:`backward` needs if `keep`.
 
-        `path`, if given, is taken instead of the one that :meth:`forward_path` would choose.
+        `path`, if given, is taken instead of the one that :meth:`forward_path` chooses.
         """
 
     def backward(
@@ -281,4 +283,4 @@ class Backend(Protocol):
         """
 
     def prepare(self, layout: Layout, params: Mapping[str, Array]) -> Stack:
-        """Layers on `params`, which are checked and stay where they are: what is assigned to them later counts."""
+        """A stack on `params`, which have been checked and are not copied: later calls see later changes of them."""

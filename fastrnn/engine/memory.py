@@ -1,4 +1,4 @@
-"""Memory that begins at a cache line: vectors that lie across two lines are read at half the rate."""
+"""Arrays aligned to cache lines: a vector that straddles two lines is read at half the rate."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _LINE = 64
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """An array of whatever the memory held."""
+    """An uninitialized array that begins at a cache line."""
     return aligned_arrays([math.prod(shape)], dtype)[0].reshape(shape)
 
 
 def aligned_arrays(sizes: Sequence[int], dtype: np.dtype[Any]) -> list[Array]:
-    """One-dimensional arrays of `sizes` numbers in one piece of memory; each begins at a cache line."""
+    """Uninitialized one-dimensional arrays of `sizes` elements in one allocation; each begins at a cache line."""
     line = _LINE // dtype.itemsize
     lines = [-(-size // line) * line for size in sizes]
     memory = np.empty(sum(lines) + line, dtype)
@@ -30,14 +30,14 @@ def aligned_arrays(sizes: Sequence[int], dtype: np.dtype[Any]) -> list[Array]:
     return [memory[begin : begin + size] for begin, size in zip(begins, sizes, strict=False)]
 
 
-# Copies of arrays that are alive, by the arrays' identity.
+# Copies of read-only arrays, by the identity of the original, as long as that is alive.
 _copies: dict[int, Array] = {}
 
 
 def writable(array: Array) -> Array:
-    """`array`, or if it is read-only a copy; the same copy as long as `array` lives, for all who share it.
+    """`array`, or a copy if it is read-only: the same copy for all that share `array`, as long as that is alive.
 
-    joblib hands large arrays to its workers as read-only memory maps.
+    joblib passes large arrays to its workers as read-only memory maps.
     """
     if array.flags.writeable:
         return array

@@ -1,10 +1,9 @@
-"""What the forward pass must keep for the backward pass: a minimum vertex cut of the expression graph.
+"""Which values the forward pass keeps for the backward pass: a minimum vertex cut of the expression graph.
 
-The backward step needs some values of the forward step. Each can be kept, or computed again from others
-that are kept; results of transcendental functions and of matrix products are never computed again.
-The smallest sufficient set separates everything that cannot be computed again from everything that is
-needed; by Menger's theorem it is found as a maximum flow in which each vertex carries at most one unit
-(Ford & Fulkerson 1956).
+The backward step needs some values of the forward step. Each of them is either kept or recomputed from values that are
+kept; results of transcendental functions and of matrix products are never recomputed. The smallest sufficient set
+separates everything that cannot be recomputed from everything that is needed. By Menger's theorem it is found as a
+maximum flow in which each vertex carries at most one unit (Ford & Fulkerson 1956).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from itertools import pairwise
 from ..cells.expr import Expr, children
 from ..cells.table import OPERATIONS
 
-# Node i of the graph is two vertices, 2*i where it is entered and 2*i + 1 where it is left.
+# Node i of the graph is split into an entry vertex 2*i and an exit vertex 2*i + 1.
 _SOURCE, _SINK = -1, -2
 _Capacity = dict[int, dict[int, int]]
 _MANY = 1 << 30
@@ -27,16 +26,21 @@ def never_again(node: Expr) -> bool:
 
 
 def minimum_kept(order: Iterable[Expr], needed: Collection[Expr], free: Collection[Expr]) -> list[Expr]:
-    """The fewest nodes of `order` from which `needed` can be computed cheaply.
+    """The smallest set of nodes of `order` from which `needed` can be recomputed.
 
     Parameters
     ----------
     order : iterable of Expr
         The forward graph.
     needed : collection of Expr
-        Nodes whose value the backward step uses.
+        Nodes whose values the backward step uses.
     free : collection of Expr
-        Nodes that are at hand anyway: old and new states, per-unit parameters, constants.
+        Nodes that are available anyway: old and new states, per-unit parameters, constants.
+
+    Returns
+    -------
+    list of Expr
+        In the order of `order`.
     """
     nodes = [n for n in order if n not in free]
     number = {n: i for i, n in enumerate(nodes)}
@@ -62,7 +66,7 @@ def minimum_kept(order: Iterable[Expr], needed: Collection[Expr], free: Collecti
             capacity[a][b] -= 1
             capacity[b][a] += 1
     sink_side = _reaching_sink(capacity)
-    # Of all minimum cuts this is the one nearest to the need: least is computed again.
+    # Among the minimum cuts this is the one nearest the sink: it recomputes least.
     return [n for n, i in number.items() if 2 * i + 1 in sink_side and 2 * i not in sink_side]
 
 

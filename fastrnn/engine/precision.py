@@ -1,39 +1,39 @@
-"""How precise the products of float32 numbers have to be."""
+"""The precision of matrix products in float32."""
 
 from __future__ import annotations
 
 from ..errors import choice
 from .settings import Setting, Use
 
-# For each name the bf16 numbers that a float32 number may be split into: three of 8 bits are all of its 24.
+# The number of bf16 terms that a float32 factor may be split into: three of 8 bits hold all of its 24.
 PARTS = {"highest": 3, "high": 2, "medium": 1}
 PRECISION: Setting[str] = Setting("matmul_precision", lambda: "highest")
 
 
 def set_matmul_precision(precision: str) -> None:
-    """Say how precise the products of float32 numbers have to be: the default of the process, in all its threads.
+    """Set the precision of matrix products in float32: the default of the process, in all its threads.
 
-    Processors that multiply bf16 numbers (8 bits of precision, the exponents of float32) can be quicker at a product
-    of float32 numbers that is less precise. Only products change, of states and inputs with weights and of gradients
-    with either: they are still added up as float32, and elementwise functions, float64 and the backends ``numba`` and
-    ``numpy`` stay as they are. A backward pass is as precise as its forward pass was. Where nothing is gained, in
-    calls of few steps or on other processors, products stay as precise as with ``"highest"``.
+    Processors with instructions for bf16 (8 bits of precision, the exponent range of float32) can compute less precise
+    products faster. Only matrix products are affected, forward and backward; their terms are still added in float32.
+    Elementwise functions, float64 and the backends ``numba`` and ``numpy`` do not change. A backward pass has the
+    precision of its forward pass. Where nothing is gained, in calls of few steps or on other processors, products
+    remain as precise as with ``"highest"``.
 
     Parameters
     ----------
     precision : {"highest", "high", "medium"}
-        ``"highest"``, the default: products of float32 numbers, or with AMX such as are as precise: each number is a
-        sum of three bf16 numbers, which are all of its bits, and six of their nine products are added. A call whose
-        numbers are infinite, not numbers or so large that this way does not hold them, is done with float32 numbers.
+        ``"highest"``, the default: products in float32, or with AMX split products that are equally precise: each
+        factor is the sum of three bf16 terms, which hold all of its bits, and six of their nine products are added. A
+        call with infinite, NaN or very large elements, which the split cannot represent, is computed in float32.
 
-        ``"high"``: each number is a sum of two bf16 numbers, and three of their four products are added: 16 of 24
-        bits, an error of about 2**-16 of each product. Taken with AMX.
+        ``"high"``: each factor is the sum of two bf16 terms, and three of their four products are added: 16 of 24
+        bits, an error of about 2**-16 of each product. Used with AMX.
 
-        ``"medium"``: each number is rounded to bf16: 8 of 24 bits, an error of about 2**-8 of each product. Taken
-        with AMX or AVX512-BF16.
+        ``"medium"``: each factor is rounded to bf16: 8 of 24 bits, an error of about 2**-8 of each product. Used with
+        AMX or AVX512-BF16.
 
-        In both, numbers below 2**-126 count as zero and those above 3.39e38 as infinite; with ``"high"`` an infinite
-        number may make NaN of its sums.
+        With both, elements below 2**-126 count as zero and those above 3.39e38 as infinite; with ``"high"`` an
+        infinite element may turn the sums that it enters into NaN.
 
     Raises
     ------
@@ -47,9 +47,8 @@ def set_matmul_precision(precision: str) -> None:
 
     Notes
     -----
-    The names are those of PyTorch's ``set_float32_matmul_precision``. The split into sums of bf16 numbers is from
-    Henry, Tang, Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision
-    Computations" (ARITH 2019).
+    The names are those of PyTorch's ``set_float32_matmul_precision``. The split into bf16 terms is from Henry, Tang &
+    Heinecke (2019), "Leveraging the bfloat16 artificial intelligence datatype for higher-precision computations".
     """
     PRECISION.set(choice("precision", precision, PARTS))
 
@@ -81,12 +80,12 @@ def use_matmul_precision(precision: str) -> Use[str]:
 
 
 def get_matmul_precision() -> str:
-    """The precision of products of float32 numbers in the next call.
+    """The precision of matrix products in float32 that the next call uses.
 
     Returns
     -------
     str
-        Inside ``with use_matmul_precision(precision)`` that; else what :func:`set_matmul_precision` was last called
-        with, and ``"highest"`` before.
+        Inside ``with use_matmul_precision(precision)`` its argument; otherwise the argument of the last
+        :func:`set_matmul_precision`, and ``"highest"`` if there was none.
     """
     return PRECISION.get()

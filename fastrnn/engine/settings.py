@@ -1,7 +1,7 @@
-"""Settings: each has a default of the process and, inside ``with``, a value of the context alone.
+"""Settings: each has a default for the process and, inside ``with``, a value for the current context only.
 
-Contexts are those of :mod:`contextvars`: a new thread begins with the defaults, a task of asyncio with what was in
-force where it was made. A call reads all settings once, at its start, by :func:`current`.
+Contexts are those of :mod:`contextvars`: a new thread starts with the defaults, an asyncio task with those in force
+where it was created. A call reads all settings once, at its start, with :func:`current`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Settings:
-    """What all settings are for a call."""
+    """The values of all settings for one call."""
 
     backend: str
     num_threads: int
@@ -34,7 +34,7 @@ class Setting(Generic[T]):
     name : str
         A field of :class:`Settings`.
     first : callable
-        Gives the default until one is set; asked once.
+        Returns the default as long as none has been set; called once.
     """
 
     def __init__(self, name: str, first: Callable[[], T]) -> None:
@@ -68,9 +68,9 @@ class Setting(Generic[T]):
 
 
 class Use(Generic[T]):
-    """Context manager: a value of a setting, in the context that enters it.
+    """Context manager: a value of a setting in the context that enters it.
 
-    It can be entered any number of times, inside itself and by several threads at once.
+    It can be entered any number of times, also nested in itself and by several threads at once.
     """
 
     def __init__(self, setting: Setting[T], value: T) -> None:
@@ -90,7 +90,7 @@ class Use(Generic[T]):
     ) -> None:
         inside = _inside.get() or _Inside()
         uses = inside.uses
-        # Its own alone, wherever it is: a generator may be left later than what was entered after it.
+        # Wherever it stands: a generator may leave its context after contexts that were entered later.
         for i in reversed(range(len(uses))):
             if uses[i] is self:
                 uses = uses[:i] + uses[i + 1 :]
@@ -102,11 +102,11 @@ class Use(Generic[T]):
 
 
 class _Inside:
-    """What a context has of its own; never changed but for what it remembers.
+    """The state of a context, immutable except for the cached `remembered`.
 
-    uses : innermost last
+    uses : the values entered, innermost last
     unsettled : see :func:`set_unless_entered`
-    pinned : what all settings are, whatever becomes of the defaults
+    pinned : fixed values of all settings, whatever happens to the defaults
     """
 
     __slots__ = ("pinned", "remembered", "unsettled", "uses")
@@ -118,11 +118,11 @@ class _Inside:
         pinned: Settings | None = None,
     ) -> None:
         self.uses, self.unsettled, self.pinned = uses, unsettled, pinned
-        # The defaults, and with them all settings.
+        # The defaults, and the settings that follow from them here.
         self.remembered: tuple[Settings, Settings] | None = None
 
     def value(self, setting: Setting[T]) -> T | None:
-        """What `setting` is here; None for its default."""
+        """The value of `setting` in this context; None for its default."""
         if self.pinned is not None:
             return getattr(self.pinned, setting.name)  # type: ignore[no-any-return]
         if self.unsettled:
@@ -152,12 +152,12 @@ def _new_lock() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # A thread that a forked child does not have may have held it.
+    # It may have been held by a thread that the forked child does not have.
     os.register_at_fork(after_in_child=_new_lock)
 
 
 def current() -> Settings:
-    """What all settings are here and now."""
+    """The values of all settings in the current context."""
     inside = _inside.get()
     if inside is None:
         return _defaults or _read_defaults()
@@ -172,7 +172,7 @@ def _read_defaults() -> Settings:
 
 
 class pinned:
-    """Context manager of a call: whatever it runs finds all settings as they were at the call's beginning."""
+    """Context manager around a call: everything in it sees the settings of its beginning."""
 
     def __enter__(self) -> None:
         self._token = _inside.set(_Inside(pinned=current()))
@@ -187,9 +187,9 @@ class pinned:
 
 
 def set_unless_entered(use: Use[Any], tell: Callable[[], None]) -> None:
-    """Take `use` for a plain call, unless it has been entered when this context next reads or sets a setting.
+    """Treat `use` as a plain call if it has not been entered when this context next reads or sets a setting.
 
-    Its value is the default then, and `tell` is called.
+    Then its value becomes the default, and `tell` is called.
     """
     inside = _inside.get() or _Inside()
     open_still = tuple(pair for pair in inside.unsettled if not pair[0].entered)

@@ -1,4 +1,4 @@
-"""How many threads a call takes, and work in several of them."""
+"""How many threads a call uses, and running work in several of them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Answer = TypeVar("Answer")
 
 
 def set_num_threads(n: int) -> None:
-    """Let every call take up to `n` threads: the default of the process, in all its threads.
+    """Set the number of threads that a call may use: the default of the process, in all its threads.
 
-    The batch is split between them; where it has few sequences, the hidden units or the layers are (``cpp`` backend)
-    or, in a bidirectional layer, the directions. Results are the same bits for the same number of threads; between
-    numbers they differ by rounding: gradients of the weights are summed over the parts of a batch, and a part may be
-    computed in another order than the whole. Work too small to gain takes one thread.
+    The threads divide the batch. If that has few sequences, they divide the hidden units or the layers (``cpp``
+    backend) or, in a bidirectional layer, the directions. Results are bit-identical for the same number of threads.
+    For another number they may differ by rounding: the gradients of the weights are summed over the parts of the batch,
+    and the order of other sums may depend on the size of a part. Calls too small to gain use one thread.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def set_num_threads(n: int) -> None:
 
 
 def use_num_threads(n: int) -> Use[int]:
-    """Context manager: up to `n` threads for the calls inside ``with``, in this thread or task of asyncio alone.
+    """Context manager: use up to `n` threads inside ``with``, in this thread or asyncio task only.
 
     Parameters
     ----------
@@ -73,13 +73,13 @@ def use_num_threads(n: int) -> Use[int]:
 
 
 def get_num_threads() -> int:
-    """Threads that the next call may take.
+    """Number of threads that the next call may use.
 
     Returns
     -------
     int
-        Inside ``with use_num_threads(n)`` that; else the number that :func:`set_num_threads` set; else
-        ``FASTRNN_NUM_THREADS``, else the physical cores.
+        Inside ``with use_num_threads(n)`` its argument; otherwise the argument of the last :func:`set_num_threads`;
+        otherwise ``FASTRNN_NUM_THREADS``, or the number of physical cores.
 
     Raises
     ------
@@ -101,7 +101,7 @@ THREADS: Setting[int] = Setting("num_threads", _first)
 
 @cache
 def physical_cores() -> int:
-    """Cores that this process may use; two threads of one core share its arithmetic."""
+    """Number of cores that this process may use; hardware threads of a core share its arithmetic units."""
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
     usable = os.sched_getaffinity(0)
@@ -114,7 +114,7 @@ def physical_cores() -> int:
 
 
 def _quota() -> int:
-    """Processors whose time a container's control group (version 2) grants."""
+    """Number of processors that the CPU quota of a container allows (control groups, version 2)."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return max(1, math.ceil(int(quota) / int(period)))
@@ -124,7 +124,7 @@ def _quota() -> int:
 
 @cache
 def threads_up_to(most: int) -> Callable[[int], int]:
-    """Threads by a call's multiply-adds: no more than they are worth, nor than `most`."""
+    """A function from a call's multiply-adds to its number of threads, at most `most`."""
 
     def threads_for(work: int) -> int:
         worth = work // thresholds.WORTH_A_THREAD
@@ -140,14 +140,16 @@ def work_of(plan: Plan, shape: tuple[int, ...], H: int) -> int:
 
 
 def apart(most: int, N: int, work: int) -> bool:
-    """Whether the two directions of a layer of `work` gain from a thread each, of `most`: where the batch cannot be
-    split."""
+    """Whether the two directions of a layer run in a thread each: if the batch cannot be split, and `work` is worth it.
+
+    `most` is the number of threads that may be used.
+    """
     worth = work // thresholds.WORTH_A_THREAD
     return most > 1 and min(N, worth) == 1
 
 
 class _Here(threading.local):
-    # Threads among which those that this one may use are divided.
+    # Number of sibling tasks, this one included, that share this thread's quota.
     sharing = 1
 
 
@@ -155,11 +157,10 @@ _here = _Here()
 
 
 def run_together(work: Callable[[Part], Answer], parts: Iterable[Part]) -> list[Answer]:
-    """``work`` of every part, each in a thread: kernels and BLAS hold no lock of the interpreter.
+    """Call `work` for every part, each in a thread of its own; kernels and BLAS release the GIL.
 
-    Answers are in the order of the parts. The first part is done by the caller's own thread. What a part runs in
-    parts in its turn is done one after the other: a thread of the pool waits for no other. Every part runs in the
-    caller's context, so that settings are the same in all.
+    The results are in the order of the parts. The caller's thread does the first part. Nested calls run serially, so
+    that no thread of the pool waits for another. Every part runs in the caller's context and sees its settings.
     """
     parts = list(parts)
     if _here.sharing > 1:
@@ -173,17 +174,17 @@ def run_together(work: Callable[[Part], Answer], parts: Iterable[Part]) -> list[
             _here.sharing = 1
 
     first, *others = parts
-    # A context can be entered once at a time.
+    # A copy for each: a context cannot be entered by two threads.
     later = [_pool().submit(copy_context().run, share, part) for part in others]
     return [share(first), *(answer.result() for answer in later)]
 
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    # No part waits for another, so calls at once need no more threads than processors.
+    # No part waits for another, so concurrent calls need no more threads than processors.
     return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="fastrnn")
 
 
 if hasattr(os, "register_at_fork"):
-    # A forked child has none of the threads.
+    # A forked child does not have the threads.
     os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -11,7 +11,7 @@ import numpy as np
 
 import fastrnn
 from cases import CELLS
-from fastrnn import functional, losses, optim
+from fastrnn import diagnostics, functional, losses, optim
 
 from .damage import D, H, N, T
 
@@ -249,4 +249,67 @@ def _other_entries() -> dict[str, Entry]:
     return entries
 
 
-CALLS: dict[str, Entry] = {**_cell_entries(), **_layer_entries(), **_other_entries()}
+def _window_entries() -> dict[str, Entry]:
+    def layer() -> fastrnn.AR:
+        return fastrnn.AR(3, D, H, seed=0)
+
+    def after_forward() -> fastrnn.AR:
+        ready = layer()
+        ready.forward(_array(T, N, D))
+        return ready
+
+    sizes = {"order": "count", "input_size": "count", "bias": "flag", "batch_first": "flag", "dtype": "dtype"}
+    given = {"x": _array(T, N, D), "state": _array(2, N, D)}
+    kinds = {"x": "array", "state": "optional array", "lengths": "lengths"}
+    return {
+        "AR": Entry(lambda: {"order": 3, "input_size": D}, fastrnn.AR, sizes | {"seed": "seed"}),
+        "AR.forward": Entry(lambda: {"self": layer(), **given}, lambda self, **a: self.forward(**a), kinds),
+        "AR.step": Entry(
+            lambda: {"self": layer(), "x": _array(N, D), "state": _array(2, N, D)},
+            lambda self, **a: self.step(**a),
+            {"x": "matrix", "state": "optional array"},
+        ),
+        "AR.backward": Entry(
+            lambda: {"self": after_forward(), "dy": _array(T, N, H), "dstate": _array(2, N, D)},
+            lambda self, **a: self.backward(**a),
+            {"dy": "optional array", "dstate": "optional array", "truncate": "truncate"},
+        ),
+        "AR.fit": Entry(
+            lambda: {"self": fastrnn.AR(3, D, seed=0), "x": _array(T, N, D)},
+            lambda self, **a: self.fit(**a),
+            {"x": "array", "lengths": "lengths"},
+        ),
+    }
+
+
+def _diagnostic_entries() -> dict[str, Entry]:
+    def given() -> dict[str, Any]:
+        return {"layer": fastrnn.LSTM(D, H, seed=0), "x": _array(T, N, D), "state": (_array(1, N, H),) * 2}
+
+    kinds = {"layer": "cell", "x": "array", "state": "tuple of states"}
+    sizes = dict.fromkeys(("input_size", "hidden_size", "steps", "batch", "samples"), "count")
+    return {
+        "gradient_flow": Entry(
+            lambda: {**given(), "dy": _array(T, N, H)},
+            diagnostics.gradient_flow,
+            kinds | {"dy": "optional array", "lengths": "lengths"},
+        ),
+        "jacobian_norms": Entry(given, diagnostics.jacobian_norms, kinds | {"lengths": "lengths"}),
+        "lyapunov_exponents": Entry(given, diagnostics.lyapunov_exponents, kinds),
+        "activity": Entry(given, diagnostics.activity, kinds | {"lengths": "lengths"}),
+        "report": Entry(given, diagnostics.report, kinds | {"lengths": "lengths"}),
+        "gradcheck": Entry(
+            lambda: {"layer_or_cell": CELLS["mgu"], "samples": 1, "steps": 2},
+            fastrnn.gradcheck,
+            sizes | {"seed": "seed"},
+        ),
+    }
+
+
+CALLS: dict[str, Entry] = {
+    **_cell_entries(),
+    **_layer_entries(),
+    **_other_entries(),
+    **_window_entries(),
+    **_diagnostic_entries(),
+}

@@ -58,7 +58,7 @@ def _content(value: Any) -> Any:
     """What is in arguments, parameters and gradients, to be compared."""
     if isinstance(value, np.ndarray):
         return value.tobytes()
-    if isinstance(value, fastrnn.Recurrent | fastrnn.Linear | fastrnn.Embedding | fastrnn.Model):
+    if isinstance(value, fastrnn.Layer | fastrnn.Model):
         return _content(dict(value.params)), _content(dict(value.grads))
     if isinstance(value, optim.Optimizer):
         return _content(dict(value.params))

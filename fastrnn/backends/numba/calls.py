@@ -1,7 +1,5 @@
 """From arrays to the compiled loops: what Numba compiles, once for each type of numbers. See :mod:`.loops`."""
 
-# mypy: ignore-errors
-
 from fastrnn.backends.numba.pointers import caller, of
 from fastrnn.backends.numba.subnormals import BITS, read_register, write_register
 

@@ -16,6 +16,7 @@ from ...engine.plan import Plan
 from . import loops
 from .disk_cache import load_module
 from .machine import MachineCode, target
+from .progress import compiling
 from .tables import PANELS, Table, make_table, tile_addresses, tile_shapes
 
 # Numbers in a cache line, at most.
@@ -51,7 +52,7 @@ class Shared:
         for name, signature in _signatures(dtype).items():
             text += f'{name} = njit("{signature}", nogil=True, cache=True, error_model="numpy")({name})\n'
         self.calls = load_module(f"calls_{dtype}", text)
-        module = integer_code(loops, of.number, {"SIZE": of.size, "WIDTH": of.width})
+        module = integer_code(loops.MODULES, of.number, {"SIZE": of.size, "WIDTH": of.width})
         shapes = tile_shapes()
         for rows, columns, split in shapes:
             tile(module, of, rows, columns, split)
@@ -64,7 +65,8 @@ class Shared:
 @cache
 def shared(dtype: str) -> Shared:
     """Made once."""
-    return Shared(dtype)
+    with compiling(f"the loops of all cells for {dtype}"):
+        return Shared(dtype)
 
 
 # The code of cells that are alike but for their constants is one.
@@ -87,7 +89,7 @@ class Kernel:
         self.keeps, self.slots, self.rows = plan.n_keep, plan.n_da, len(plan.unit_rows)
         text, constants = cell_code(plan, self.target)
         # A dead entry may be left for a moment: what is found is held at once.
-        self.code = _codes.get(text) or _codes.setdefault(text, _compiled(plan, text))
+        self.code = _codes.get(text) or _codes.setdefault(text, _compiled(plan, dtype, text))
         self.constants = np.array(constants, dtype)
         both = shared(dtype)
         self.forward, self.backward = (self._table(plan, back) for back in (False, True))
@@ -116,9 +118,10 @@ class Kernel:
         return table.panels[0] * Hp * Hp + table.panels[1] * H * Hp + _LINE * table.products
 
 
-def _compiled(plan: Plan, text: str) -> MachineCode:
+def _compiled(plan: Plan, dtype: str, text: str) -> MachineCode:
     names = [f"forward_{i}" for i in range(len(plan.forward))] + [f"backward_{i}" for i in range(len(plan.backward))]
-    return MachineCode(text, names)
+    with compiling(f"cell {plan.cell.name!r} for {dtype}"):
+        return MachineCode(text, names)
 
 
 def kernel_of(plan: Plan, dtype: np.dtype[Any]) -> Kernel:

@@ -1,4 +1,4 @@
-"""Which way a call takes: how many parts of the batch, and how many steps at once."""
+"""The path of a call: how many parts the batch is split into, and how many steps are a chunk."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from ... import thresholds
 
 
 class NumbaPath(NamedTuple):
-    """The way through one direction of a call.
+    """The path of one pass of a call.
 
     parts : parts that the batch is split into, one thread each
-    chunk : steps whose products with the input's weights, or for the gradients, are computed at once
+    chunk : steps whose input projections, or products for the gradients of the weights, are computed at once
     """
 
     parts: int
@@ -23,7 +23,7 @@ class NumbaPath(NamedTuple):
             batch = f"the batch is split into {self.parts} parts, a thread each"
         else:
             batch = "the batch is not split: there is one sequence, or the work is not worth a second thread"
-        return [batch, f"{self.chunk} steps at once: the products that do not depend on the steps before"]
+        return [batch, f"products that do not depend on the steps before: for {self.chunk} steps at once"]
 
 
 def choose(T: int, N: int, row_bytes: int, threads: int) -> NumbaPath:
@@ -34,7 +34,7 @@ def choose(T: int, N: int, row_bytes: int, threads: int) -> NumbaPath:
     T, N : int
         Steps and sequences.
     row_bytes : int
-        What a step of one sequence takes in the chunk's buffer.
+        Bytes that a step of one sequence takes in the buffer of a chunk.
     threads : int
         Threads that the call may use.
     """
@@ -43,10 +43,16 @@ def choose(T: int, N: int, row_bytes: int, threads: int) -> NumbaPath:
 
 def in_parts(parts: int, T: int, N: int, row_bytes: int, per_sequence: bool = False) -> NumbaPath:
     """The path of a call whose batch is split into `parts`."""
-    rows = max(1, -(-N // max(1, parts)))
+    parts = max(1, parts)
+    return NumbaPath(parts, chunk_of(T, -(-N // parts), row_bytes, per_sequence))
+
+
+def chunk_of(T: int, N: int, row_bytes: int, per_sequence: bool = False) -> int:
+    """Steps of a chunk: as many as fit the cache, but enough rows for the products to be deep."""
+    rows = max(1, N)
     fitting = thresholds.CHUNK_BYTES // max(1, rows * row_bytes)
     least = thresholds.CHUNK_ROWS_OF_EACH if per_sequence else thresholds.CHUNK_ROWS
-    return NumbaPath(max(1, parts), min(T, max(fitting, -(-least // rows))))
+    return min(T, max(fitting, -(-least // rows)))
 
 
 def checked(path: Any, T: int, N: int, threads: int) -> NumbaPath:

@@ -1,4 +1,4 @@
-"""Short calls of whole layers: where a step takes a microsecond, what Python does around it would cost the most."""
+"""The short cut for plain calls: a step takes a microsecond, so the Python around it is most of the time."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ...engine.settings import Settings
 from ...engine.stack import LayerByLayer, SavedCalls, parameter_gradients
 from ...engine.threads import threads_up_to, work_of
 from .kernel import kernel_of
-from .path import in_parts
+from .path import chunk_of
 from .run import Saved, backward, forward, plain
 
 _BIASES = ("bx", "bh")
 
 
 class Quick(NamedTuple):
-    """What a quick call keeps, for each layer: its input, and what the loop kept."""
+    """What a quick call saves for its backward pass: for each layer the input, and what the loop has kept."""
 
     inputs: list[Array]
     by_layer: list[Saved]
@@ -29,7 +29,7 @@ class Quick(NamedTuple):
 
 
 class NumbaStack(LayerByLayer):
-    """See :class:`fastrnn.engine.contract.Stack`: takes calls for one thread, of arrays that need no copy."""
+    """See :class:`fastrnn.engine.contract.Stack`. The short cut takes calls for one thread in one direction."""
 
     def __init__(self, backend: Backend, layout: Layout, params: Mapping[str, Array]) -> None:
         super().__init__(backend, layout, params)
@@ -40,6 +40,8 @@ class NumbaStack(LayerByLayer):
             work_of(self.plan, (1, 1, layout.input_of(i)), layout.hidden_size) for i in range(layout.num_layers)
         ]
         self._given = [[one.get(name, none) for name in ("Wx", "Wh", *_BIASES)] for one in self._params]
+        blocks = max(self.plan.n_gates, self.plan.n_da)
+        self._row_bytes = blocks * self._kernel.padded(layout.hidden_size) * dtype.itemsize
         self._shapes = {name: array.shape for name, array in params.items()}
         self._quick = layout.directions == 1 and not layout.reverse
 
@@ -61,7 +63,7 @@ class NumbaStack(LayerByLayer):
         if first is None or parameters is None:
             return None
         x = plain(x)
-        chunk = self._chunk(T, N)
+        chunk = chunk_of(T, N, self._row_bytes)
         saved = Quick([], [], first, chunk, now) if keep else None
         last = np.empty_like(first)
         for i, given in enumerate(parameters):
@@ -139,17 +141,21 @@ class NumbaStack(LayerByLayer):
     def _states(self, state: Any, N: int) -> Array | None:
         """States as the loops take them, (layers, S, N, H); None if they are not what they should be."""
         layout, count = self.layout, self.plan.n_states
-        shape = (len(layout.names), N, layout.hidden_size)
+        layers, H = len(layout.names), layout.hidden_size
         if state is None:
-            return np.zeros((shape[0], count, *shape[1:]), layout.dtype)
+            return np.zeros((layers, count, N, H), layout.dtype)
         given = state if count > 1 else (state,)
         if not isinstance(given, tuple | list) or len(given) != count:
             return None
-        if not all(self._is(a, 3) and a.shape == shape for a in given):
-            return None
-        made = np.empty((shape[0], count, *shape[1:]), layout.dtype)
-        for k, part in enumerate(given):
-            made[:, k] = part
+        for array in given:
+            if not self._is(array, 3) or array.shape != (layers, N, H):
+                return None
+        if count == 1 and state.flags.carray:
+            # The loops only read it.
+            return state[:, None]  # type: ignore[no-any-return]
+        made = np.empty((layers, count, N, H), layout.dtype)
+        for k, array in enumerate(given):
+            made[:, k] = array
         return made
 
     def _out(self, states: Array) -> Any:
@@ -158,18 +164,13 @@ class NumbaStack(LayerByLayer):
         return by_state[0] if len(by_state) == 1 else tuple(by_state)
 
     def _parameters(self) -> list[list[Array]] | None:
-        """For each layer what the loop takes; None if it cannot take one of the arrays as it is."""
+        """For each layer the arrays that the loop takes; None if one of them would have to be copied."""
         names = self.layout.cell.units
         result = []
         for given, params in zip(self._given, self._params, strict=True):
-            if not all(a.flags.carray for a in given):
-                return None
+            for array in given:
+                if not array.flags.carray:
+                    return None
             own = np.concatenate([params[name] for name in names]) if names else self._none
             result.append([*given, own])
         return result
-
-    def _chunk(self, T: int, N: int) -> int:
-        """Steps whose products are computed at once."""
-        plan, layout = self.plan, self.layout
-        blocks = max(plan.n_gates, plan.n_da) * self._kernel.padded(layout.hidden_size)
-        return in_parts(1, T, N, blocks * layout.dtype.itemsize).chunk
