@@ -39,12 +39,12 @@ _WITHOUT_ENGINE = (
 )
 ENGINE = Suite(
     "test_cpp_paths test_cpp_flags test_cpp test_flags test_threads test_stack test_properties test_gradients"
-    " test_precision test_interrupt",
+    " test_precision test_interrupt test_bounds",
     f"not ({_WITHOUT_ENGINE})",
     ("chosen|follows|refused", "test_cpp_paths.*(oracle|ahead_where)", "test_cpp_paths"),
 )
 NUMBA = Suite(
-    "test_paths test_threads test_flags test_functional test_recurrent test_stack test_numba_memory test_random_cells"
+    "test_paths test_threads test_flags test_functional test_recurrent test_stack test_bounds test_random_cells"
     " test_prepared test_arrays",
     "not cpp and (numba or worth or chooses or quick or memory or few_rows or tiles or apart)"
     " and not (float32 or rnn_ or leaky or mgu or coupled or peephole or indrnn or forked or random_cell)",
