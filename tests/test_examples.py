@@ -16,8 +16,10 @@ SAYS = {
     "elman_mse.py": "total error",
     "hello.py": "it says O",
     "linear_rnn.py": "relative error",
+    "little_memory.py": "the same to rounding",
     "one_step.py": "largest difference",
     "sunspots.py": "AR(9)",
+    "truncation.py": "share of the gradient that is lost",
     "vanishing.py": "reaches 10 of 100 steps",
 }
 

@@ -42,8 +42,8 @@ def add_products(
 ):  # fmt: skip
     """Add a chunk to the gradients of the weights: ``dWx += x^T @ da``, ``dWh += vector^T @ da``.
 
-    Each block of columns of `da` is packed once and multiplied by all vectors. Every `apart`-th row counts: all rows, or
-    those of one sequence.
+    Each block of columns of `da` is packed once and multiplied by all vectors. Every `apart`-th row counts: all rows,
+    or those of one sequence.
     """
     G, P, M, uses = entry(table, GATES), entry(table, MATRICES), entry(table, SLOTS), entry(table, USES)
     for m in range(M):
