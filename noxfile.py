@@ -14,19 +14,8 @@ nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "quick"]
 nox.needs_version = ">=2024.4.15"
 
-# A few seconds: the reference, the extension and what leads to them. What Numba compiles takes longer.
-QUICK = [
-    "functional",
-    "cpp",
-    "cpp_flags",
-    "stack",
-    "plan",
-    "prepared",
-    "optim",
-    "losses",
-    "bad_input",
-    "bad_descriptions",
-]
+# A quarter of a minute: the reference, the extension and what leads to them. What Numba compiles takes longer.
+QUICK = ["bad_descriptions", "bad_input", "cpp", "functional", "losses", "plan", "stack"]
 # With figures in the tables, and without.
 MEASURED = ["peers", "numpy_baseline", "precision", "memory", "recompute", "saturated", "interrupt"]
 OTHERS = ["streams", "roofline", "thresholds"]
@@ -47,7 +36,7 @@ def test(session: nox.Session) -> None:
 
 @nox.session
 def quick(session: nox.Session) -> None:
-    """The part of the suite that takes seconds: reference and extension."""
+    """The part of the suite that takes a quarter of a minute: reference and extension."""
     files = [f"tests/test_{name}.py" for name in QUICK]
     session.run("pytest", "-n", "auto", *files, "-k", "not numba", *session.posargs)
 

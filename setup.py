@@ -92,6 +92,7 @@ class Outcome:
 
     def record(self, package: Path) -> None:
         """Write it into the package, or remove what an earlier build wrote."""
+        package.mkdir(parents=True, exist_ok=True)
         path = package / "_build.json"
         if self.why:
             path.write_text(json.dumps({"why": self.why, "failed": self.failed}) + "\n", encoding="utf-8")
@@ -114,6 +115,10 @@ class copy_package(build_py):
 class build(build_ext):
     """Compiles the engine for every instruction set, then the binding; gives up gracefully."""
 
+    def run(self) -> None:
+        super().run()
+        OUTCOME.record(Path("fastrnn") if self.inplace else Path(self.build_lib, "fastrnn"))
+
     def build_extension(self, ext: Extension) -> None:
         try:
             self._use_vector_compiler()
@@ -128,10 +133,6 @@ class build(build_ext):
             if REQUIRED:
                 raise
             OUTCOME.gives_up(error)
-        self._record()
-
-    def _record(self) -> None:
-        OUTCOME.record(Path("fastrnn") if self.inplace or self.editable_mode else Path(self.build_lib, "fastrnn"))
 
     def _build_variants(self) -> dict[str, list[str]]:
         """Object files of every variant that the compiler knows."""
@@ -189,9 +190,11 @@ def extension() -> Extension:
         extra_compile_args=[] if sys.platform == "win32" else [*FLAGS, "-pthread"],
         extra_link_args=[] if sys.platform == "win32" else ["-pthread"],
         language="c++",
-        optional=not REQUIRED,
     )
-    return cythonize([binding], build_dir="build")[0]
+    (ready,) = cythonize([binding], build_dir="build")
+    # Cython keeps no such attribute. Without it an installation in place fails for want of the file.
+    ready.optional = not REQUIRED
+    return ready
 
 
 def extensions() -> list[Extension]:

@@ -46,14 +46,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing, fail if a file is out of date")
     check = parser.parse_args().check
-    late = [path for path, text in reported().items() if path.read_text(encoding="utf-8") != text]
+    late = {path: text for path, text in reported().items() if path.read_text(encoding="utf-8") != text}
     if check and late:
         names = " and ".join(str(path.relative_to(ROOT)) for path in late)
         raise SystemExit(f"{names}: not what the figures give; run python -m bench.report")
     if check:
         return
-    for path in late:
-        path.write_text(reported()[path], encoding="utf-8")
+    for path, text in late.items():
+        path.write_text(text, encoding="utf-8")
         print(f"written: {path.relative_to(ROOT)}")
     if results := load("peers"):
         picture.draw(results, ROOT / "docs" / "peers.png")
@@ -61,7 +61,8 @@ def main() -> None:
 
 def reported() -> dict[Path, str]:
     """Every file with figures in it, and what it should hold."""
-    texts = {BENCH / "RESULTS.md": MADE + filled((BENCH / "remarks.md").read_text(encoding="utf-8"))}
+    results, remarks = ((BENCH / name).read_text(encoding="utf-8") for name in ("RESULTS.md", "remarks.md"))
+    texts = {BENCH / "RESULTS.md": MADE + filled(remarks, before=results)}
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         text = path.read_text(encoding="utf-8")
         if PLACE.search(text):
@@ -69,20 +70,25 @@ def reported() -> dict[Path, str]:
     return texts
 
 
-def filled(text: str) -> str:
-    """The text with the newest figures in their places; those that were never kept leave a place as it is."""
-    return PLACE.sub(_figures, text)
+def filled(text: str, before: str = "") -> str:
+    """The text with the newest figures in their places.
+
+    A place whose figures were never kept is left as it is, or as it is in `before`, an earlier version of the text.
+    """
+    earlier = {place[2]: place[0] for place in PLACE.finditer(before)}
+    return PLACE.sub(lambda place: _figures(place) or earlier.get(place[2], place[0]), text)
 
 
 def _figures(place: re.Match[str]) -> str:
+    """A place with its figures; empty if there are none."""
     begin, name, end = place.groups()
     if name not in FIGURES:
         raise SystemExit(f"figures: expected one of {', '.join(FIGURES)}; got {name!r}")
     command, write = FIGURES[name]
     results = load(command)
     if not results:
-        print(f"no figures in results/: python -m bench.{command} --save", file=sys.stderr)
-        return place[0]
+        print(f"no figures for {name!r}: python -m bench.{command} --save", file=sys.stderr)
+        return ""
     return "\n".join([begin.rstrip(), described(results), "", *write(results), end])
 
 

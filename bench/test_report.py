@@ -44,6 +44,7 @@ def test_a_place_is_filled_and_filled_again(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_place_without_figures_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "load", lambda command: [])
     assert report.filled(PLACE.format("old\n")) == PLACE.format("old\n")
+    assert report.filled(PLACE.format(""), before=PLACE.format("old\n")) == PLACE.format("old\n")
 
 
 def test_an_unknown_table_is_refused() -> None:

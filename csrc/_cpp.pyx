@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""The binding of the C++ engine: arrays in, arrays out. All checks are done before; see functional.py."""
+"""The binding of the C++ engine: arrays in, arrays out. Arguments are checked by the callers; see functional.py."""
 
 cimport cython
 cimport numpy as cnp
@@ -20,12 +20,10 @@ from fastrnn.engine.precision import PARTS
 cnp.import_array()
 
 include "engine.pxi"
+include "arrays.pxi"
 
 cdef const Variant* variant = find_variant(NULL)
 cdef vector[Kernels] kernels = all_kernels(variant)
-cdef enum:
-    LINE = 64
-    SMALL = 1024
 
 
 def variants():
@@ -50,19 +48,14 @@ def use_variant(str name):
 
 
 def bf16_parts():
-    """Numbers of bf16 parts that there are kernels for."""
+    """The numbers of bf16 terms that there are kernels for."""
     return {kernels[0].split[i].bf16_parts for i in range(kernels[0].split.size())}
 
 
 def kernel(str cell, int item_bytes):
-    """Number of the kernels of a cell for numbers of `item_bytes`; -1 if there are none."""
+    """Index of the kernels of a cell for elements of `item_bytes` bytes; -1 if there are none."""
     cdef bytes name = cell.encode()
     return find_kernels(kernels, name, item_bytes)
-
-
-cdef bint behaved(cnp.ndarray array):
-    """Whether addresses are multiples of the numbers' size, strides with them, and bytes in this machine's order."""
-    return cnp.PyArray_ISALIGNED(array) and cnp.PyArray_ISNOTSWAPPED(array)
 
 
 INPUTS = ("none", "step", "chunk", "ahead")
@@ -80,14 +73,14 @@ cdef Path given_path(tuple fields) except *:
     return path
 
 
-cdef int check_path(const char* hindrance) except -1:
-    if hindrance != NULL:
-        raise ValueError(f"path: {hindrance.decode()}")
+cdef int check_path(const char* refusal) except -1:
+    if refusal != NULL:
+        raise ValueError(f"path: {refusal.decode()}")
     return 0
 
 
 def last_call():
-    """What this thread's last call did: (fields of the path, steps) of each layer, and layers that ran at once."""
+    """What the last call of this thread did: (fields of the path, steps) of each layer, and layers that ran at once."""
     cdef LastCall* last = &last_call_()
     return [(shown(last.layers[i]), last.layers[i].steps) for i in range(last.layers.size())], last.at_once
 
@@ -99,90 +92,25 @@ cdef int note_call(const Ran& ran) except -1:
 
 
 cdef cbool signals() noexcept with gil:
-    """Whether a handler of a signal has raised; its exception stays set for `raise_pending`."""
+    """Whether a signal handler has raised; its exception stays set for `raise_pending`."""
     return PyErr_CheckSignals() != 0
 
 
 cdef const Stop* watched(Interruptible* interruptible, ptrdiff_t steps, double work):
-    """The stop of a call of so many multiply-adds, if it is long and handlers of signals run in this thread."""
-    # Milliseconds, at the lowest rate there is: a step of nothing takes some tenths of a microsecond.
+    """The `Stop` of a call of `work` multiply-adds; NULL if it is short, or signal handlers run in another thread."""
+    # Some milliseconds at the lowest rate: even an empty step takes tenths of a microsecond.
     if work + 1000.0 * steps < 5e6 or threading.get_ident() != threading.main_thread().ident:
         return NULL
     return interruptible.begin(signals)
 
 
 cdef int raise_pending(const Stop* stop) except -1:
-    """Raises what the handler of a signal raised during the call."""
+    """Raises what a signal handler raised during the call."""
     return -1 if stop != NULL and (<Stop*> stop).requested() else 0
 
 
-cdef cnp.ndarray contiguous_rows(cnp.ndarray array):
-    """`array` (.., .., D) itself if its rows are contiguous, else a copy."""
-    cdef int last = cnp.PyArray_NDIM(array) - 1
-    cdef bint unit = cnp.PyArray_STRIDE(array, last) == cnp.PyArray_ITEMSIZE(array) or cnp.PyArray_DIM(array, last) == 1
-    return array if unit and behaved(array) else np.array(array, order="C")
-
-
-cdef cnp.ndarray strided(cnp.ndarray array):
-    return array if behaved(array) else np.array(array, order="C")
-
-
-cdef cnp.ndarray contiguous(cnp.ndarray array):
-    return array if cnp.PyArray_IS_C_CONTIGUOUS(array) and behaved(array) else np.array(array, order="C")
-
-
-cdef cnp.ndarray empty(int typenum, ptrdiff_t a, ptrdiff_t b):
-    cdef cnp.npy_intp shape[2]
-    shape[0], shape[1] = a, b
-    return cnp.PyArray_EMPTY(2, shape, typenum, 0)
-
-
-cdef cnp.ndarray aligned(int typenum, int item, int ndim, cnp.npy_intp* shape):
-    """An array that begins at a cache line, unless it is so small that a second object would cost more."""
-    cdef cnp.npy_intp size = LINE // item
-    cdef cnp.npy_intp count = 1
-    for i in range(ndim):
-        count *= shape[i]
-    if count * item <= SMALL:
-        return cnp.PyArray_EMPTY(ndim, shape, typenum, 0)
-    size += count
-    cdef cnp.ndarray memory = cnp.PyArray_EMPTY(1, &size, typenum, 0)
-    cdef char* start = <char*> cnp.PyArray_DATA(memory)
-    start += (LINE - <uintptr_t> start % LINE) % LINE
-    cdef cnp.ndarray array = cnp.PyArray_SimpleNewFromData(ndim, shape, typenum, start)
-    cnp.set_array_base(array, memory)
-    return array
-
-
-cdef class Buffer:
-    """Memory that is given back for the next forward pass when the last array in it is gone."""
-
-    cdef void* at
-    cdef size_t size
-
-    def __cinit__(self, size_t size):
-        self.size = size
-        self.at = take_buffer(size)
-        if self.at == NULL:
-            raise MemoryError(f"{size} bytes for what BPTT needs")
-
-    def __dealloc__(self):
-        if self.at != NULL:
-            give_buffer(self.at, self.size)
-
-
-cdef cnp.ndarray kept_array(int typenum, int item, cnp.npy_intp count):
-    """An array for what a forward pass keeps, beginning at a cache line."""
-    if count * item < <cnp.npy_intp> huge_page:
-        return aligned(typenum, item, 1, &count)
-    cdef Buffer buffer = Buffer(count * item)
-    cdef cnp.ndarray array = cnp.PyArray_SimpleNewFromData(1, &count, typenum, buffer.at)
-    cnp.set_array_base(array, buffer)
-    return array
-
-
 cdef int set_input(Call* call, cnp.ndarray x, int step_axis, int row_axis) except -1:
-    """`x` with contiguous rows; `step_axis` -1 where there is one step."""
+    """Input of a call: `x` with contiguous rows; `step_axis` is -1 if there is a single step."""
     cdef int item = cnp.PyArray_ITEMSIZE(x)
     call.T, call.x_time = 1, 0
     if step_axis >= 0:
@@ -206,7 +134,7 @@ cdef int set_params(Call* call, cnp.ndarray Wx, cnp.ndarray Wh, bx, bh) except -
 
 
 cdef tuple usable(tuple arrays):
-    """Wx, Wh, bx and bh as the engine reads them; copies where it could not."""
+    """Wx, Wh, bx and bh as the engine can read them; copies of those that it cannot."""
     return (
         strided(arrays[0]),
         strided(arrays[1]),
@@ -231,7 +159,7 @@ cdef int fill(Call* call, cnp.ndarray x, tuple params, int threads, int bf16_par
 
 
 cdef list set_flags(Call* call, flags, reset_state, bint reverse):
-    """The arrays that the call refers to."""
+    """Sets direction, flags and reset states; returns the arrays that must outlive the call."""
     cdef list alive = []
     cdef cnp.ndarray array
     call.reverse = reverse
@@ -252,7 +180,7 @@ cdef double work_of(const Call& call, ptrdiff_t gates, ptrdiff_t matrices):
 
 
 def path(int kernel, cnp.ndarray x, dict params, int threads, int bf16_parts, bint backward):
-    """Fields of the path that a call would take."""
+    """Fields of the path that a call would take; arguments as in `forward`."""
     cdef Call call
     cdef tuple given = usable_of(params)
     fill(&call, x, given, threads, bf16_parts)
@@ -261,9 +189,34 @@ def path(int kernel, cnp.ndarray x, dict params, int threads, int bf16_parts, bi
 
 def forward(int kernel, cnp.ndarray x, tuple state, dict params, flags, reset_state, bint reverse, bint keep,
             int threads, int bf16_parts, path):
-    """Returns y (T, N, H), the last states, what `backward` needs, and the fields of the path that was taken.
+    """One layer and direction: ``state[s] = cell(x[s] Wx + bx, state[s-1] Wh + bh)``; see csrc/forward.h.
 
-    `path` are the fields of one, or None for the one that is chosen.
+    Nothing is checked, and none of the arguments is written to.
+
+    Parameters
+    ----------
+    kernel : int
+        Index from the function `kernel`; its element type is that of all arrays.
+    x : array (T, N, D)
+        Copied unless its rows are contiguous.
+    state : tuple of arrays (N, H)
+        States before the first step.
+    params : dict
+        ``Wx`` (D, gates*H) and ``Wh`` (H, matrices*H) of any strides, ``bx`` (gates*H) and ``bh`` (matrices*H) or None.
+    flags : uint8 array (T, N) or None
+    reset_state : tuple of arrays (N, H) or None
+    keep : bool
+        Whether to keep what `backward` needs.
+    path : tuple or None
+        Fields of the path to take; None for the one that the engine chooses.
+
+    Returns
+    -------
+    y : array (T, N, H)
+    last : tuple of arrays (N, H)
+    saved : array or None
+    taken : tuple
+        Fields of the path that was taken.
     """
     cdef ForwardCall call
     cdef Interruptible interruptible
@@ -280,7 +233,7 @@ def forward(int kernel, cnp.ndarray x, tuple state, dict params, flags, reset_st
         call.path = kernels[kernel].forward_path(call)
     else:
         call.path = given_path(path)
-        check_path(kernels[kernel].forward_hindrance(call))
+        check_path(kernels[kernel].forward_refusal(call))
     for i in range(len(state)):
         array = contiguous(state[i])
         alive.append(array)
@@ -293,7 +246,7 @@ def forward(int kernel, cnp.ndarray x, tuple state, dict params, flags, reset_st
     call.y, call.y_time, call.y_row = cnp.PyArray_DATA(y), call.N * call.H, call.H
     call.keep = keep
     if keep:
-        saved = kept_array(typenum, item, kernels[kernel].whole.saved_size(call))
+        saved = kept_array(typenum, item, kernels[kernel].plain.saved_size(call))
         call.saved = cnp.PyArray_DATA(saved)
     call.stop = watched(&interruptible, call.T, work_of(call, columns(given[0]), columns(given[1])))
     with nogil:
@@ -305,8 +258,31 @@ def forward(int kernel, cnp.ndarray x, tuple state, dict params, flags, reset_st
 
 def backward(int kernel, cnp.ndarray x, dict params, flags, reset_state, bint reverse, int threads, int bf16_parts,
              cnp.ndarray y, cnp.ndarray saved, dy, tuple dlast, int slots, path, clip=None, bint per_sequence=False):
-    """Returns dx, the gradients of the first states, dWx, dWh, the sums over `da`, the gradients of the reset states
-    (None where there are none), and the path as `forward` does."""
+    """BPTT of `forward`, whose arguments and results ``y`` and ``saved`` it gets unchanged; see csrc/backward.h.
+
+    Nothing is checked, and none of the arguments is written to.
+
+    Parameters
+    ----------
+    dy : array (T, N, H) or None
+        None for zeros; copied unless its rows are contiguous.
+    dlast : tuple of arrays (N, H)
+    slots : int
+        Number of the cell's gradients ``da`` of a step.
+    clip, per_sequence
+        See `fastrnn.engine.contract.Options`; with `per_sequence`, dWx, dWh and dslots are (N, ...).
+
+    Returns
+    -------
+    dx : array (T, N, D)
+    dstate : tuple of arrays (N, H)
+    dWx, dWh : arrays like Wx, Wh
+    dslots : array (slots, H)
+        Sums of ``da`` over steps and sequences.
+    dreset : tuple of arrays (N, H) or None
+    taken : tuple
+        Fields of the path that was taken.
+    """
     cdef BackwardCall call
     cdef Interruptible interruptible
     cdef Ran ran
@@ -324,7 +300,7 @@ def backward(int kernel, cnp.ndarray x, dict params, flags, reset_state, bint re
         call.path = kernels[kernel].backward_path(call)
     else:
         call.path = given_path(path)
-        check_path(kernels[kernel].backward_hindrance(call))
+        check_path(kernels[kernel].backward_refusal(call))
     call.y, call.y_time, call.y_row = cnp.PyArray_DATA(y), call.N * call.H, call.H
     call.saved = cnp.PyArray_DATA(saved)
     call.dy = NULL
@@ -374,17 +350,6 @@ cdef cnp.ndarray gradient(int typenum, ptrdiff_t count, ptrdiff_t rows, ptrdiff_
     # Of many sequences they are large: in memory that is used again, as new pages take longer than the products.
     cdef int item = 4 if typenum == cnp.NPY_FLOAT else 8
     return kept_array(typenum, item, count * rows * columns).reshape(count, rows, columns)
-
-
-cdef bint is_array(object value, int typenum, int ndim, ptrdiff_t a, ptrdiff_t b, ptrdiff_t c):
-    """Whether `value` is a well-behaved array of a type and shape; only the first `ndim` sizes count."""
-    if type(value) is not cnp.ndarray or not behaved(value) or cnp.PyArray_TYPE(<cnp.ndarray> value) != typenum:
-        return False
-    if cnp.PyArray_NDIM(<cnp.ndarray> value) != ndim or cnp.PyArray_DIM(<cnp.ndarray> value, 0) != a:
-        return False
-    if ndim > 1 and cnp.PyArray_DIM(<cnp.ndarray> value, 1) != b:
-        return False
-    return ndim < 3 or cnp.PyArray_DIM(<cnp.ndarray> value, 2) == c
 
 
 include "stack.pxi"

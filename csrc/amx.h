@@ -1,5 +1,10 @@
-// The microkernel on the tile registers of AMX: a register holds up to 16 rows of 64 bytes, and one instruction adds
-// the product of 16 rows of 16 items and 16 items of 16 columns to 16 rows of 16 sums.
+// The microkernel on the tile registers of AMX, sums[r] = begin[r] + A[r] @ B. A tile register holds up to 16 rows of
+// 64 bytes; one instruction adds the product of 16 rows of 16 items with 16 items of 16 columns to 16 rows of 16 sums.
+//
+//     A      in   rows of items, `row` apart: [term][depth] each, depth a multiple of 16
+//     B      in   [term][depth][sums][vectors] items, packed (packed.h)
+//     begin  in   float32, for each sum rows `begin_row` apart
+//     out    out  float32, for each sum rows `out_row` apart; may be `begin`
 #pragma once
 
 #include "operand.h"
@@ -9,7 +14,7 @@ namespace FASTRNN_VARIANT {
 
 constexpr int tile_side = 16;
 
-// The compilers' functions for tiles do not tell them what memory is read: it must have been written before.
+// The tile intrinsics do not tell the compiler which memory they read: force earlier stores to it.
 FASTRNN_INLINE void finish_writing(const void* at) { asm volatile("" ::"r"(at) : "memory"); }
 
 // Shapes of the registers: 0 to 3 sums, 4 the upper rows of the left side and 5 the lower ones, 6 and 7 columns of the
@@ -29,7 +34,7 @@ struct alignas(64) TileShapes {
     }
 };
 
-// A thread's use of the registers. Other code of the thread has shapes of its own: what was set before is not relied
+// A thread's use of the tile registers. Other code may have configured them for itself: nothing set before is relied
 // on.
 class TileSession {
   public:
@@ -53,20 +58,20 @@ class TileSession {
         rows = wanted;
     }
 
-    // Other code may have run in this thread, such as the handler of a signal.
+    // Other code may have run in this thread, such as a signal handler.
     static void forget() { rows = 0; }
 
-    // Whether all sums that were noted are numbers.
+    // Whether no sum was infinite or NaN.
     static bool finite() { return !infinite; }
     static void note_infinite() { infinite = true; }
 
   private:
-    const bool before;  // of the call that this one is made within
+    const bool before;  // of the call around a nested one
     static inline thread_local int rows = 0;
     static inline thread_local bool infinite = false;
 };
 
-// Where the sums of some columns of a tile begin and where they go: one vector each.
+// Initial values and destination of up to four vectors of sums.
 struct TileEnds {
     const float* begin[4];
     ptrdiff_t begin_row[4];
@@ -82,20 +87,20 @@ template <class F> void add_unscaled(const float* sums, int rows, int columns, c
     for (int r = 0; r < rows; ++r)
         for (int c = 0; c < columns; ++c, sums += tile_side) {
             const Vec<float> sum = load(sums);
-            infinite |= _mm512_fpclass_ps_mask((__m512)sum, 0x99);  // both infinities, and what is no number
+            infinite |= _mm512_fpclass_ps_mask((__m512)sum, 0x99);  // infinities and NaN
             store(ends.out[c] + r * ends.out_row, load(ends.begin[c] + r * ends.begin_row[c]) + F::unscale * sum);
         }
     if (infinite) TileSession::note_infinite();
 }
 
-// Up to four vectors of sums of up to 16 rows, or up to two of up to 32.
+// Up to four vectors of sums of up to 16 rows, or up to two of up to 32 rows (LOWER).
 template <class F, int COLUMNS, bool LOWER>
-void tile_columns(int rows, Side<int32_t> a, const int32_t* b, ptrdiff_t b_row, ptrdiff_t b_part, ptrdiff_t depth,
+void tile_columns(int rows, Rows<int32_t> a, const int32_t* b, ptrdiff_t b_row, ptrdiff_t b_part, ptrdiff_t depth,
                   TileEnds ends) {
     static_assert(COLUMNS <= (LOWER ? 2 : 4));
     const TileEnds wanted = ends;
-    alignas(64) float sums[F::whole ? 2 * tile_side * COLUMNS * tile_side : 1];
-    if constexpr (F::whole) {
+    alignas(64) float sums[F::full_precision ? 2 * tile_side * COLUMNS * tile_side : 1];
+    if constexpr (F::full_precision) {
         for (int c = 0; c < COLUMNS; ++c) ends.out[c] = sums + c * tile_side;
         ends.out_row = COLUMNS * tile_side;
         _tile_zero(0);
@@ -146,7 +151,7 @@ void tile_columns(int rows, Side<int32_t> a, const int32_t* b, ptrdiff_t b_row, 
     if constexpr (COLUMNS > 3) _tile_stored(3, out(3, 0), in_bytes(ends.out_row));
     if constexpr (LOWER) _tile_stored(2, out(0, tile_side), in_bytes(ends.out_row));
     if constexpr (LOWER && COLUMNS > 1) _tile_stored(3, out(1, tile_side), in_bytes(ends.out_row));
-    if constexpr (F::whole) {
+    if constexpr (F::full_precision) {
         finish_writing(sums);
         add_unscaled<F>(sums, rows, COLUMNS, wanted);
     }
@@ -154,7 +159,7 @@ void tile_columns(int rows, Side<int32_t> a, const int32_t* b, ptrdiff_t b_row, 
 
 // The tile of `rows` rows, up to 32, `sums` sums a row and `vectors` vectors a sum.
 template <class F, class Ends>
-void amx_tile(int rows, int sums, int vectors, Side<int32_t> a, const int32_t* B, ptrdiff_t depth, const Ends& ends) {
+void amx_tile(int rows, int sums, int vectors, Rows<int32_t> a, const int32_t* B, ptrdiff_t depth, const Ends& ends) {
     TileSession::shape(rows);
     const bool lower = rows > tile_side;
     const int count = sums * vectors, most = lower ? 2 : 4;

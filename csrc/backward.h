@@ -3,19 +3,19 @@
 //     grad = e[s+1] + (dy[s], for the first state),   da = cell'(grad, what was kept),   e[s] = carry + da Wh^T
 //     dx[s] = da Wx^T,   dWx += x[s]^T da,   dWh += state[s-1]^T da,   dslots += da
 //
-//     x, flags, reset, Wx, Wh  in  as of the forward pass; of flags also: cut
+//     x, flags, reset, Wx, Wh  in  as in the forward pass; flags also: cut
 //     y, saved                 in  what the forward pass wrote there
 //     dy      in     (T, N, H)        rows contiguous; null for zeros
 //     dlast   in     (N, H) each      e after the last step; null for zeros
 //     dx      out    (T, N, D)        contiguous, as all that follow
 //     dstate  out    (N, H) each      e of the first step
-//     dreset  out    (N, H) each      e of all steps that are reset, or null where nobody asks
+//     dreset  out    (N, H) each      e of all steps that are reset; null if not needed
 //     dWx, dWh, dslots  out  (D, gates*H), (H, matrices*H), (slots, H): see weight_gradients.h
 //
 // With `clip`, grad is clipped where a sequence is active: each element to [-clip, clip] or, with `clip_norm`, the
 // sequence's gradient of all states to that Euclidean norm.
 //
-// dx, or the last three together, are null if they are not needed.
+// dx, or the last three together, are null if not needed.
 #pragma once
 
 #include <cmath>
@@ -28,7 +28,7 @@ namespace fastrnn {
 namespace FASTRNN_VARIANT {
 
 template <class Cell, class F> class Backward : Pass<Cell, F> {
-    using T = typename F::Number;
+    using T = typename F::Element;
     using Item = typename F::Item;
     using Stages = typename Cell::backward;
     using Base = Pass<Cell, F>;
@@ -59,9 +59,9 @@ template <class Cell, class F> class Backward : Pass<Cell, F> {
     InputGradient<Cell, F> input;
     WeightGradients<Cell, F> weights;
     const ptrdiff_t da_size;
-    T* const da;  // of each owner: of the step after a chunk, and of a chunk's steps by time
+    T* const da;  // per owner: `da` of the step that follows a chunk, then of the chunk's steps by time
 
-    // The states and rows that the pass begins with.
+    // Buffers that the pass starts from.
     const Call& place(const BackwardCall& call) {
         T* saved = static_cast<T*>(const_cast<void*>(call.saved));
         run.place(saved, static_cast<T*>(const_cast<void*>(call.y)), call.y_time, call.y_row, true);
@@ -84,17 +84,17 @@ template <class Cell, class F> class Backward : Pass<Cell, F> {
         return ran;
     }
 
-    // One worker's way through the steps.
+    // The steps of one worker.
     struct Steps : Base::Share {
         using Share = typename Base::Share;
         using Share::at, Share::begin, Share::count, Share::room, Share::span, Share::worker;
         Backward& of;
         const int owner;
         const ptrdiff_t step_size;  // of `da`
-        T *const edge, *const all;  // `da` of the step after the chunk, and of its steps by time
+        T *const edge, *const all;  // `da` of the step that follows the chunk, and of its own steps by time
         const T* after = nullptr;   // of the step after
         T* here = nullptr;          // of this one
-        ptrdiff_t rows = 0;         // of the block of rows so far
+        ptrdiff_t rows = 0;         // summed since the last full block
 
         Steps(Backward& of, const Worker& worker, Ran& ran)
             : Share(of, worker, ran), of(of), owner(of.run.split.owner(worker.first)),
@@ -108,7 +108,7 @@ template <class Cell, class F> class Backward : Pass<Cell, F> {
         }
         void end_step() { after = here; }
 
-        // The chunk's part of dx and of the parameters' gradients.
+        // Adds what a chunk contributes to dx and to the gradients of the parameters.
         __attribute__((noinline)) void end_chunk() {
             const Done<T> done{all, span.low, span.count, begin, count};
             worker.each([&](int part) {
@@ -237,29 +237,23 @@ template <class Cell, class F> class Backward : Pass<Cell, F> {
             });
         }
 
-        // The flags of step `s`; null where all are 0, or there is no such step.
+        // Flags of step `s`; null if all are 0 or there is no such step.
         const uint8_t* flags_of(ptrdiff_t s) const {
             return of.run.flags && s < of.run.T_ ? of.run.flags + of.run.time_of(s) * of.run.N : nullptr;
         }
 
-        // Calls f for every row of a stage's finished sums; `da` is null where there is no step after.
+        // Calls f for every row of a stage's finished sums; `da` is null at the last step.
         template <class S, class G> FASTRNN_INLINED void each_sums(S stage, int i, int part, const T* da, G f) {
-            const Range units = of.products.units(i, part);
-            const bool backwards = at.s & 1;
             StageSums<F> sums;
             for (int a = 0; a < S::sums; ++a) sums.start(a, of.run.unit_row(-1), 0);
             for (int k = 0; i == 0 && k < Cell::states; ++k)
                 if (Cell::grad_sum[k] >= 0) sums.start(Cell::grad_sum[k], of.carry[k] + begin * of.run.Hp, of.run.Hp);
             if (da) of.products.take_left(stage, sums, at, da, begin, count, room);
-            if constexpr (F::per_item == 1)
-                if (!of.call.path.packed) of.products.prepare(stage, i, sums, units, count, backwards, room);
-            of.products.each_sums(
-                stage, i, sums, units, count, backwards, this->scratch,
-                [&](const StepTile<T>& tile, TileAt here) { each_row<Cell, S>(of.run, at, tile, here, begin, f); });
+            of.products.each_sums(stage, i, sums, at, of.products.units(i, part), begin, count, this->scratch, room, f);
         }
 
-        // Gradient of every state after a step, from the steps after it; `later` are the flags of the next one. That
-        // one's products are of zeros if it held the state, and not looked at: weights may be infinite.
+        // Gradients that reach the states after a step from later steps; `later` are the flags of the next one. If that
+        // step held the state, its `da` is zero, but its products are not used: weights may be infinite.
         FASTRNN_INLINED void arriving(const Row<T>& row, int later, ptrdiff_t m, ptrdiff_t u, Vec<T>* grad) const {
             for (int k = 0; k < Cell::states; ++k) {
                 const int sum = Cell::grad_sum[k];
@@ -273,7 +267,7 @@ template <class Cell, class F> class Backward : Pass<Cell, F> {
             }
         }
 
-        // A step at which the state is held passes its gradient through.
+        // A step that holds the state passes the gradient through unchanged.
         void pass_through(const Row<T>& row, const Vec<T>* grad) const {
             for (int k = 0; k < Cell::states; ++k) store(row.carry[k], grad[k]);
             for (int m = 0; m < Cell::slots; ++m) store(row.da + m * row.Hp, Vec<T>{});

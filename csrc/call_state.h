@@ -1,4 +1,5 @@
-// Sizes, times and states of a call, and rows padded to whole vectors with zeros, so that no loop has a remainder.
+// Sizes, times and states of a call. Rows of H elements are padded with zeros to Hp, a multiple of the vector width, so
+// that loops over units have no remainder.
 #pragma once
 
 #include "thread_split.h"
@@ -17,8 +18,8 @@ template <class T> void pad_rows(T* to, const T* from, ptrdiff_t rows, ptrdiff_t
     }
 }
 
-// One state at every step: before the first step in rows of Hp, after each step indexed by time, or by step with
-// only two rows where nothing is kept.
+// Storage of one state: before the first step (N, Hp); after each step indexed by time, or, if nothing is kept for
+// BPTT, two buffers that the steps use in turn.
 template <class T> struct Track {
     T* first;
     T* at;
@@ -28,22 +29,22 @@ template <class T> struct Track {
     T* after(ptrdiff_t s, ptrdiff_t t) const { return at + (ring ? s & 1 : t) * time; }
 };
 
-// Where one step finds and puts its values: rows of all sequences, sequence n at `at + n * row`.
+// Addresses of the operands and results of one step: sequence n is row n of each.
 template <class T> struct At {
     ptrdiff_t s, t;  // step of the loop, and its time
-    Side<T> x;
-    Side<T> prev[max_states];
+    Rows<T> x;
+    Rows<T> prev[max_states];
     T* next[max_states];
     ptrdiff_t next_row[max_states];
     T* keep;  // [Cell::keeps][Hp]
 };
 
-// Steps [first, first + count) of the loop, and their earliest time.
+// Steps [first, first + count) of the loop; `low` is their earliest time.
 struct Span {
     ptrdiff_t first, count, low;
 };
 
-// All flags that the steps of a call have.
+// The union of the flags of all steps.
 inline int seen_flags(const Call& call) {
     uint8_t seen = 0;
     for (ptrdiff_t i = 0; call.flags && i < call.T * call.N; ++i) seen |= call.flags[i];
@@ -54,14 +55,14 @@ template <class Cell, class T> struct CallState {
     const ThreadSplit split;
     ptrdiff_t T_, N, D, H, Hp;
     bool reverse;
-    int seen;              // the flags that any step has
+    int seen;              // the union of all flags
     const uint8_t* flags;  // (T, N), or null where all are 0
-    bool own_rows;         // states are kept apart from y
-    Side<T> x;             // at time 0
+    bool own_rows;         // the first state has storage apart from y
+    Rows<T> x;             // at time 0
     ptrdiff_t x_time;
     Track<T> state[max_states];
-    const T* reset[max_states];  // (N, Hp) if any step is reset
-    T* keep;                     // (N, Cell::keeps, Hp) by time, or of one step where nothing is kept
+    const T* reset[max_states];  // (N, Hp) if any step has the reset flag
+    T* keep;                     // (N, Cell::keeps, Hp) by time; one step of it if nothing is kept
     ptrdiff_t keep_time;
     const T* units;  // (Cell::units + 1, Hp): biases and per-unit parameters, and a row of zeros
 
@@ -73,21 +74,21 @@ template <class Cell, class T> struct CallState {
     ptrdiff_t time_of(ptrdiff_t s) const { return reverse ? T_ - 1 - s : s; }
     Span span(ptrdiff_t first, ptrdiff_t count) const { return {first, count, reverse ? T_ - first - count : first}; }
     int flag(ptrdiff_t t, ptrdiff_t n) const { return flags ? flags[t * N + n] : 0; }
-    // The state of all sequences after the step before.
-    Side<T> prev(int k, ptrdiff_t s) const {
+    // The state of all sequences after step s - 1.
+    Rows<T> prev(int k, ptrdiff_t s) const {
         if (!s) return {state[k].first, Hp};
         return {state[k].after(s - 1, time_of(s - 1)), state[k].row};
     }
-    // A state of a sequence as it enters step `s`.
+    // A state of one sequence as it enters step `s`.
     const T* entering(int k, ptrdiff_t s, ptrdiff_t n) const {
         return flag(time_of(s), n) & Flag::reset ? reset[k] + n * Hp : prev(k, s).from(n).at;
     }
 
-    // Elements of `room` of `locate`.
+    // Elements of the `room` that `locate` needs.
     ptrdiff_t entering_size() const { return seen & Flag::reset ? Cell::states * split.most_rows() * Hp : 0; }
 
     // Addresses of step `s` for `count` sequences from `begin` on. If one of them is reset, the entering states are
-    // copied to `room`, where they are beside each other: products read them at one stride.
+    // gathered in `room`, since a product reads its rows at one stride.
     void locate(At<T>& at, ptrdiff_t s, ptrdiff_t begin, ptrdiff_t count, T* room) const {
         const ptrdiff_t t = time_of(s);
         at.s = s;
@@ -102,7 +103,7 @@ template <class Cell, class T> struct CallState {
         if (seen & Flag::reset) enter_reset(at, begin, begin + count, room);
     }
 
-    // Elements that the backward pass needs besides y: [first states][states][keep].
+    // Elements that BPTT needs besides y: [first states][states][keep].
     ptrdiff_t saved_size() const {
         return Cell::states * N * Hp + (Cell::states - !own_rows) * T_ * N * Hp + T_ * N * Cell::keeps * Hp;
     }
@@ -124,7 +125,7 @@ template <class Cell, class T> struct CallState {
 
     const T* unit_row(int i) const { return units + (i < 0 ? Cell::units : i) * Hp; }
 
-    // The per-unit rows and the reset states, each row padded.
+    // Pads the rows of biases and per-unit parameters, and the reset states.
     void pad_inputs(Workspace& memory, const Call& call) {
         T* rows = memory.take<T>((Cell::units + 1) * Hp);
         for (int i = 0; i < Cell::units; ++i) sum_row(rows + i * Hp, Cell::bias[i], call);
@@ -160,15 +161,15 @@ template <class Cell, class T> struct CallState {
     }
 };
 
-// When a call looks for Ctrl-C: every so many steps, as the clock takes as long as a short step does.
-class Looks {
+// How often a call checks for Ctrl-C: every so many steps, since reading the clock takes as long as a short step.
+class StopPoll {
   public:
     template <class Cell, class T>
-    Looks(const CallState<Cell, T>& run, const Call& call)
+    StopPoll(const CallState<Cell, T>& run, const Call& call)
         : every(call.stop ? 1 + poll_work / (run.N * run.H * (run.D * Cell::gates + run.H * Cell::matrices) + 1000)
                           : run.T_ + 1) {}
 
-    // Whether the next step is one to look at; asked once a step.
+    // Whether to check before the next step; called once a step.
     bool due() {
         if (--left > 0) return false;
         left = every;

@@ -1,4 +1,5 @@
-// The vocabulary of the generated cells: places of H-vectors, sums, products, stages. See engine/plan.py.
+// What the generated cells are written in: stages, their sums and products, and the addresses of H-vectors. See
+// engine/plan.py.
 #pragma once
 
 #include "api.h"
@@ -7,24 +8,26 @@
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
 
-// Bounds of a cell, beside `max_states`; codegen/cpp.py has the same and refuses a cell that is beyond them.
+// Limits of a cell, besides `max_states`; codegen/cpp.py has the same ones and refuses a cell that exceeds them.
 constexpr int max_gates = 4, max_stage_sums = 4, max_products = 5, max_sources = 4;
 
 enum class Kind { x, prev, keep, da };
 
-// What a sum begins with: row `unit` of the units, projection of gate `gate`; -1 for none.
+// Initial value of a sum: row `unit` of CallState::units, or the projection of gate `gate`, which includes its bias; -1
+// for none.
 struct Sum {
     int unit, gate;
 };
 
-// A row of the units: block `gate` of bx, or parameter `param`, or neither (-1), plus blocks `matrix` of bh.
+// A row of CallState::units: block `gate` of bx, or per-unit parameter `param`, or neither (-1), plus blocks `matrix`
+// of bh.
 struct Bias {
     int gate, param, matrices;
     int matrix[max_sources];
 };
 
-// sums[s] += sources @ matrices: `sources` neighbouring slots from `index` on, block matrix[source * sums + s] of Wx
-// where the source is x, else of Wh; transposed where it is `da`.
+// sum[s] += source vectors @ matrices. The vectors are `sources` neighbours from `index` on; source k meets
+// block matrix[k * sums + s] of Wx if the kind is x, else of Wh, transposed if it is `da`.
 struct Product {
     Kind kind;
     int index, sources, sums;
@@ -32,14 +35,18 @@ struct Product {
     int matrix[max_sources * max_stage_sums];
 };
 
-// A term of the weight gradient: dWh[matrix] += vector.T @ da[slot].
-struct Use {
-    int slot;
+// A vector that stands on the left of weight gradients: a state that enters a step, or a kept vector.
+struct Vector {
     Kind kind;
-    int index, matrix;
+    int index;
 };
 
-// Where the values of one sequence and one vector of units stand.
+// A term of the weight gradient: dWh[matrix] += vector.T @ da[slot]; `vector` is one of the cell's.
+struct Use {
+    int slot, vector, matrix;
+};
+
+// Addresses of the values of one sequence and one vector of units.
 template <class T> struct Row {
     const T* acc[max_stage_sums];
     const T* prev[max_states];
@@ -49,10 +56,10 @@ template <class T> struct Row {
     T* da;
     const T* unit;
     ptrdiff_t Hp;
-    typename Simd<T>::Ints head;  // the places of the vector that are units
+    typename Simd<T>::Ints head;  // lanes that are hidden units, not padding
 };
 
-// Whether a stage is within the bounds; the compiler rejects a list of sums or matrices that is longer than its array.
+// Whether a stage is within the limits; lists of sums or matrices that are too long for their array do not compile.
 template <class S> constexpr bool fits() {
     bool fits = S::sums <= max_stage_sums && S::products <= max_products;
     for (int p = 0; p < S::products; ++p)
@@ -60,7 +67,7 @@ template <class S> constexpr bool fits() {
     return fits;
 }
 
-// Gates whose projections begin a forward stage's sums: the first ones.
+// Number of gates projected in a forward stage: its first sums.
 template <class S> constexpr int gates_of() {
     return S::products > 0 && S::product[0].kind == Kind::x ? S::product[0].sums : 0;
 }
@@ -69,7 +76,7 @@ template <class... S> struct Stages {
     using first = std::tuple_element_t<0, std::tuple<S...>>;
     static constexpr int count = sizeof...(S);
     static_assert((fits<S>() && ...), "a stage has more sums or products than cell.h allows");
-    // Calls f(stage, number) for each.
+    // Calls f(stage, index) for each.
     template <class F> FASTRNN_INLINE void each(F f) {
         int i = 0;
         (f(S{}, i++), ...);
@@ -85,7 +92,7 @@ template <class S, class F> FASTRNN_INLINE void each_product(F f) {
     each_constant(std::make_integer_sequence<int, S::products>{}, f);
 }
 
-// Calls f(stage number, sum) for every gate.
+// Calls f(stage index, sum) for every gate.
 template <class Stages, class F> FASTRNN_INLINE void each_gate(F f) {
     Stages::each([&](auto stage, int i) {
         using S = decltype(stage);

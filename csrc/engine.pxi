@@ -1,4 +1,4 @@
-# What the binding sees of the engine; see the headers for what it means.
+# Declarations of the engine for the binding; documented in the headers.
 cdef extern from "Python.h":
     # Declared here so that the exception it leaves stays where it is.
     int PyErr_CheckSignals() noexcept
@@ -66,12 +66,12 @@ cdef extern from "runtime.h" namespace "fastrnn" nogil:
         const Kernel* kernels
         int count
     cdef cppclass Kernels:
-        const Kernel* whole
+        const Kernel* plain
         vector[const Kernel*] split
         Path forward_path(const Call&)
         Path backward_path(const Call&)
-        const char* forward_hindrance(const Call&)
-        const char* backward_hindrance(const Call&)
+        const char* forward_refusal(const Call&)
+        const char* backward_refusal(const Call&)
         cbool forward(const ForwardCall&, Ran&) except + nogil
         cbool backward(const BackwardCall&, Ran&) except + nogil
     cdef cppclass LastCall:

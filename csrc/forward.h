@@ -22,7 +22,7 @@ namespace fastrnn {
 namespace FASTRNN_VARIANT {
 
 template <class Cell, class F> class Forward : Pass<Cell, F> {
-    using T = typename F::Number;
+    using T = typename F::Element;
     using Item = typename F::Item;
     using Stages = typename Cell::forward;
     using Base = Pass<Cell, F>;
@@ -50,12 +50,12 @@ template <class Cell, class F> class Forward : Pass<Cell, F> {
 
   private:
     const ForwardCall& call;
-    const bool at_each_step;  // the input is projected with the other products of a step
+    const bool at_each_step;  // the input projection is one of the products of a step
     const bool keep;
     Products<Cell, F, Stages> products;
     Projection<Cell, F> projection;
 
-    // The states and rows that the pass begins with.
+    // Buffers that the pass starts from.
     bool place(const ForwardCall& call) {
         T* saved = call.keep ? static_cast<T*>(call.saved) : memory.template take<T>(run.working_size());
         run.place(saved, static_cast<T*>(call.y), call.y_time, call.y_row, call.keep);
@@ -66,7 +66,7 @@ template <class Cell, class F> class Forward : Pass<Cell, F> {
     }
 
     void copy_last(int k) const {
-        const Side<T> from = run.prev(k, run.T_);
+        const Rows<T> from = run.prev(k, run.T_);
         T* to = static_cast<T*>(call.last[k]);
         for (ptrdiff_t n = 0; n < run.N; ++n) copy_row(to + n * run.H, from.from(n).at, run.H);
     }
@@ -86,7 +86,7 @@ template <class Cell, class F> class Forward : Pass<Cell, F> {
         return ran;
     }
 
-    // One worker's way through the steps.
+    // The steps of one worker.
     struct Steps : Base::Share {
         using Share = typename Base::Share;
         using Share::at, Share::begin, Share::count, Share::room, Share::span, Share::worker;
@@ -117,28 +117,22 @@ template <class Cell, class F> class Forward : Pass<Cell, F> {
         void end_chunk() {}
         void finish() {}
 
-        // Not inlined: the loop's own values would take the registers that a step of few units needs (a tenth of its
-        // time).
+        // Not inlined: with few units, registers that hold the loop's variables cost a tenth of the time of a step.
         template <bool KEEP, class S> __attribute__((noinline)) void run_stage(S stage, int i, int part) {
             const Range units = of.products.units(i, part);
             StageSums<F> sums;
             start(stage, i, part, sums);
             of.products.take_left(stage, sums, at, nullptr, begin, count, room);
-            if constexpr (F::per_item == 1)
-                if (!of.call.path.packed) of.products.prepare(stage, i, sums, units, count, at.s & 1, room);
             const auto elementwise = [&](const Row<T>& row, ptrdiff_t, ptrdiff_t, int flags) {
                 if (!(flags & Flag::hold))
                     S::template run<KEEP, T>(row, nullptr);
                 else if (i == 0)
                     hold<KEEP>(row);
             };
-            of.products.each_sums(stage, i, sums, units, count, at.s & 1, this->scratch,
-                                  [&](const StepTile<T>& tile, TileAt here) {
-                                      each_row<Cell, S>(of.run, at, tile, here, begin, elementwise);
-                                  });
+            of.products.each_sums(stage, i, sums, at, units, begin, count, this->scratch, room, elementwise);
         }
 
-        // What the sums of a stage begin with: the projections of their gates, biases, or nothing.
+        // Initial values of the sums of a stage: projections of gates, biases, or zeros.
         template <class S> void start(S, int i, int part, StageSums<F>& sums) const {
             const bool hoisted = !of.at_each_step && gates_of<S>();
             const T* projected = hoisted ? of.projection.at(at.s, span, count, part) : nullptr;
@@ -152,7 +146,7 @@ template <class Cell, class F> class Forward : Pass<Cell, F> {
             if constexpr (can_project_ahead<F>) sums.ahead = of.projection.beside(part, at.s, i);
         }
 
-        // A step at which the state is held. What is kept goes into products with zeros: it must be finite.
+        // A step that holds the state. BPTT multiplies what is kept by zeros, so it must be finite.
         template <bool KEEP> void hold(const Row<T>& row) const {
             for (int k = 0; k < Cell::states; ++k) store(row.next[k], load(row.prev[k]));
             for (int k = 0; KEEP && k < Cell::keeps; ++k) store(row.keep + k * row.Hp, Vec<T>{});

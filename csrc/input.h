@@ -1,13 +1,13 @@
-// The input over many steps at once: its projection, and beside it its gradient.
+// Products of the input over many steps at once: its projection, and the gradient that belongs to it.
 //
 //     forward:   projected[s] = bias + x[s] Wx   for the steps of a chunk, or of the next one (project_ahead.h)
 //     backward:  dx[s] = da[s] Wx^T              for the steps of a chunk
 //
 //     x          in     (T, N, D)                rows contiguous
 //     Wx         in     (D, gates*H)             any strides
-//     projected  out    [s in chunk][n][row]     row: (gates, Hp) and a vector; one sequence: [s][row]
+//     projected  out    [s in chunk][n][row]     row: (gates, Hp) and one more vector
 //     da         in     [t in chunk][n][slots][Hp]
-//     dx         out    (T, N, D)                contiguous; zeros where a state is held; null if it is not needed
+//     dx         out    (T, N, D)                contiguous; zeros where a state is held; null if not needed
 #pragma once
 
 #include "gemm.h"
@@ -17,7 +17,7 @@ namespace fastrnn {
 namespace FASTRNN_VARIANT {
 
 template <class Cell, class F> class Projection {
-    using T = typename F::Number;
+    using T = typename F::Element;
     using Item = typename F::Item;
 
   public:
@@ -41,7 +41,7 @@ template <class Cell, class F> class Projection {
         });
     }
 
-    // Items that a part needs for a chunk: its left side, and a packed block of Wx.
+    // Scratch items that a part needs for a chunk: the left operand, and a packed block of Wx.
     ptrdiff_t room() const {
         if (ahead || !packed) return 0;
         const ptrdiff_t block = F::parts * F::items(run.D) * gemm_vectors * width<T>;
@@ -56,15 +56,15 @@ template <class Cell, class F> class Projection {
         next.start_chunk(run, span.first, begin, part, [&](ptrdiff_t s) { return at(s, span, 1, part); }, row());
     }
 
-    // The projections of a step of the chunk, of `count` sequences, `row()` apart.
+    // The projections at a step of the chunk: `count` rows, `row()` apart.
     T* at(ptrdiff_t s, Span span, ptrdiff_t count, int part) const {
         const ptrdiff_t number = ahead ? s % (2 * chunk) : run.time_of(s) - span.low;
         return projected + run.split.owner(part) * part_size + number * count * row();
     }
-    // Of a sequence's projections at a step; with one vector more, as rows would often lie 4096 bytes apart.
+    // Leading dimension of the projections; one vector more than needed, to avoid 4 KiB aliasing between rows.
     ptrdiff_t row() const { return Cell::gates * run.Hp + width<T>; }
 
-    // What is to be projected beside the products of a stage, if anything is.
+    // The projection to be run beside the products of a stage, or null.
     Ahead<T>* beside(int part, ptrdiff_t s, int stage) const {
         if (!ahead) return nullptr;
         return next.grant(part, s % chunk * Stages::count + stage, chunk * Stages::count);
@@ -79,12 +79,12 @@ template <class Cell, class F> class Projection {
     T* projected = nullptr;
     InputAhead<Cell, F> next;
 
-    // Wx is packed block by block, into memory that stays in a near cache: a chunk has many rows for each.
+    // Packs Wx block by block into memory that stays in cache: every block meets all the rows of the chunk.
     void project_chunk(Span span, ptrdiff_t begin, ptrdiff_t count, int part, Item* room) const {
         ptrdiff_t steps = span.count;
         T* to = projected + run.split.owner(part) * part_size;
-        Rows<const T> x{run.x.from(begin).at + span.low * run.x_time, run.x_time, run.x.row};
-        if (count == 1) {  // its steps are the rows
+        StepRows<const T> x{run.x.from(begin).at + span.low * run.x_time, run.x_time, run.x.row};
+        if (count == 1) {  // the steps are the rows of one product
             x = {x.at, 0, run.x_time};
             std::swap(steps, count);
         }
@@ -92,7 +92,7 @@ template <class Cell, class F> class Projection {
             if (!packed) return read_in_place(x, steps, count, part, {to, row(), run.Hp});
         const ptrdiff_t depth = F::items(run.D);
         Item* const block = room + F::left_size(run.split.most_rows() * chunk, run.D);
-        const Rows<const Item> left = factors<F>(x, steps, count, run.D, room);
+        const StepRows<const Item> left = left_operand<F>(x, steps, count, run.D, room);
         each_gate<Stages>([&](int i, Sum sum) {
             const Range range = products.units(i, part);
             const Matrix<T> B = products.input(sum.gate);
@@ -103,12 +103,12 @@ template <class Cell, class F> class Projection {
             };
             const T* bias = run.unit_row(sum.unit) + range.first;
             T* first = to + sum.gate * run.Hp + range.first;
-            const Rows<T> out{first, count * row(), row()};
+            const StepRows<T> out{first, count * row(), row()};
             project<F>(left, depth, pack_one, bias, out, steps, count, range.last - range.first);
         });
     }
 
-    void read_in_place(Rows<const T> x, ptrdiff_t steps, ptrdiff_t count, int part, SumRows<T> sums) const {
+    void read_in_place(StepRows<const T> x, ptrdiff_t steps, ptrdiff_t count, int part, SumRows<T> sums) const {
         if (x.step == count * x.row) {
             count *= steps;
             steps = 1;
@@ -127,22 +127,23 @@ template <class Cell, class F> class Projection {
                 }
                 for (ptrdiff_t s = 0; s < steps; ++s) {
                     const SumRows<T> here{sums.at + s * count * sums.row, sums.row, sums.sum};
-                    const Side<T> left{x.at + s * x.step, x.row};
-                    sweep(products.input_in_place(i), S::product[0].matrix, left, count, range, run.H, false, here);
+                    const Rows<T> left{x.at + s * x.step, x.row};
+                    multiply_in_place(products.input_in_place(i), S::product[0].matrix, left, count, range, run.H,
+                                      false, here);
                 }
             }
         });
     }
 };
 
-// Steps whose `da` is known: [time low + k][sequence begin + n].
+// Finished steps of BPTT: da[k][n] of time low + k and sequence begin + n.
 template <class T> struct Done {
     const T* da;
     ptrdiff_t low, steps, begin, n;
 };
 
 template <class Cell, class F> class InputGradient {
-    using T = typename F::Number;
+    using T = typename F::Element;
     using Item = typename F::Item;
 
   public:
@@ -159,10 +160,12 @@ template <class Cell, class F> class InputGradient {
              [&](int g, int) { return Matrix<T>{Wx + g * run.H * call.Wx_col, call.Wx_col, call.Wx_row}; });
     }
 
-    // Items that a part needs for a chunk.
-    ptrdiff_t room() const { return packed ? F::left_size(call.path.chunk * run.split.most_rows(), panel.numbers) : 0; }
+    // Scratch items that a part needs for a chunk.
+    ptrdiff_t room() const {
+        return packed ? F::left_size(call.path.chunk * run.split.most_rows(), panel.elements) : 0;
+    }
 
-    // dx of a chunk's steps; where units are divided, a part does some of the steps.
+    // dx of the steps of a chunk; where parts are shares of the units, each does some of the steps.
     void add(const Done<T>& done, int part, Item* room) const {
         if (!call.dx) return;
         const int parts = run.split.by_units ? run.split.parts : 1, number = run.split.by_units ? part : 0;
@@ -175,8 +178,8 @@ template <class Cell, class F> class InputGradient {
                 return clear_held(done, first, last, dx);
             }
         const auto block = [&](ptrdiff_t u, int v) { return panel.block(u, v, 0); };
-        const Rows<const T> da{done.da + first * n * row, n * row, row};
-        const Rows<const Item> left = factors<F>(da, last - first, n, panel.numbers, room);
+        const StepRows<const T> da{done.da + first * n * row, n * row, row};
+        const StepRows<const Item> left = left_operand<F>(da, last - first, n, panel.elements, room);
         project<F>(left, panel.depth, block, nullptr, {dx, run.N * D, D}, last - first, n, D);
         clear_held(done, first, last, dx);
     }
@@ -189,20 +192,17 @@ template <class Cell, class F> class InputGradient {
 
     void read_in_place(const Done<T>& done, ptrdiff_t first, ptrdiff_t last, T* dx) const {
         const ptrdiff_t n = done.n, row = Cell::slots * run.Hp, D = run.D;
-        Transposed<T> Wx{static_cast<const T*>(call.Wx), call.Wx_row, run.H, Cell::gates, {}, {}};
-        for (int g = 0; g < Cell::gates; ++g) {
-            Wx.left[g] = g * run.Hp;
-            Wx.right[g] = g * run.H;
-        }
-        // All steps at once, if they follow each other in memory.
+        Transposed<T> Wx{static_cast<const T*>(call.Wx), call.Wx_row, run.H, Cell::gates, run.Hp, {}};
+        for (int g = 0; g < Cell::gates; ++g) Wx.right[g] = g * run.H;
+        // All steps at once if they are contiguous.
         const ptrdiff_t steps = n == run.N ? last - first : 1;
         for (ptrdiff_t t = first; t < last; t += steps, dx += run.N * D) {
             clear(dx, steps * n * D);
-            dots(dx, D, Side<T>{done.da + t * n * row, row}, steps * n, Range{0, D}, Wx);
+            multiply_transposed(dx, D, Rows<T>{done.da + t * n * row, row}, steps * n, Range{0, D}, Wx);
         }
     }
 
-    // Where the state is held, the product of zeros and infinite weights is no zero.
+    // Where the state is held dx is zero, even if a product of zeros with infinite weights is not.
     void clear_held(const Done<T>& done, ptrdiff_t first, ptrdiff_t last, T* dx) const {
         if (!(run.seen & Flag::hold)) return;
         for (ptrdiff_t t = first; t < last; ++t, dx += run.N * run.D)

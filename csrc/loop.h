@@ -1,4 +1,4 @@
-// What both passes share: a call's sizes, states and threads, and the loop over its steps.
+// What both passes share: the sizes, states and threads of a call, and the time loop.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +9,7 @@ namespace fastrnn {
 namespace FASTRNN_VARIANT {
 
 template <class Cell, class F> class Pass {
-    using T = typename F::Number;
+    using T = typename F::Element;
     static_assert(Cell::states <= max_states && Cell::params <= max_unit_params, "a cell has more than api.h allows");
     static_assert(Cell::gates <= max_gates && max_gates <= max_sources, "a cell has more gates than cell.h allows");
 
@@ -17,15 +17,15 @@ template <class Cell, class F> class Pass {
     Outcome outcome() const { return stopped ? Outcome::stopped : finite ? Outcome::done : Outcome::not_finite; }
 
   protected:
-    // One worker's sequences, and its memory.
+    // The sequences of one worker, and its scratch memory.
     struct Share {
         const Worker& worker;
         Ran& ran;
         const ptrdiff_t begin, count;
         T *const scratch, *const entering;  // of a StepTile, and of CallState::locate
         typename F::Item* const room;
-        At<T> at;     // the step that is done,
-        Span span{};  // and the chunk that it is in
+        At<T> at;     // the current step
+        Span span{};  // and its chunk
 
         Share(const Pass& pass, const Worker& worker, Ran& ran)
             : worker(worker), ran(ran), begin(pass.run.split.begin(worker.first)),
@@ -40,18 +40,18 @@ template <class Cell, class F> class Pass {
 
     explicit Pass(const Call& call) : run(call) {}
 
-    // Memory of the workers, with `items` of each for operands.
+    // Scratch memory of the workers, with `items` items each for operands.
     void place_room(ptrdiff_t items) {
         room_size = padded<T>(StepTile<T>::size() + run.entering_size() + items);
         room = memory.take<T>(room_size * run.split.parts);
     }
 
-    // One worker's steps, chunk by chunk, from the last one on if `backwards`. `pass` is its own Share, and says what
-    // is done: begin_chunk(), begin_step(), step(stage, number, part), end_step(), end_chunk(); then, unless the call
-    // is stopped, finish().
+    // Runs the steps of one worker, chunk by chunk, from the last to the first if `backwards`. `pass` is the worker's
+    // Share and does the work: begin_chunk(), begin_step(), step(stage, index, part), end_step(), end_chunk(); at the
+    // end, unless the call is stopped, finish().
     template <class Stages, class P> void loop(P& pass, const Call& call, ptrdiff_t chunk, bool backwards) {
         const TileSession session;
-        Looks looks(run, call);
+        StopPoll looks(run, call);
         for (ptrdiff_t done = 0; done < run.T_; done += chunk) {
             const ptrdiff_t count = std::min(chunk, run.T_ - done);
             const ptrdiff_t first = backwards ? run.T_ - done - count : done;

@@ -1,4 +1,4 @@
-// Memory of a call, and of what it keeps.
+// Scratch memory of calls, and memory for what a forward pass keeps.
 #include <cstdlib>
 #include <mutex>
 #include <new>
@@ -12,7 +12,7 @@
 
 namespace fastrnn {
 
-// Memory of a call: one block for each thread that calls, kept for the next call unless it is large.
+// Scratch memory: one block for each thread that makes calls, reused by its next call unless it is large.
 
 namespace {
 
@@ -32,14 +32,14 @@ char* aligned_up(void* at) {
     return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(at) + line - 1) & ~uintptr_t(line - 1));
 }
 
-// Large blocks lie on huge pages where the system has them: a step reads megabytes of packed weights in order, and
-// with pages of 4 KB a tenth of its time would go into finding them.
+// Large blocks use huge pages where there are any: a step streams megabytes of packed weights, and with 4 KiB pages TLB
+// misses take a tenth of its time.
 void* allocate_or_null(size_t bytes) {
 #ifdef __linux__
     if (bytes >= huge_page) {
         void* at = nullptr;
         if (posix_memalign(&at, huge_page, bytes)) return nullptr;
-        madvise(at, bytes / huge_page * huge_page, MADV_HUGEPAGE);  // advice: if it is not taken, nothing else changes
+        madvise(at, bytes / huge_page * huge_page, MADV_HUGEPAGE);  // only advice: without it nothing else changes
         return at;
     }
 #endif
@@ -83,8 +83,8 @@ void* Workspace::take_bytes(size_t bytes) {
     return aligned_up(more.back());
 }
 
-// What a forward pass keeps: tens of megabytes that the system would hand out page by page, zeroed, at every step of
-// a training loop. Those that were given back wait for the next forward pass of the same size.
+// What a forward pass keeps for BPTT: tens of megabytes, which the system would hand out page by page, zeroed, at every
+// step of a training loop. Freed blocks wait in a free list for the next forward pass of the same size.
 
 namespace {
 
@@ -99,7 +99,7 @@ class Spare {
                 blocks.erase(blocks.begin() + i);
                 return at;
             }
-        // Another size: the loop that these were for is over.
+        // Another size: the loop that these blocks were for is over.
         for (const Freed& block : blocks) std::free(block.at);
         blocks.clear();
         total = 0;

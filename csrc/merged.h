@@ -1,7 +1,7 @@
-// The units that do not fill a vector, where those of all sums of a stage share vectors: side by side, with packed
-// columns of their own. A stage of 3 sums over H = 35 units, in vectors of 16:
+// The remainder of H modulo the vector width: the remaining units of all sums of a stage share vectors, side by side,
+// with packed columns of their own. A stage of 3 sums over H = 35 units, in vectors of 16:
 //
-//     sum 0 | sum 1 | sum 2:  units 0 to 31 of each, as everywhere (packed.h)
+//     sum 0 | sum 1 | sum 2:  units 0 to 31 of each, packed as in packed.h
 //     merged:                 | sum 0: 32 33 34 | sum 1: 32 33 34 | sum 2: 32 33 34 | zeros |
 #pragma once
 
@@ -10,28 +10,27 @@
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
 
-// Vectors that hold the units of all sums of a stage that do not fill a vector of their own, side by side; 0 where that
-// would not be fewer vectors.
+// Number of vectors that hold the remaining units of all sums of a stage; 0 if that would not save a vector.
 template <class Stage, class T> int merged_vectors(ptrdiff_t H) {
-    const ptrdiff_t units = H % width<T>, numbers = Stage::sums * units, vectors = numbers <= width<T> ? 1 : 2;
-    return units && vectors < Stage::sums && numbers <= vectors * width<T> ? int(vectors) : 0;
+    const ptrdiff_t units = H % width<T>, elements = Stage::sums * units, vectors = elements <= width<T> ? 1 : 2;
+    return units && vectors < Stage::sums && elements <= vectors * width<T> ? int(vectors) : 0;
 }
 
-// Whether a stage of a cell can.
+// Whether it saves a vector in any stage of a cell.
 template <class Cell, class T> bool can_merge(ptrdiff_t H) {
     bool can = false;
     Cell::forward::each([&](auto stage, int) { can |= merged_vectors<decltype(stage), T>(H) > 0; });
     return can;
 }
 
-// Those of one stage.
+// The merged units of one stage.
 template <class F> class Merged {
-    using T = typename F::Number;
+    using T = typename F::Element;
 
   public:
-    int vectors = 0;  // 0: there are none
+    int vectors = 0;  // 0: none are merged
 
-    // B(product, sum of the product) is a matrix of `depth(product)` rows; `bias(sum)` a row of units.
+    // B(product, sum of the product) is a matrix (depth(product), H), `bias(sum)` a row (H) that the sum begins with.
     template <class S, class Depth, class Get, class Row_>
     void place(S, Workspace& memory, ptrdiff_t H, Depth depth, Get B, Row_ bias) {
         vectors = merged_vectors<S, T>(H);
@@ -52,8 +51,8 @@ template <class F> class Merged {
         }
     }
 
-    // The sums of a tile's sequences, `left[p]` the left side of product p.
-    template <class S> void sums(S, const Side<typename F::Item>* left, TileAt here, StepTile<T>& tile) const {
+    // The sums of a tile of sequences; `left[p]` is the left operand of product p.
+    template <class S> void sums(S, const Rows<typename F::Item>* left, TileAt here, StepTile<T>& tile) const {
         Ends<T> ends{{begin}, {0}, {tile.scratch}, vectors * width<T>};
         for (int p = 0; p < S::products; ++p) add(product[p], left[p].from(here.n), here.rows, ends, tile.scratch);
         for (int a = 0; a < S::sums; ++a) {
@@ -63,7 +62,8 @@ template <class F> class Merged {
     }
 
   private:
-    // A product's columns, and the places of the sums that it does not add to, if there are any.
+    // The packed columns of a product, whether it adds to all sums, and a mask of the lanes of those that it does not
+    // add to.
     struct Columns {
         Panel<F> panel;
         bool all;
@@ -86,13 +86,13 @@ template <class F> class Merged {
         }
     }
 
-    // A product that adds to some of the sums leaves the others as they are: their columns are zeros, but zero times
-    // infinity is not a number.
-    void add(const Columns& columns, Side<typename F::Item> left, int rows, Ends<T>& ends, T* scratch) const {
+    // A product that adds to only some of the sums must leave the others unchanged: their columns are zero, but zero
+    // times infinity is NaN.
+    void add(const Columns& columns, Rows<typename F::Item> left, int rows, Ends<T>& ends, T* scratch) const {
         const T* before = ends.begin[0];
         const ptrdiff_t row = ends.out_row, before_row = ends.begin_row[0];
         ends.out[0] = columns.all ? scratch : scratch + most_rows * row;
-        multiply(columns.panel, 0, vectors, rows, left, &ends);
+        run_tile<F, Layout::rows>(rows, 1, vectors, left, columns.panel.at, columns.panel.depth, ends);
         for (int r = 0; r < rows && !columns.all; ++r)
             for (int v = 0; v < vectors; ++v) {
                 const ptrdiff_t at = v * width<T>;

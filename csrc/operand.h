@@ -1,4 +1,4 @@
-// How the factors of a product are held: as they are, or as sums of bf16 numbers.
+// The operands of a product in memory: floating-point elements as they are, or each split into a sum of bf16 terms.
 #pragma once
 
 #include "api.h"
@@ -8,47 +8,46 @@
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
 
-// Rows of the left side: `row` items from one to the next.
-template <class Item> struct Side {
+// A matrix with contiguous rows: row n begins at `at + n * row`.
+template <class Item> struct Rows {
     const Item* at;
     ptrdiff_t row;
 
-    Side from(ptrdiff_t n) const { return {at + n * row, row}; }
+    Rows from(ptrdiff_t n) const { return {at + n * row, row}; }
 };
 
-// As they are.
-template <class T> struct Whole {
-    using Number = T;
+// Elements as they are: an item is an element.
+template <class T> struct Plain {
+    using Element = T;
     using Item = T;
     static constexpr int bf16_parts = 0, per_item = 1, parts = 1;
 
-    // Items that hold `depth` numbers, and those of a row that is padded.
+    // Items that hold `depth` elements, and items of a row with its padding.
     static constexpr ptrdiff_t items_within(ptrdiff_t depth) { return depth; }
     static constexpr ptrdiff_t items(ptrdiff_t depth) { return depth; }
     static constexpr ptrdiff_t left_size(ptrdiff_t, ptrdiff_t) { return 0; }
-    // Whether a call of T steps, of `rows` sequences a thread and H units, is quicker than with the numbers as they
-    // are.
+    // Whether a call of T steps, `rows` sequences a thread and H units gains from this form of operands.
     static constexpr bool gains(ptrdiff_t, ptrdiff_t, ptrdiff_t) { return true; }
     FASTRNN_INLINE Vec<T> add(Vec<T> sum, Vec<T> a, Vec<T> b) { return sum + a * b; }
     FASTRNN_INLINE void along(const T* at, ptrdiff_t count, Vec<T>* parts) { parts[0] = load_head(at, count); }
     FASTRNN_INLINE void across(const Vec<T>* rows, Vec<T>* parts) { parts[0] = rows[0]; }
-    FASTRNN_INLINE Side<T> rows(const T* at, ptrdiff_t row, ptrdiff_t, ptrdiff_t, T*) { return {at, row}; }
+    FASTRNN_INLINE Rows<T> rows(const T* at, ptrdiff_t row, ptrdiff_t, ptrdiff_t, T*) { return {at, row}; }
 };
 
 #ifdef __AVX512BF16__
-// Each float32 as the sum of PARTS bf16 numbers of 8 bits, the first one nearest to it, each next one nearest to what
-// is left. An item is a pair of neighbours along the depth: the processor adds both products to a sum at once. Numbers
-// below 2**-126 count as zero for it.
+// Each float32 as a sum of PARTS bf16 terms of 8 significant bits: the first is the nearest bf16 to it, every later one
+// the nearest to what is left. An item is a pair of neighbours along the depth, since the bf16 dot product instruction
+// adds both products to a sum at once; it takes subnormals as zero.
 template <int PARTS> struct Split {
-    using Number = float;
+    using Element = float;
     using Item = int32_t;
     static constexpr int bf16_parts = PARTS, per_item = 2, parts = PARTS;
-    // Of parts that are all of a number none may be lost, however small: numbers are taken `scale` times as large, and
-    // the least one that there is, 2**-149, is then far above the least that counts.
-    static constexpr bool whole = PARTS == whole_parts;
-    static constexpr float scale = whole ? 0x1p24f : 1, unscale = 1 / (scale * scale);
-    // Which part of the left side meets which of the right; products below the last bit are left out. Neighbours share
-    // a side.
+    // With full precision no term may be lost, however small: elements are scaled up so that the terms of even the
+    // smallest subnormal, 2**-149, are normal.
+    static constexpr bool full_precision = PARTS == full_precision_parts;
+    static constexpr float scale = full_precision ? 0x1p24f : 1, unscale = 1 / (scale * scale);
+    // Which term of the left operand meets which of the right one; products below the last bit are left out.
+    // Consecutive pairs share an operand.
     static constexpr int terms = PARTS * (PARTS + 1) / 2;
     static constexpr int left(int term) {
         constexpr int of[][6] = {{0}, {1, 0, 0}, {2, 1, 1, 0, 0, 0}};
@@ -59,19 +58,20 @@ template <int PARTS> struct Split {
         return of[PARTS - 1][term];
     }
 #ifdef __AMX_BF16__
-    static constexpr ptrdiff_t whole_items = 16;  // of a row of a tile
+    static constexpr ptrdiff_t item_multiple = 16;  // a row of a tile register
 #else
-    static constexpr ptrdiff_t whole_items = 1;
+    static constexpr ptrdiff_t item_multiple = 1;
 #endif
 
     static constexpr ptrdiff_t items_within(ptrdiff_t depth) { return (depth + 1) / 2; }
     static constexpr ptrdiff_t items(ptrdiff_t depth) {
-        return (items_within(depth) + whole_items - 1) / whole_items * whole_items;
+        return (items_within(depth) + item_multiple - 1) / item_multiple * item_multiple;
     }
     static constexpr ptrdiff_t left_size(ptrdiff_t rows, ptrdiff_t depth) { return rows * PARTS * items(depth); }
 #ifdef __AMX_BF16__
     static bool gains(ptrdiff_t T, ptrdiff_t rows, ptrdiff_t H) {
-        return (whole ? worth_splitting_in_three(T, rows, H) : worth_tiles(rows) && worth_splitting(T, rows)) &&
+        return (full_precision ? worth_splitting_in_three(T, rows, H)
+                               : worth_tiles(rows) && worth_splitting(T, rows)) &&
                tiles_allowed();
     }
 #else
@@ -82,7 +82,7 @@ template <int PARTS> struct Split {
         return (Vec<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
     }
 
-    // Items of neighbouring numbers, of which `count` are left.
+    // Items of the neighbouring elements at `at`, of which the first `count` exist.
     FASTRNN_INLINE void along(const float* at, ptrdiff_t count, Vec<Item>* parts) {
         Vec<float> low = scaled(load_head(at, count)),
                    high = scaled(load_head(at + width<float>, count - width<float>));
@@ -92,15 +92,15 @@ template <int PARTS> struct Split {
         }
     }
 
-    // Items of two rows: each holds a number of either.
+    // Items of two rows: each holds one element of either.
     FASTRNN_INLINE void across(const Vec<float>* rows, Vec<Item>* parts) {
         Vec<float> even = scaled(rows[0]), odd = scaled(rows[1]);
         FASTRNN_UNROLL (int p = 0; p < PARTS; ++p)
             parts[p] = (Vec<Item>)(widened(take(even)) | widened(take(odd)) << 16);
     }
 
-    // Rows of `depth` numbers in items at `to`, a part of a row after the other.
-    static Side<Item> rows(const float* at, ptrdiff_t row, ptrdiff_t count, ptrdiff_t depth, Item* to) {
+    // Splits rows (count, depth) into items at `to`: [row][term][items].
+    static Rows<Item> rows(const float* at, ptrdiff_t row, ptrdiff_t count, ptrdiff_t depth, Item* to) {
         const ptrdiff_t of_part = items(depth);
         for (ptrdiff_t n = 0; n < count; ++n)
             for (ptrdiff_t i = 0; i < of_part; i += width<Item>) {
@@ -115,10 +115,10 @@ template <int PARTS> struct Split {
   private:
     typedef uint16_t Halves __attribute__((vector_size(32)));
     typedef uint32_t Wide __attribute__((vector_size(64)));
-    FASTRNN_INLINE Vec<float> scaled(Vec<float> value) { return whole ? value * scale : value; }
+    FASTRNN_INLINE Vec<float> scaled(Vec<float> value) { return full_precision ? value * scale : value; }
     FASTRNN_INLINE Wide widened(__m256i halves) { return __builtin_convertvector((Halves)halves, Wide); }
 
-    // The nearest bf16 numbers; `value` keeps what they leave, nothing where they are not finite.
+    // The nearest bf16 terms; `value` becomes the remainder, or zero where they are not finite.
     FASTRNN_INLINE __m256i take(Vec<float>& value) {
         const __m256i nearest = (__m256i)_mm512_cvtneps_pbh((__m512)value);
         if constexpr (PARTS > 1) {

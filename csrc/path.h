@@ -1,4 +1,4 @@
-// The path of a call: one pure function for each direction, from sizes, strides, threads and precision.
+// Chooses the path of a call: one pure function for each direction, of sizes, strides, threads and precision.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,8 @@
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
 
-// How the work is shared: by sequences, or by units where few sequences meet matrices that are worth a wait.
+// How threads share the work: by sequences, or by units if there are few sequences and the matrices are large enough to
+// make up for the barriers.
 inline Path share_work(const Call& call, int matrices) {
     const ptrdiff_t N = call.N, threads = call.threads < max_threads ? call.threads : max_threads;
     const ptrdiff_t worth = N * call.H * call.H * matrices / step_work;
@@ -22,11 +23,11 @@ inline Path share_work(const Call& call, int matrices) {
     return path;
 }
 
-// What both directions choose alike; `packs`: whether weights that could be read where they are are packed.
+// What both directions choose alike; `packs`: whether to pack weights that could be read in place.
 template <class Cell, class F> Path shared_path(const Call& call, bool packs) {
     Path path = share_work(call, Cell::matrices);
     if (F::gains(call.T, ThreadSplit(call.N, path).most_rows(), call.H)) path.bf16_parts = F::bf16_parts;
-    path.packed = F::per_item > 1 || !call.rows_lie_along_memory() || packs;
+    path.packed = F::per_item > 1 || !call.unit_column_stride() || packs;
     return path;
 }
 
@@ -35,13 +36,14 @@ template <class Cell, class F> Path forward_path(const Call& call) {
     Path path = shared_path<Cell, F>(call, worth_packing(T, call.N, H));
     const ptrdiff_t rows = ThreadSplit(call.N, path).most_rows();
     path.input = Input::step;
+    path.chunk = 1;
     if (worth_hoisting(T, rows, call.D)) {
         const bool ahead = can_project_ahead<F> && path.packed && worth_projecting_ahead(rows, H);
         path.input = ahead ? Input::ahead : Input::chunk;
         path.chunk = ahead ? ahead_rows : std::min(T, (gemm_depth + rows - 1) / rows);
     }
     path.merged = F::per_item == 1 && path.packed && path.input == Input::step && !path.by_units &&
-                  rows >= worth_merging && can_merge<Cell, typename F::Number>(H);
+                  rows >= worth_merging && can_merge<Cell, typename F::Element>(H);
     return path;
 }
 
@@ -55,7 +57,7 @@ template <class Cell, class F> Path backward_path(const Call& call) {
     return path;
 }
 
-template <class F> const char* shared_hindrance(const Call& call) {
+template <class F> const char* shared_refusal(const Call& call) {
     const Path& path = call.path;
     const ptrdiff_t most = path.by_units ? max_threads : std::min<ptrdiff_t>(max_threads, call.N > 1 ? call.N : 1);
     if (path.parts < 1 || path.parts > most)
@@ -63,14 +65,14 @@ template <class F> const char* shared_hindrance(const Call& call) {
     if (path.chunk < 1 || (path.chunk > call.T && path.input != Input::ahead))
         return "chunk: from 1 to the number of steps";
     if (path.bf16_parts != F::bf16_parts) return "bf16_parts: those of this kernel";
-    if (!path.packed && F::per_item > 1) return "packed: numbers are split when they are packed";
-    if (!path.packed && !call.rows_lie_along_memory()) return "packed: rows of the weights are not contiguous";
+    if (!path.packed && F::per_item > 1) return "packed: operands are split while they are packed";
+    if (!path.packed && !call.unit_column_stride()) return "packed: rows of the weights are not contiguous";
     return nullptr;
 }
 
-template <class Cell, class F> const char* forward_hindrance(const Call& call) {
+template <class Cell, class F> const char* forward_refusal(const Call& call) {
     const Path& path = call.path;
-    if (const char* why = shared_hindrance<F>(call)) return why;
+    if (const char* why = shared_refusal<F>(call)) return why;
     if (path.input == Input::none) return "input: step, chunk or ahead";
     if (path.input == Input::step && path.chunk != 1) return "chunk: 1 where each step projects its own input";
     if (path.input == Input::ahead) {
@@ -80,16 +82,17 @@ template <class Cell, class F> const char* forward_hindrance(const Call& call) {
         if (path.chunk != ahead_rows) return "chunk: ten steps are projected ahead";
     }
     if (path.merged && (F::per_item > 1 || !path.packed || path.input != Input::step || path.by_units))
-        return "merged: of float32 and float64 numbers, packed, where units are not divided and each step projects its "
+        return "merged: of float32 and float64 elements, packed, where units are not divided and each step projects "
+               "its "
                "input";
-    if (path.merged && !can_merge<Cell, typename F::Number>(call.H)) return "merged: the units fill the vectors";
+    if (path.merged && !can_merge<Cell, typename F::Element>(call.H)) return "merged: the units fill the vectors";
     return nullptr;
 }
 
-template <class F> const char* backward_hindrance(const Call& call) {
+template <class F> const char* backward_refusal(const Call& call) {
     const Path& path = call.path;
     if (path.input != Input::none || path.merged) return "input, merged: of the forward pass";
-    return shared_hindrance<F>(call);
+    return shared_refusal<F>(call);
 }
 
 }  // namespace FASTRNN_VARIANT

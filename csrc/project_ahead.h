@@ -1,6 +1,6 @@
-// The projection of the steps to come, done beside the products of one sequence's step. Those read all of the recurrent
-// matrix for one multiply-add a number and wait for memory; the projection of several rows waits for nothing but the
-// multipliers, and fills the time.
+// The input projection of the next steps, interleaved with the recurrent products of one sequence's step. Those are a
+// GEMV: one multiply-add per weight, bound by memory. The projection of several rows is bound by arithmetic and fills
+// the time that the GEMV waits.
 #pragma once
 
 #include "step_tile.h"
@@ -8,26 +8,33 @@
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
 
-// Whether there are registers enough for both; narrower vectors have more instructions for a number, and wait less.
+// Whether there are registers for both; with narrower vectors the GEMV needs more instructions per weight and waits
+// less.
 template <class F> constexpr bool can_project_ahead = F::per_item == 1 && vector_bytes == 64 && registers == 32;
 
-// One vector of columns of the projection: `out[r] = begin + x[r] @ B` for `ahead_rows` rows.
+// One vector of columns of the projection: out[r] = begin + x[r] @ B for `ahead_rows` rows.
+//
+//     x      in   (ahead_rows, depth)         rows contiguous
+//     B      in   (depth, one vector)         contiguous
+//     begin  in   (one vector)
+//     out    out  (ahead_rows, one vector)    rows `out_row` apart
 template <class T> struct Piece {
-    Side<T> x;
+    Rows<T> x;
     const T *B, *begin;
     ptrdiff_t depth;
     T* out;
     ptrdiff_t out_row;
 
     void run() const {
-        run_tile<Whole<T>, Layout::rows>(ahead_rows, 1, 1, x, B, depth, {{begin}, {0}, {out}, out_row});
+        run_tile<Plain<T>, Layout::rows>(ahead_rows, 1, 1, x, B, depth, {{begin}, {0}, {out}, out_row});
     }
 };
 
-// The projection of the next steps, gate by gate and vector by vector: what is due is taken while a step is done.
+// The projection of the next steps in pieces, gate by gate and vector by vector; during a step those that are due are
+// taken.
 template <class T> class Ahead {
   public:
-    // A gate's packed columns, biases, and where its projections go, from the first of `vectors` vectors on.
+    // The packed columns of a gate, its biases, and the place of its projections in a row of `out`.
     struct Gate {
         const T *B, *begin;
         ptrdiff_t to, vectors;
@@ -38,26 +45,26 @@ template <class T> class Ahead {
         total += one.vectors;
     }
 
-    // The rows x from now on; `out_row` from one row of `out` to the next.
-    void start(Side<T> x, ptrdiff_t depth, T* out, ptrdiff_t out_row) {
+    // Starts over with other rows.
+    void start(Rows<T> x, ptrdiff_t depth, T* out, ptrdiff_t out_row) {
         now = {x, nullptr, nullptr, depth, out, out_row};
-        number = 0;
+        current = 0;
         vector = 0;
         taken = 0;
         wanted = 0;
     }
 
-    // Makes due what has to be done by the end of turn `turn` of `turns`.
+    // Makes due what has to be finished by the end of turn `turn` of `turns`.
     void grant(ptrdiff_t turn, ptrdiff_t turns) { wanted = total * (turn + 1) / turns; }
 
     bool due() const { return taken < wanted; }
 
     Piece<T> take() {
-        while (vector == gate[number].vectors) {
-            ++number;
+        while (vector == gate[current].vectors) {
+            ++current;
             vector = 0;
         }
-        const Gate& from = gate[number];
+        const Gate& from = gate[current];
         Piece<T> piece = now;
         piece.B = from.B + vector * width<T> * now.depth;
         piece.begin = from.begin + vector * width<T>;
@@ -74,11 +81,11 @@ template <class T> class Ahead {
   private:
     Gate gate[max_gates];
     Piece<T> now;
-    int gates = 0, number = 0;
+    int gates = 0, current = 0;
     ptrdiff_t total = 0, vector = 0, taken = 0, wanted = 0;
 };
 
-// A tile of one row with a piece beside it.
+// The microkernel (tile.h) for one row of A sums of V vectors, interleaved with one piece of the projection.
 template <class T, int A, int V>
 void tile_beside(const T* a, const T* b, ptrdiff_t depth, const Ends<T>& ends, const Piece<T>& piece) {
     constexpr int W = width<T>, C = A * V, R = ahead_rows;
@@ -88,8 +95,8 @@ void tile_beside(const T* a, const T* b, ptrdiff_t depth, const Ends<T>& ends, c
     Walk<T, R> x(piece.x);
     const T* B = piece.B;
     const auto add = [&](ptrdiff_t k) __attribute__((always_inline)) {
-        const Vec<T> number = splat(a[k]);
-        FASTRNN_UNROLL (int c = 0; c < C; ++c) sum[c] += number * load(b + c * W);
+        const Vec<T> value = splat(a[k]);
+        FASTRNN_UNROLL (int c = 0; c < C; ++c) sum[c] += value * load(b + c * W);
         b += C * W;
     };
     const auto add_ahead = [&]() __attribute__((always_inline)) {
@@ -109,45 +116,41 @@ void tile_beside(const T* a, const T* b, ptrdiff_t depth, const Ends<T>& ends, c
     FASTRNN_UNROLL (int r = 0; r < R; ++r) store(piece.out + r * piece.out_row, ahead[r]);
 }
 
-template <class T, int A, int V> constexpr auto beside_or_none() {
+template <class T> using TileBeside = void (*)(const T*, const T*, ptrdiff_t, const Ends<T>&, const Piece<T>&);
+
+template <class T, int A, int V> constexpr TileBeside<T> beside_or_none() {
     if constexpr (A * V <= ahead_columns)
         return &tile_beside<T, A, V>;
     else
-        return static_cast<decltype(&tile_beside<T, 1, 1>)>(nullptr);
+        return nullptr;
 }
 
-template <class T>
-void run_beside(int sums, int vectors, const T* a, const T* B, ptrdiff_t depth, const Ends<T>& ends,
-                const Piece<T>& piece) {
-#define FASTRNN_BESIDE(A)                                                                                          \
-    {                                                                                                              \
-        beside_or_none<T, A, 1>(), beside_or_none<T, A, 2>(), beside_or_none<T, A, 4>(), beside_or_none<T, A, 8>() \
-    }
-    static constexpr decltype(&tile_beside<T, 1, 1>) table[4][4] = {FASTRNN_BESIDE(1), FASTRNN_BESIDE(2),
-                                                                    FASTRNN_BESIDE(3), FASTRNN_BESIDE(4)};
-#undef FASTRNN_BESIDE
-    table[sums - 1][vectors == 8 ? 3 : vectors / 2](a, B, depth, ends, piece);
+template <class T, int... I>
+FASTRNN_INLINE TileBeside<T> find_beside(int sums, int vectors, std::integer_sequence<int, I...>) {
+    static constexpr TileBeside<T> table[] = {beside_or_none<T, I / 4 + 1, 1 << I % 4>()...};
+    return table[4 * (sums - 1) + power_of(vectors)];
 }
 
-// Runs tiles of a step, and beside them what is due.
+// Runs the tiles of a step, and beside each a piece that is due.
 template <class T> struct Beside {
     Ahead<T>* ahead;
 
-    FASTRNN_INLINED void operator()(int rows, int sums, int vectors, Side<T> a, const T* B, ptrdiff_t depth,
+    FASTRNN_INLINED void operator()(int rows, int sums, int vectors, Rows<T> a, const T* B, ptrdiff_t depth,
                                     const Ends<T>& ends) const {
+        constexpr auto all = std::make_integer_sequence<int, 4 * max_sums>{};
         if (ahead->due())
-            run_beside(sums, vectors, a.at, B, depth, ends, ahead->take());
+            find_beside<T>(sums, vectors, all)(a.at, B, depth, ends, ahead->take());
         else
-            run_tile<Whole<T>, Layout::rows>(rows, sums, vectors, a, B, depth, ends);
+            run_tile<Plain<T>, Layout::rows>(rows, sums, vectors, a, B, depth, ends);
     }
 };
 
-// The projection of a chunk of steps for each part of a call, while the steps of the chunk before it run.
+// For each part of a call, projects a chunk of steps while the steps of the previous chunk run.
 template <class Cell, class F> class InputAhead {
-    using T = typename F::Number;
+    using T = typename F::Element;
 
   public:
-    // `units(i, part)`: the units of stage i that a part does.
+    // `units(i, part)` are the units of stage i that a part computes.
     template <class G> void prepare(Workspace& memory, const CallState<Cell, T>& run, G units) {
         if constexpr (can_project_ahead<F>) {
             const int parts = run.split.parts;
@@ -170,8 +173,8 @@ template <class Cell, class F> class InputAhead {
         pack(columns[gate], 1, run.D, run.D, run.H, range, 1, [&](int, int) { return B; });
     }
 
-    // At the first step of a chunk: the next one's projection begins, of sequence n; the first one's is done at once.
-    // `out(s)` is where that of step s goes, `row` further on that of the next one.
+    // At the first step of a chunk: starts the projection of the next chunk, for sequence n; that of the very first
+    // chunk is run at once. The projection of step s goes to `out(s)`, that of the next step `row` elements further on.
     template <class G>
     void start_chunk(const CallState<Cell, T>& run, ptrdiff_t s, ptrdiff_t n, int part, G out, ptrdiff_t row) const {
         if constexpr (can_project_ahead<F>) {
@@ -183,7 +186,7 @@ template <class Cell, class F> class InputAhead {
         }
     }
 
-    // With what is due by the end of turn `turn` of so many.
+    // Makes due what has to be finished by the end of turn `turn` of `turns`.
     Ahead<T>* grant(int part, ptrdiff_t turn, ptrdiff_t turns) const {
         ahead[part].grant(turn, turns);
         return ahead + part;
@@ -194,7 +197,7 @@ template <class Cell, class F> class InputAhead {
     T* rows;
     Ahead<T>* ahead;
 
-    // A step's input, and a vector: rows would often lie 4096 bytes apart.
+    // Leading dimension of the copied rows of x; one vector more than needed, to avoid 4 KiB aliasing between rows.
     static ptrdiff_t row_size(const CallState<Cell, T>& run) { return padded<T>(run.D) + width<T>; }
 
     void start(const CallState<Cell, T>& run, ptrdiff_t first, ptrdiff_t n, int part, T* out, ptrdiff_t out_row) const {

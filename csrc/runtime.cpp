@@ -1,4 +1,4 @@
-// Which variant runs here, and what a call asks of its surroundings.
+// Selects the variant for this processor; checks for Ctrl-C.
 #include "runtime.h"
 
 #include <algorithm>
@@ -6,7 +6,7 @@
 #include <iterator>
 
 #if defined(__linux__) && defined(__x86_64__)
-#define FASTRNN_TILES  // the system is asked before their first use
+#define FASTRNN_TILES  // the operating system is asked before their first use
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -65,10 +65,10 @@ const char* variant_names() {
 std::vector<Kernels> all_kernels(const Variant* variant) {
     const auto end = std::end(best_first);
     auto other = std::find(std::begin(best_first), end, variant);
-    const auto whole = std::find_if(other, end, [](const Variant* one) { return one->kernels->bf16_parts == 0; });
+    const auto plain = std::find_if(other, end, [](const Variant* one) { return one->kernels->bf16_parts == 0; });
     std::vector<Kernels> all;
-    for (int i = 0; i < (*whole)->count; ++i) all.push_back({&(*whole)->kernels[i], {}});
-    for (; other != whole; ++other)
+    for (int i = 0; i < (*plain)->count; ++i) all.push_back({&(*plain)->kernels[i], {}});
+    for (; other != plain; ++other)
         for (int i = 0; can_run((*other)->name) && i < (*other)->count; ++i) {
             const Kernel& kernel = (*other)->kernels[i];
             all[find_kernels(all, kernel.cell, kernel.bytes)].split.push_back(&kernel);
@@ -78,7 +78,7 @@ std::vector<Kernels> all_kernels(const Variant* variant) {
 
 int find_kernels(const std::vector<Kernels>& all, const char* cell, int bytes) {
     const auto found = std::find_if(all.begin(), all.end(), [=](const Kernels& one) {
-        return one.whole->bytes == bytes && std::strcmp(one.whole->cell, cell) == 0;
+        return one.plain->bytes == bytes && std::strcmp(one.plain->cell, cell) == 0;
     });
     return found == all.end() ? -1 : int(found - all.begin());
 }
@@ -91,52 +91,6 @@ bool tiles_allowed() {
 #else
     return false;
 #endif
-}
-
-const Kernel* Kernels::of(const Path& path) const {
-    if (path.bf16_parts == 0) return whole;
-    for (const Kernel* kernel : split)
-        if (kernel->bf16_parts == path.bf16_parts) return kernel;
-    return nullptr;
-}
-
-Path Kernels::best_path(const Call& call, Path (*Kernel::*path)(const Call&)) const {
-    for (const Kernel* kernel : split)
-        if (kernel->bf16_parts == call.bf16_parts) {
-            const Path found = (kernel->*path)(call);
-            if (found.bf16_parts) return found;
-        }
-    return (whole->*path)(call);
-}
-
-const char* Kernels::forward_hindrance(const Call& call) const {
-    const Kernel* kernel = of(call.path);
-    return kernel ? kernel->forward_hindrance(call) : "bf16_parts: no kernel splits numbers in so many";
-}
-
-const char* Kernels::backward_hindrance(const Call& call) const {
-    const Kernel* kernel = of(call.path);
-    return kernel ? kernel->backward_hindrance(call) : "bf16_parts: no kernel splits numbers in so many";
-}
-
-bool Kernels::forward(const ForwardCall& call, Ran& ran) const {
-    const FlushSubnormals flush;
-    const Outcome outcome = of(call.path)->forward(call, ran);
-    if (outcome != Outcome::not_finite) return outcome == Outcome::done;
-    ForwardCall again = call;
-    again.path = whole->forward_path(call);
-    ran = {};
-    return whole->forward(again, ran) == Outcome::done;
-}
-
-bool Kernels::backward(const BackwardCall& call, Ran& ran) const {
-    const FlushSubnormals flush;
-    const Outcome outcome = of(call.path)->backward(call, ran);
-    if (outcome != Outcome::not_finite) return outcome == Outcome::done;
-    BackwardCall again = call;
-    again.path = whole->backward_path(call);
-    ran = {};
-    return whole->backward(again, ran) == Outcome::done;
 }
 
 LastCall& last_call() {

@@ -1,4 +1,4 @@
-// What the binding calls: which variant runs here, and its kernels.
+// What the binding calls: the kernels of the best variant that runs on this processor.
 #pragma once
 
 #include <chrono>
@@ -10,38 +10,66 @@
 
 namespace fastrnn {
 
-// The kernels of one cell and number type: of the numbers as they are, and of split ones, best first.
+// The kernels of one cell and element type: `plain` ones, and those that split their operands into bf16 terms, best
+// first.
 struct Kernels {
-    const Kernel* whole;
+    const Kernel* plain;
     std::vector<const Kernel*> split;
 
-    Path forward_path(const Call& call) const { return best_path(call, &Kernel::forward_path); }
-    Path backward_path(const Call& call) const { return best_path(call, &Kernel::backward_path); }
-    // What hinders a call on its path; null if nothing does.
-    const char* forward_hindrance(const Call& call) const;
-    const char* backward_hindrance(const Call& call) const;
-    // False if the call was stopped; `ran` is what was done.
-    bool forward(const ForwardCall& call, Ran& ran) const;
-    bool backward(const BackwardCall& call, Ran& ran) const;
+    Path forward_path(const Call& call) const { return path(call, &Kernel::forward); }
+    Path backward_path(const Call& call) const { return path(call, &Kernel::backward); }
+    // Why a call cannot take its path; null if it can.
+    const char* forward_refusal(const Call& call) const { return refusal(call, &Kernel::forward); }
+    const char* backward_refusal(const Call& call) const { return refusal(call, &Kernel::backward); }
+    // False if the call was stopped; `ran` records what was done.
+    bool forward(const ForwardCall& call, Ran& ran) const { return run(call, ran, &Kernel::forward); }
+    bool backward(const BackwardCall& call, Ran& ran) const { return run(call, ran, &Kernel::backward); }
 
   private:
-    const Kernel* of(const Path& path) const;
-    Path best_path(const Call& call, Path (*Kernel::*path)(const Call&)) const;
+    template <class C> using Way = Direction<C> Kernel::*;
+
+    // The kernel for so many bf16 terms; null if there is none.
+    const Kernel* of(int bf16_parts) const {
+        if (bf16_parts == 0) return plain;
+        for (const Kernel* kernel : split)
+            if (kernel->bf16_parts == bf16_parts) return kernel;
+        return nullptr;
+    }
+    template <class C> Path path(const Call& call, Way<C> way) const {
+        if (const Kernel* kernel = of(call.bf16_parts)) {
+            const Path found = (kernel->*way).path(call);
+            if (found.bf16_parts) return found;
+        }
+        return (plain->*way).path(call);
+    }
+    template <class C> const char* refusal(const Call& call, Way<C> way) const {
+        const Kernel* kernel = of(call.path.bf16_parts);
+        return kernel ? (kernel->*way).refusal(call) : "bf16_parts: there is no kernel for so many";
+    }
+    template <class C> bool run(const C& call, Ran& ran, Way<C> way) const {
+        const FlushSubnormals flush;
+        const Outcome outcome = (of(call.path.bf16_parts)->*way).run(call, ran);
+        if (outcome != Outcome::not_finite) return outcome == Outcome::done;
+        C again = call;
+        again.path = (plain->*way).path(call);
+        ran = {};
+        return (plain->*way).run(again, ran) == Outcome::done;
+    }
 };
 
-// The best variant that this processor can run; the one called `wanted`, if that is given and can run.
+// The best variant that this processor can run, or the one called `wanted`; null if that cannot run.
 const Variant* find_variant(const char* wanted);
 
 // Names of all variants, best first, a blank after each.
 const char* variant_names();
 
-// For every cell and number type the kernels of a variant and of those below it.
+// For every cell and element type, the kernels of a variant and of those below it.
 std::vector<Kernels> all_kernels(const Variant* variant);
 
-// Index of the kernels of a cell and number type, or -1.
+// Index of the kernels of a cell and element type, or -1.
 int find_kernels(const std::vector<Kernels>& kernels, const char* cell, int bytes);
 
-// What the calling thread's last call has done, layer by layer and direction by direction, and how many of these ran at
+// What the last call of the calling thread did, layer by layer and direction by direction, and how many of these ran at
 // the same time.
 struct LastCall {
     std::vector<Ran> layers;
@@ -49,7 +77,7 @@ struct LastCall {
 };
 LastCall& last_call();
 
-// While it lives, the calling thread's kernels ask `check` now and then whether to end.
+// During its lifetime the kernels of the calling thread call `check` now and then to ask whether to stop.
 class Interruptible {
   public:
     Interruptible() = default;
@@ -57,7 +85,7 @@ class Interruptible {
     Interruptible(const Interruptible&) = delete;
     Interruptible& operator=(const Interruptible&) = delete;
 
-    // `check` returns whether the call is to end. It runs in the floating-point mode that the caller has.
+    // `check` returns whether to stop. It runs in the floating-point mode of the caller.
     const Stop* begin(bool (*check)());
     void look();
 
@@ -70,7 +98,7 @@ class Interruptible {
     Interruptible* outer;
 };
 
-// Memory for what a forward pass keeps, null if there is none; `give_buffer` takes it back, for the next one.
+// Memory for what a forward pass keeps, null if there is none left; `give_buffer` returns it for the next one.
 void* take_buffer(size_t bytes);
 void give_buffer(void* at, size_t bytes);
 

@@ -1,5 +1,5 @@
-// Vectors of the variant's width, on the vector types that GCC and Clang share: arithmetic is written with the
-// usual operators and works for every instruction set and number type.
+// Vectors of the variant's width, on the vector extensions of GCC and Clang: arithmetic is written with the usual
+// operators and works for every instruction set and element type.
 #pragma once
 
 #include <cstddef>
@@ -56,7 +56,7 @@ template <class T> FASTRNN_INLINE void store(T* at, Vec<T> value) {
 
 template <class T> FASTRNN_INLINE Vec<T> splat(T value) { return value - Vec<T>{}; }
 
-// The first `count` numbers, zeros after them; reads nothing beyond.
+// The first `count` elements, zeros after them; reads nothing beyond.
 template <class T> FASTRNN_INLINE Vec<T> load_head(const T* at, ptrdiff_t count) {
     if (count >= width<T>) return load(at);
     if (count <= 0) return Vec<T>{};
@@ -95,7 +95,7 @@ template <class T> FASTRNN_INLINE void copy_row(T* to, const T* from, ptrdiff_t 
 #endif
 }
 
-// All bits set in the first `count` places.
+// All bits set in the first `count` lanes.
 template <class T> FASTRNN_INLINE typename Simd<T>::Ints head_mask(ptrdiff_t count) {
     typename Simd<T>::Ints place{};
     for (int i = 0; i < width<T>; ++i) place[i] = i;
@@ -111,19 +111,19 @@ template <class T, class V> FASTRNN_INLINE V masked(V value, typename Simd<T>::I
 template <class V> FASTRNN_INLINE V less(V a, V b, V yes, V no) { return a < b ? yes : no; }
 template <class V> FASTRNN_INLINE V less_equal(V a, V b, V yes, V no) { return a <= b ? yes : no; }
 
-template <class V> using NumberOf = typename std::remove_reference<decltype(V{}[0])>::type;
+template <class V> using ElementOf = typename std::remove_reference<decltype(V{}[0])>::type;
 
 template <class V> FASTRNN_INLINE V magnitude(V a) {
-    using Ints = typename Simd<NumberOf<V>>::Ints;
-    using Int = typename Lane<NumberOf<V>>::Int;
+    using Ints = typename Simd<ElementOf<V>>::Ints;
+    using Int = typename Lane<ElementOf<V>>::Int;
     constexpr Int clear = Int(~(Int(1) << (8 * sizeof(Int) - 1)));
     return (V)((Ints)a & clear);
 }
 
 // `a`, which has no sign, with the sign of `b`.
 template <class V> FASTRNN_INLINE V with_sign(V a, V b) {
-    using Ints = typename Simd<NumberOf<V>>::Ints;
-    using Int = typename Lane<NumberOf<V>>::Int;
+    using Ints = typename Simd<ElementOf<V>>::Ints;
+    using Int = typename Lane<ElementOf<V>>::Int;
     constexpr Int top = Int(Int(1) << (8 * sizeof(Int) - 1));
     return (V)((Ints)a | ((Ints)b & top));
 }
@@ -137,69 +137,70 @@ template <class V> FASTRNN_INLINE V least(V a, V bound) {
     return bound < a ? bound : a;
 }
 
-// 2**mantissa + n, for whole n that are less: they are its lowest bits.
+// 2**mantissa + n, for integral n below it: they become its lowest bits.
 template <class T> FASTRNN_INLINE Vec<T> as_number(typename Simd<T>::Ints n) {
     using Int = typename Lane<T>::Int;
     return (Vec<T>)(n | Int(Lane<T>::bias + Lane<T>::mantissa) << Lane<T>::mantissa);
 }
 
-// The whole n for which a / 2**n is from 1 to 2, of a positive normal number, and that number.
+// The exponent n and the significand a / 2**n, from 1 to 2, of a positive normal `a`.
 template <class V> FASTRNN_INLINE V exponent(V a) {
-    using T = NumberOf<V>;
+    using T = ElementOf<V>;
     const auto n = (typename Simd<T>::Ints)a >> Lane<T>::mantissa;
     return as_number<T>(n) - T((typename Lane<T>::Int(1) << Lane<T>::mantissa) + Lane<T>::bias);
 }
 
 template <class V> FASTRNN_INLINE V significand(V a) {
-    using T = NumberOf<V>;
+    using T = ElementOf<V>;
     using Int = typename Lane<T>::Int;
     constexpr Int one = Int(Lane<T>::bias) << Lane<T>::mantissa, rest = (Int(1) << Lane<T>::mantissa) - 1;
     return (V)(((typename Simd<T>::Ints)a & rest) | one);
 }
 
-// How often a subnormal number or 0 holds the least positive number, with its sign.
+// A subnormal or 0 as a multiple of the least positive number, with its sign.
 template <class V> FASTRNN_INLINE V subnormal(V a) {
-    using T = NumberOf<V>;
-    const V count = as_number<T>((typename Simd<T>::Ints)magnitude(a)) - T(typename Lane<T>::Int(1) << Lane<T>::mantissa);
+    using T = ElementOf<V>;
+    const V count =
+        as_number<T>((typename Simd<T>::Ints)magnitude(a)) - T(typename Lane<T>::Int(1) << Lane<T>::mantissa);
     return with_sign(count, a);
 }
 
 // Square root.
 template <class V> FASTRNN_INLINE V root(V a) {
-    for (int i = 0; i < width<NumberOf<V>>; ++i) a[i] = NumberOf<V>(__builtin_sqrt(a[i]));
+    for (int i = 0; i < width<ElementOf<V>>; ++i) a[i] = ElementOf<V>(__builtin_sqrt(a[i]));
     return a;
 }
 
-// f of each number whose magnitude is above `beyond`, else `near`.
+// f of each element whose magnitude is above `beyond`, else that of `near`.
 template <class V, class F> FASTRNN_INLINE V library(V a, V beyond, V near, F f) {
-    for (int i = 0; i < width<NumberOf<V>>; ++i)
-        if (magnitude(a)[i] > beyond[i]) near[i] = NumberOf<V>(f(a[i]));
+    for (int i = 0; i < width<ElementOf<V>>; ++i)
+        if (magnitude(a)[i] > beyond[i]) near[i] = ElementOf<V>(f(a[i]));
     return near;
 }
 
-// 2**n for whole `n` within the exponents of normal numbers: adding `round` leaves n in the lowest bits.
+// 2**n for integral `n` in the range of normal exponents: adding `round` leaves n in the lowest bits.
 template <class V> FASTRNN_INLINE V power_of_two(V n) {
 #ifdef __AVX512F__
     if constexpr (sizeof(V) == 64 && sizeof(n[0]) == 4) return (V)_mm512_scalef_ps(_mm512_set1_ps(1), (__m512)n);
 #endif
-    using T = NumberOf<V>;
+    using T = ElementOf<V>;
     using Ints = typename Simd<T>::Ints;
     return (V)(((Ints)(n + Lane<T>::round) + Lane<T>::bias) << Lane<T>::mantissa);
 }
 
-// a * 2**n for whole `n`; the result, but not `a`, may be subnormal.
+// a * 2**n for integral `n`; the result may be subnormal, `a` may not.
 template <class V> FASTRNN_INLINE V scale(V a, V n) {
 #ifdef __AVX512F__
     if constexpr (sizeof(V) == 64 && sizeof(a[0]) == 4) return (V)_mm512_scalef_ps((__m512)a, (__m512)n);
     if constexpr (sizeof(V) == 64 && sizeof(a[0]) == 8) return (V)_mm512_scalef_pd((__m512d)a, (__m512d)n);
 #endif
-    // In two steps: neither power leaves the exponents of normal numbers.
-    using T = NumberOf<V>;
+    // In two steps, so that neither power leaves the range of normal exponents.
+    using T = ElementOf<V>;
     const V half = (n * T(0.5) + Lane<T>::round) - Lane<T>::round;
     return a * power_of_two(half) * power_of_two(n - half);
 }
 
-// Rows of a square of numbers become its columns: parts of S places change places, S from half a vector down to 1.
+// Transposes a square of elements: blocks of S x S off the diagonal are swapped, S from half a vector down to 1.
 template <class T, int S, size_t... I> FASTRNN_INLINE void transpose_parts(Vec<T>* rows, std::index_sequence<I...>) {
     constexpr int W = width<T>;
     FASTRNN_UNROLL (int i = 0; i < W; ++i) {

@@ -1,4 +1,4 @@
-// Layers over each other: which of them run at the same time, and what is done between two.
+// Stacks of layers: which of them run at the same time, and what is done between two.
 #include "stack.h"
 
 #include <algorithm>
@@ -35,7 +35,7 @@ template <class T> void add(void* to, const void* from, ptrdiff_t count) {
     for (ptrdiff_t i = 0; i < count; ++i) static_cast<T*>(to)[i] += static_cast<const T*>(from)[i];
 }
 
-// Layers are dealt to the threads in turn; each follows the one below it, step by step.
+// Layers are dealt to the threads round-robin; each waits for the one below it, step by step.
 struct Wave {
     const Kernels& kernels;
     std::vector<ForwardCall>& calls;
@@ -56,32 +56,33 @@ struct Wave {
         call.above = &progress[layer];
         try {
             if (!kernels.forward(call, ran[layer])) stopped = true;
-        } catch (...) {  // no memory; whoever waits for this layer must not wait for ever
+        } catch (...) {  // out of memory: do not leave the layer above waiting
             failed = true;
             progress[layer].reached(call.T);
         }
     }
 };
 
-// A layer of a wave: it follows the one below it closely, and is not done again, which would mislead its followers.
+// A layer of a wave follows the one below it closely. It must not be run a second time, for the layer above would have
+// read the first results.
 void choose_wave_path(const Kernels& kernels, ForwardCall& call, bool follows) {
-    if (call.bf16_parts == whole_parts) {
+    if (call.bf16_parts == full_precision_parts) {
         call.bf16_parts = 0;
         call.path = kernels.forward_path(call);
     }
     if (follows && call.path.input == Input::chunk) call.path.chunk = std::min(call.path.chunk, wave_steps);
 }
 
-// Threads that layers over each other take, each following the one below; 1: one layer after the other.
+// Number of threads that run layers at the same time, each following the one below; 1: one layer after the other.
 int wave_threads(const std::vector<ForwardCall>& calls, int directions, int threads) {
-    // The steps of a layer that is itself divided are not done one after the other: nobody could follow it.
+    // A layer that is itself divided does not finish its steps one by one, so that none could follow it.
     const bool divided = std::any_of(calls.begin(), calls.end(), [](const Call& call) { return call.path.parts > 1; });
     const int layers = int(calls.size());
     if (directions > 1 || divided || layers < 2 || threads < 2 || calls[0].T < worth_a_wave || calls[0].keep) return 1;
     return threads < layers ? threads : layers;
 }
 
-// Both directions of a layer, in a thread each if neither is divided and there are threads for it.
+// Runs the directions of a layer, two of them in a thread each if `apart`.
 template <class F> bool run_directions(int directions, bool apart, F run) {
     if (directions == 1) return run(0);
     if (!apart) return run(0) && run(1);
@@ -102,7 +103,7 @@ template <class F> bool run_directions(int directions, bool apart, F run) {
     return both.finished;
 }
 
-// The notes of a call go where the last call's were, for their memory.
+// Records of a call: they replace those of the last call and reuse their memory.
 struct Noted {
     LastCall done;
 
@@ -130,7 +131,7 @@ bool forward_stack(const Kernels& kernels, std::vector<ForwardCall>& calls, int 
         return !wave.stopped;
     }
     for (size_t first = 0; first < calls.size(); first += directions) {
-        if (!drops.empty()) run(drops[first / directions], kernels.whole->bytes);
+        if (!drops.empty()) run(drops[first / directions], kernels.plain->bytes);
         if (apart[first / directions]) noted.done.at_once = 2;
         if (!run_directions(directions, apart[first / directions],
                             [&](int d) { return kernels.forward(calls[first + d], ran[first + d]); }))
@@ -144,7 +145,7 @@ bool backward_stack(const Kernels& kernels, std::vector<BackwardCall>& calls, in
     for (BackwardCall& call : calls) call.path = kernels.backward_path(call);
     Noted noted(calls.size());
     std::vector<Ran>& ran = noted.done.layers;
-    const int bytes = kernels.whole->bytes;
+    const int bytes = kernels.plain->bytes;
     for (size_t layer = calls.size() / directions; layer-- > 0;) {
         const size_t first = layer * directions;
         if (apart[layer]) noted.done.at_once = 2;
@@ -162,7 +163,7 @@ bool backward_stack(const Kernels& kernels, std::vector<BackwardCall>& calls, in
 
 namespace {
 
-// In the order of the memory that is written, a square at a time where that is across the rows.
+// In the order of the destination; where its columns are contiguous, in squares.
 template <class T> void finish_one(const Finished& one, bool add) {
     const T* from = static_cast<const T*>(one.from);
     T* to = static_cast<T*>(one.to);

@@ -1,4 +1,4 @@
-// Layers over each other, in one direction or both, and what stands between them.
+// Stacks of layers, in one direction or both, and what is between two layers.
 #pragma once
 
 #include "runtime.h"
@@ -16,12 +16,12 @@ struct Drop {
     double scale = 1;
 };
 
-// What a backward pass of a layer leaves to do before the one below: dx += other_dx, where there are two directions.
+// What is done between BPTT of a layer and of the one below: dx += other, with two directions, then dropout.
 struct Join {
     void* dx = nullptr;
-    const void* other = nullptr;  // null for one direction
+    const void* other = nullptr;  // null with one direction
     ptrdiff_t count = 0;
-    Drop drop;  // of the layer's input
+    Drop drop;  // of the layer's input, or none
 };
 
 // A finished gradient (rows, columns), contiguous, and where it goes: any strides, written or added.
@@ -32,13 +32,13 @@ struct Finished {
     ptrdiff_t row, col;
 };
 
-// The forward pass: `directions` calls a layer, in a thread each where the layer's entry of `apart` says so; each
-// layer's `y` is the next one's `x`, or what `drops[layer]` leaves of it. `threads` is what all layers may take. False
-// if it was stopped.
+// The forward pass: `directions` calls a layer, which run in a thread each where `apart[layer]`. The `y` of a layer is
+// the `x` of the next one, after dropout by `drops[layer]` if there is any. `threads` is the limit for all layers
+// together. False if the call was stopped.
 bool forward_stack(const Kernels& kernels, std::vector<ForwardCall>& calls, int directions, int threads,
                    const std::vector<char>& apart, const std::vector<Drop>& drops);
 
-// The backward pass, from the last layer to the first; `joins` has one entry a layer. False if it was stopped.
+// The backward pass, from the last layer to the first; `joins` has one entry a layer. False if the call was stopped.
 bool backward_stack(const Kernels& kernels, std::vector<BackwardCall>& calls, int directions,
                     const std::vector<char>& apart, const std::vector<Join>& joins);
 

@@ -1,7 +1,7 @@
-# Layers on their parameters, forward and BPTT with no Python between them.
+# Stacks of layers: forward and BPTT with no Python code between the layers.
 
 cdef class Kept:
-    """What a forward pass of layers keeps: of each layer its input and output, of each call what the engine needs."""
+    """What a forward pass keeps: input and output of every layer, and what the engine saved of every call."""
 
     cdef list inputs, outputs, saved
     cdef object flags, draw
@@ -20,7 +20,7 @@ cdef class Stack:
         For each layer and direction; the biases may be None.
     states, gates, matrices : int
     terms : tuple of (matrix, slot)
-        Which sum of the gradients is that of which recurrent bias.
+        For each recurrent bias the slot whose sum is its gradient.
     slots : int
     """
 
@@ -48,7 +48,7 @@ cdef class Stack:
             self.copied |= not (whole and behaved(Wx) and behaved(Wh))
 
     def quick(self, x, state, int ndim, now, bint keep):
-        """Outputs, last states and what was kept; None for what is not taken."""
+        """Outputs, last states and what was kept; None for arguments that only the slower, checking way takes."""
         cdef tuple first, last
         cdef cnp.ndarray y
         cdef Kept kept
@@ -80,7 +80,7 @@ cdef class Stack:
         return self.run(contiguous_rows(x), 3, first, flags, fresh, now, keep, draw)
 
     cdef tuple states_in(self, given, ptrdiff_t N):
-        """The states as contiguous arrays; None if they are not what they should be."""
+        """The states as contiguous arrays; None if they are of another type or shape."""
         if given is None:
             return None
         if self.states == 1:
@@ -95,7 +95,7 @@ cdef class Stack:
         return tuple([contiguous(one) for one in given])
 
     cdef tuple states_out(self, ptrdiff_t N):
-        """An array (calls, N, H) for each state."""
+        """An uninitialised array (calls, N, H) for each state."""
         cdef cnp.npy_intp shape[3]
         shape[0], shape[1], shape[2] = self.prepared.size(), N, self.H
         if self.states == 1:
@@ -108,7 +108,7 @@ cdef class Stack:
         return aligned(self.typenum, self.item, ndim, shape + 3 - ndim)
 
     cdef ptrdiff_t input_of(self, int i):
-        """Features of the input of call `i`."""
+        """Number of features of the input of call `i`."""
         return self.D if i < self.directions else self.directions * self.H
 
     cdef double work_of(self, const Call* call):
@@ -116,11 +116,11 @@ cdef class Stack:
         return <double> call.T * call.N * self.H * (call.D * self.gates + self.H * self.matrices)
 
     cdef bint runs_apart(self, ptrdiff_t N, double work, int most) except -1:
-        """Whether the two directions of a layer take a thread each: where the batch cannot be divided."""
+        """Whether the two directions of a layer run in a thread each: if the batch cannot be divided."""
         return self.directions == 2 and most > 1 and min(N, work / worth_a_thread()) < 2
 
     cdef int set_states(self, Call* call, int i, tuple first, tuple fresh) except -1:
-        """The states before the first step and at a reset of call `i`."""
+        """Sets the first states and the reset states of call `i`."""
         cdef int k
         cdef ptrdiff_t shift = i * call.N * self.H * self.item
         for k in range(self.states):
@@ -145,13 +145,16 @@ cdef class Stack:
         return 0
 
     cdef list own_params(self, Call* call, ptrdiff_t i):
-        """Parameters of call `i`, copied where the engine could not read them."""
+        """Parameters of call `i`, copied where the engine cannot read them."""
         cdef tuple arrays = usable(self.arrays[i])
         set_params(call, arrays[0], arrays[1], arrays[2], arrays[3])
         return list(arrays)
 
     cdef tuple run(self, cnp.ndarray x, int ndim, tuple first, flags, tuple fresh, now, bint keep, draw):
-        """Outputs, last states, and a Kept or None, of arrays that are what they should be."""
+        """Outputs, last states, and a Kept or None; the arguments were checked.
+
+        x (T, N, D) or (N, D), rows contiguous; `first` and `fresh` contiguous (calls, N, H) or None; flags (T, N).
+        """
         cdef vector[ForwardCall] calls = self.prepared
         cdef vector[Drop] drops
         cdef vector[char] apart
@@ -163,7 +166,7 @@ cdef class Stack:
         cdef double work, total = 0
         cdef bint split = False
         cdef cnp.ndarray y = None, saved
-        # Lists are made where there is something to keep: they are a tenth of a short call.
+        # Lists are made only if needed: they cost a tenth of a short call.
         cdef list outputs = [] if keep or n > 1 else None, inputs = [] if keep else None
         cdef list memory = [] if keep else None, copies = None
         cdef tuple last
@@ -206,7 +209,7 @@ cdef class Stack:
             call.threads = 1 if split else threads_for(work, most)
             total += work
             if keep:
-                saved = kept_array(self.typenum, self.item, kernels[self.number].whole.saved_size(call[0]))
+                saved = kept_array(self.typenum, self.item, kernels[self.number].plain.saved_size(call[0]))
                 memory.append(saved)
                 call.saved = cnp.PyArray_DATA(saved)
         threads = calls[0].threads if n == 1 else threads_for(total, most)
@@ -223,15 +226,16 @@ cdef class Stack:
         return y, last, kept
 
     def quick_backward(self, Kept kept, dy, dstate, need, into, bint add):
-        """Gradients by unchecked arguments, as `Pullback` gives them; None for what is not taken."""
+        """Gradients as `Pullback` returns them; None for arguments that only the slower, checking way takes."""
         cdef cnp.ndarray x = kept.inputs[0]
         cdef cnp.ndarray y = kept.outputs[0]
         cdef ptrdiff_t T = cnp.PyArray_DIM(y, 0), N = cnp.PyArray_DIM(y, 1)
+        cdef ptrdiff_t outer = N if self.batch_first else T, inner = T if self.batch_first else N
         cdef tuple dlast, found
         if kept.fresh is not None:
             return None
         if dy is not None:
-            if not is_array(dy, self.typenum, 3, N if self.batch_first else T, T if self.batch_first else N, self.directions * self.H):
+            if not is_array(dy, self.typenum, 3, outer, inner, self.directions * self.H):
                 return None
             if self.batch_first:
                 dy = cnp.PyArray_SwapAxes(<cnp.ndarray> dy, 0, 1)
@@ -249,8 +253,8 @@ cdef class Stack:
         return dx, first, grads
 
     cdef bint takes(self, into):
-        """Whether all of `into` are arrays that gradients can be written to."""
-        cdef ptrdiff_t i, D
+        """Whether all of `into` are arrays that the gradients of the parameters can be written to."""
+        cdef ptrdiff_t i, D, wide
         cdef int known = 0, j
         cdef tuple names, arrays
         if type(into) is not dict:
@@ -264,7 +268,8 @@ cdef class Stack:
                     continue
                 known += 1
                 if j < 2:
-                    if not is_array(array, self.typenum, 2, self.H if j else D, self.H * (self.matrices if j else self.gates), 0):
+                    wide = self.H * (self.matrices if j else self.gates)
+                    if not is_array(array, self.typenum, 2, self.H if j else D, wide, 0):
                         return False
                 elif not is_array(array, self.typenum, 1, self.H * (self.gates if j == 2 else self.matrices), 0, 0):
                     return False
@@ -294,7 +299,7 @@ cdef double worth_a_thread() except -1:
 
 
 cdef int threads_for(double work, int most) except -1:
-    """Threads for a call of so many multiply-adds; see `fastrnn.engine.threads`."""
+    """Number of threads for a call of `work` multiply-adds; see `fastrnn.engine.threads`."""
     if most == 1:
         return 1
     cdef double worth = work / worth_a_thread()

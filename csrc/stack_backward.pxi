@@ -1,4 +1,4 @@
-# BPTT of a stack: what each call reads and where its gradients go.
+# BPTT of a stack: what each call reads, and where its gradients go.
 
 cdef tuple back(Stack stack, Kept kept, dy, tuple dlast, flags, need, into, bint add, clip, bint per_sequence):
     """dx (T, N, D), the gradients of the first states, those of the parameters, and those of the reset states.
@@ -69,7 +69,8 @@ cdef tuple back(Stack stack, Kept kept, dy, tuple dlast, flags, need, into, bint
     return dxs[0] if need_x else None, first if need[1] else None, grads, fresh
 
 
-cdef int set_gradients_of_states(Stack stack, BackwardCall* call, int i, tuple dlast, tuple first, tuple fresh) except -1:
+cdef int set_gradients_of_states(Stack stack, BackwardCall* call, int i, tuple dlast, tuple first,
+                                 tuple fresh) except -1:
     cdef int k
     cdef ptrdiff_t shift = i * call.N * stack.H * stack.item
     for k in range(stack.states):
@@ -83,7 +84,7 @@ cdef int set_gradients_of_states(Stack stack, BackwardCall* call, int i, tuple d
 
 
 cdef int place_dx(Stack stack, BackwardCall* call, Join* join, int layer, int d, bint needed, draw, list dxs) except -1:
-    """Memory for the gradient of a layer's input: of the first direction that of the layer, to which the other's is added."""
+    """Memory for the gradient of the input of a layer; that of the second direction is added to that of the first."""
     cdef cnp.ndarray dx
     call.dx = NULL
     if not needed:
@@ -102,7 +103,7 @@ cdef int place_dx(Stack stack, BackwardCall* call, Join* join, int layer, int d,
 
 
 cdef ptrdiff_t scratch_size(Stack stack, into) except -1:
-    """Elements for the sums over `da` of every call, and for weight gradients that go to their arrays when all is done."""
+    """Elements for the sums over `da` of every call, and for weight gradients that are copied at the end."""
     cdef ptrdiff_t total = 0, i
     for i in range(len(stack.arrays)):
         total += stack.slots * stack.H
@@ -113,9 +114,9 @@ cdef ptrdiff_t scratch_size(Stack stack, into) except -1:
 
 cdef char* place_gradients(Stack stack, BackwardCall* call, int i, into, bint add, char* at, dict grads,
                            vector[Finished]& finished) except NULL:
-    """Where the gradients of the parameters of call `i` go; returns the scratch memory that is left.
+    """Sets where the gradients of the parameters of call `i` go; returns the scratch memory that is left.
 
-    Those of the weights go straight to their arrays where nothing is added and these are as the engine writes them.
+    Those of the weights are written directly to their arrays if these are contiguous and nothing is added.
     """
     cdef tuple names = stack.names[i], arrays = stack.arrays[i]
     cdef ptrdiff_t rows, columns

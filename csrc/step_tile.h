@@ -1,5 +1,5 @@
-// A step is done block of units by block of units, and for each block in tiles of sequences: the sums of the products,
-// then the elementwise code while they are in the first-level cache.
+// A step goes through blocks of units and, for each block, through tiles of sequences: the sums of the products, then
+// the elementwise code while the sums are in the first-level cache.
 #pragma once
 
 #include "call_state.h"
@@ -8,15 +8,6 @@
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
 
-// Calls f(first, rows) for `count` rows in tiles of at most `most`.
-template <class F> FASTRNN_INLINE void each_tile(ptrdiff_t count, int most, F f) {
-    for (ptrdiff_t n = 0; n < count;) {
-        const int rows = balanced(n, count, most);
-        f(n, rows);
-        n += rows;
-    }
-}
-
 template <class Stage> constexpr int widest_sums() {
     int widest = 1;
     for (int p = 0; p < Stage::products; ++p)
@@ -24,8 +15,8 @@ template <class Stage> constexpr int widest_sums() {
     return widest < max_sums ? widest : max_sums;
 }
 
-// Vectors of units that a block of a stage takes, so that a tile of `rows` rows has work for every register, and every
-// one of `shares` shares of the blocks about the same; `most` vectors of sums.
+// Vectors of units of a block of a stage: as many as a register tile of `rows` rows has accumulators for, at most
+// `most` vectors of sums, and so that `shares` shares of the blocks are about equal.
 template <class Stage> int block_vectors(ptrdiff_t rows, ptrdiff_t vectors, int shares, int most = most_block_sums) {
     const int widest = widest_sums<Stage>(), columns = max_columns(rows < most_rows ? int(rows) : most_rows);
     int v = (columns < most ? columns : most) / (widest == 3 ? 4 : widest);
@@ -39,7 +30,7 @@ template <class Stage> int block_vectors(ptrdiff_t rows, ptrdiff_t vectors, int 
     return v;
 }
 
-// A tile of a step: v vectors of units from u on, of `rows` sequences from number n of a share on.
+// A tile of a step: v vectors of units from u on, `rows` sequences from sequence n of the share on.
 struct TileAt {
     ptrdiff_t u;
     int v;
@@ -47,8 +38,8 @@ struct TileAt {
     int rows;
 };
 
-// Where the sums of a stage stand, for the sequences of a tile: in memory that they began in, or in `scratch` once a
-// product has been added.
+// Where the sums of a stage are, for the sequences of a tile: their initial values, or `scratch` once a product was
+// added.
 template <class T> struct StepTile {
     static constexpr int block = 8 * width<T>;
     T* scratch;  // [sum][row][vector]
@@ -57,32 +48,34 @@ template <class T> struct StepTile {
 
     static ptrdiff_t size() { return max_stage_sums * most_rows * block; }
 
-    // Adds a product to its sums; `run` as of `multiply`.
+    // Adds a product to its sums, by run(rows, sums, vectors, a, B, depth, ends) for as many sums as a register tile
+    // takes.
     template <class F, class G>
-    FASTRNN_INLINED void add(const Panel<F>& panel, const Product& product, TileAt here, Side<typename F::Item> left,
+    FASTRNN_INLINED void add(const Panel<F>& panel, const Product& product, TileAt here, Rows<typename F::Item> left,
                              G run) {
         const ptrdiff_t out_row = here.v * width<T>;
-        Ends<T> ends[(max_stage_sums + max_sums - 1) / max_sums];
-        for (int i = 0; i < product.sums; ++i) {
-            Ends<T>& group = ends[i / max_sums];
-            const int s = product.sum[i], j = i % max_sums;
-            group.begin[j] = at[s];
-            group.begin_row[j] = row[s];
-            group.out[j] = scratch + s * most_rows * block;
-            group.out_row = out_row;
-            at[s] = group.out[j];
-            row[s] = out_row;
+        for (int first = 0; first < product.sums; first += max_sums) {
+            const int count = product.sums - first < max_sums ? product.sums - first : max_sums;
+            Ends<T> ends{{}, {}, {}, out_row};
+            for (int j = 0; j < count; ++j) {
+                const int s = product.sum[first + j];
+                ends.begin[j] = at[s];
+                ends.begin_row[j] = row[s];
+                at[s] = ends.out[j] = scratch + s * most_rows * block;
+                row[s] = out_row;
+            }
+            run(here.rows, count, here.v, left.from(here.n), panel.block(here.u, here.v, first), panel.depth, ends);
         }
-        multiply(panel, product.sums, here.u, here.v, here.rows, left.from(here.n), ends, run);
     }
 };
 
 // Calls f(row, n, u, flags) for each sequence n of a tile and each vector of units, from u on, with the addresses of
-// what the elementwise code of stage S loads and stores in either pass; `begin` is the first sequence of the share.
+// what the elementwise code of stage S loads and stores; `begin` is the first sequence of the share.
 template <class Cell, class S, class T, class G>
 FASTRNN_INLINE void each_row(const CallState<Cell, T>& run, const At<T>& at, const StepTile<T>& tile, TileAt here,
                              ptrdiff_t begin, G f) {
-    // Copies stay in registers: a vector that is stored could be anything else.
+    // Local copies stay in registers; members would be reloaded after every store of a vector, which may alias
+    // anything.
     const ptrdiff_t Hp = run.Hp, H = run.H;
     const T* const units = run.units;
     const uint8_t* const table = run.flags ? run.flags + at.t * run.N : nullptr;

@@ -10,7 +10,7 @@
 
 namespace fastrnn {
 
-// The calling thread's floating-point mode: flushing for as long as this lives, then as it was before.
+// Sets the calling thread's floating-point mode to flush subnormals, and restores it at the end of its lifetime.
 class FlushSubnormals {
   public:
     FlushSubnormals() : before(mode()) { set_mode(before | flush); }

@@ -1,4 +1,4 @@
-// Threads: which part of a call each of them does.
+// How a call is divided between threads.
 #pragma once
 
 #include <mutex>
@@ -8,9 +8,9 @@
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
 
-// How a call is divided between threads: by sequences, where no part waits for another; or by units, with a wait after
-// every stage of a step: each part then reads only its share of the weights, and few sequences stay in one tile.
-// What a part computes does not depend on the thread that runs it.
+// The parts of a call: shares of the sequences, which are independent; or shares of the units, with a barrier after
+// every stage of a step, where each part reads only its share of the weights and a few sequences stay in one register
+// tile. What a part computes does not depend on the thread that runs it.
 struct ThreadSplit {
     ptrdiff_t N;
     int parts;
@@ -18,15 +18,15 @@ struct ThreadSplit {
 
     ThreadSplit(ptrdiff_t N, const Path& path) : N(N), parts(path.parts), by_units(path.by_units) {}
 
-    // The first of a part's sequences: parts differ by at most one.
+    // First sequence of a part; the sizes of parts differ by at most one.
     ptrdiff_t begin(int part) const { return by_units ? 0 : N * part / parts; }
     ptrdiff_t end(int part) const { return by_units ? N : N * (part + 1) / parts; }
-    // At least 1: an empty batch runs no step, but sizes are divided by this.
+    // At least 1, even for an empty batch: sizes are divided by it.
     ptrdiff_t most_rows() const {
         const ptrdiff_t rows = by_units ? N : (N + parts - 1) / parts;
         return rows > 0 ? rows : 1;
     }
-    // Of memory that every part has of its own, unless parts are of units.
+    // Number of buffers where each part that has sequences of its own needs one.
     ptrdiff_t owners() const { return by_units ? 1 : parts; }
     int owner(int part) const { return by_units ? 0 : part; }
     template <class T> Range units(ptrdiff_t columns, int vectors, int part) const {
@@ -34,8 +34,7 @@ struct ThreadSplit {
     }
 };
 
-// What one thread does of a call: the parts `first`, `first + stride`, ...; it waits for the others at a barrier, if
-// there is one.
+// The parts that one thread runs: `first`, `first + stride`, ...; `barrier` is null where it waits for no other thread.
 struct Worker {
     int first, stride, parts;
     bool by_units;
@@ -50,17 +49,17 @@ struct Worker {
         barrier->wait(stop);
         if (stop) TileSession::forget();
     }
-    // Whether the call is to end here: asked after a wait, all workers get one answer.
+    // Whether the call stops here; after a barrier all workers get the same answer.
     bool ended() const {
         if (!stop) return false;
         poll();
         TileSession::forget();
         return barrier ? barrier->stopping() : stop->requested();
     }
-    // Workers that share this one's sequences, and its number among them.
+    // Number of workers that share the sequences of this one, and its index among them.
     int threads() const { return barrier ? barrier->threads : 1; }
     int number() const { return barrier ? first : 0; }
-    // The note of what it does, with what it knows of that itself.
+    // The record of what it does, as far as known here.
     Ran note(int bf16_parts) const {
         Ran ran;
         ran.parts = (parts - first + stride - 1) / stride;
@@ -75,7 +74,7 @@ template <class F> void run_parts(int parts, F f) {
     parallel(parts, [](void* context, int part) { (*static_cast<F*>(context))(part); }, &f);
 }
 
-// Calls f(worker) in every thread of a call, and adds up what each of them did.
+// Calls f(worker) in every thread of a call, and adds up their records.
 template <class F> void run_workers(const ThreadSplit& split, const Stop* stop, Ran& ran, F f) {
     const int parts = split.parts;
     if (parts == 1) return ran.add(f(Worker{0, 1, 1, split.by_units, nullptr, stop}));

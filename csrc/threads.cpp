@@ -1,4 +1,4 @@
-// Threads: a pool of workers, and how those that run at the same time wait for each other.
+// A pool of worker threads, and how threads that run at the same time wait for each other.
 #include <atomic>
 #include <condition_variable>
 #include <memory>
@@ -18,8 +18,8 @@
 
 namespace fastrnn {
 
-// Threads: workers that wait for the parts of one job. A job that finds them busy is run by its caller alone, so
-// calls from several threads at once neither wait for each other nor start more threads than asked for.
+// The workers share the parts of one job. If they are busy, a second job is run by its caller alone: concurrent calls
+// neither wait for each other nor start more threads than asked for.
 
 namespace {
 
@@ -39,13 +39,13 @@ struct Job {
     }
 };
 
-// Between two looks at a flag, after `looks` of at most `most`.
-void relax(int looks, int most) {
+// One turn of a spin-wait: pauses for the first `most` turns, then yields the processor.
+void spin(int looks, int most) {
 #if defined(__x86_64__) || defined(_M_X64)
     if (looks < most) return __builtin_ia32_pause();
 #elif defined(__aarch64__)
     if (looks < most) {
-        asm volatile("isb");  // as long as x86's pause; `yield` is no wait at all on most processors
+        asm volatile("isb");  // as long as x86's pause; `yield` does not wait on most processors
         return;
     }
 #endif
@@ -63,11 +63,11 @@ int usable_processors() {
     return count > 0 ? count : 1;
 }
 
-// A worker that sleeps, and where it may run when it wakes.
+// A sleeping worker, and where it may run when it wakes.
 //
-// The system may wake a thread on the processor of the one that wakes it, most of all in a virtual machine, where a
-// processor that rests cannot be told from one that was taken away. There it would wait for milliseconds, with another
-// processor idle. So it wakes anywhere but there, and then may run where it could before.
+// The system may wake a thread on the processor of the thread that wakes it, above all in a virtual machine, which
+// cannot tell an idle processor from one taken away by the host. There the worker would wait for milliseconds while
+// another processor is idle. So it is kept away from that processor until it has woken.
 struct Sleeper {
     bool asleep = false;
 #ifdef __linux__
@@ -105,8 +105,8 @@ struct Team {
     }
 };
 
-// The pool, if nobody has it; not a mutex, which the thread that has it may not try: the handler of a signal may call
-// again.
+// Takes the pool if it is free. Not a mutex: a thread must not try to lock one that it holds, as a nested call from a
+// signal handler would.
 struct Turn {
     std::atomic<bool>& busy;
     const bool taken;
@@ -131,7 +131,7 @@ class Pool {
 
     void run_together(int most, void (*task)(void*, int, Barrier&), void* context) {
         const Turn mine(busy);
-        // As many parts as threads: no thread comes back for a second one, so all parts run at once.
+        // As many parts as threads: no thread takes a second part, so all run at the same time.
         const int processors = usable_processors();
         const int threads = mine.taken ? 1 + start_workers((most < processors ? most : processors) - 1) : 1;
         Team team{task, context, Barrier(threads)};
@@ -147,7 +147,7 @@ class Pool {
     std::atomic<unsigned> generation{0};
     std::vector<std::unique_ptr<Sleeper>> workers;
 
-    // Workers there are, at most `wanted`.
+    // Starts workers up to `wanted`; returns how many of these there are.
     int start_workers(int wanted) {
         std::lock_guard<std::mutex> guard(lock);
         while (int(workers.size()) < wanted && start_worker()) continue;
@@ -164,7 +164,7 @@ class Pool {
         }
         wake.notify_all();
         job->work();
-        for (int i = 0; job->done.load(std::memory_order_acquire) < parts; ++i) relax(i, short_spins);
+        for (int i = 0; job->done.load(std::memory_order_acquire) < parts; ++i) spin(i, short_spins);
         std::lock_guard<std::mutex> guard(lock);
         current.reset();
     }
@@ -180,7 +180,7 @@ class Pool {
             return true;
         } catch (const std::system_error&) {
             workers.pop_back();
-            return false;  // the caller does all parts that no worker takes
+            return false;  // the caller runs the parts that no worker takes
         }
     }
 
@@ -188,7 +188,7 @@ class Pool {
         const FlushSubnormals flush;
         for (;;) {
             for (int i = 0; i < idle_spins && generation.load(std::memory_order_acquire) == seen; ++i)
-                relax(i, idle_spins);
+                spin(i, idle_spins);
             std::shared_ptr<Job> job;
             {
                 std::unique_lock<std::mutex> guard(lock);
@@ -211,7 +211,7 @@ Pool& the_pool() {
     std::call_once(once, [] {
         pool = new Pool;
 #ifndef _WIN32
-        // A forked child has none of the threads and whatever state the locks were in: it begins anew.
+        // A forked child has none of the threads, and locks in whatever state they were: it starts with a new pool.
         pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });
 #endif
     });
@@ -228,12 +228,12 @@ void Barrier::wait(const Stop* stop) {
         turn.store(now + 1, std::memory_order_release);
         return;
     }
-    for (int i = 0; turn.load(std::memory_order_acquire) == now; ++i) relax(i, short_spins);
+    for (int i = 0; turn.load(std::memory_order_acquire) == now; ++i) spin(i, short_spins);
 }
 
 void Progress::wait_for(ptrdiff_t steps, const Stop* stop) const {
     for (int i = 0; done.load(std::memory_order_acquire) < steps && !(stop && stop->requested()); ++i)
-        relax(i, short_spins);
+        spin(i, short_spins);
 }
 
 void parallel(int parts, void (*task)(void*, int), void* context) {

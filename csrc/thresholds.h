@@ -80,16 +80,16 @@ constexpr ptrdiff_t worth_merging = 4;
 // processor starts one or two a cycle. Counted, never timed.
 constexpr int min_chains = 8;
 
-// -- Products of bf16 numbers -----------------------------------------------------------------------------------------
+// -- Products of bf16 terms -------------------------------------------------------------------------------------------
 
-// Whether the weights are read often enough to be split into bf16 numbers. 2026-11-24, AVX512-BF16, one part, H=256:
+// Whether the weights are read often enough to be split into bf16 terms. 2026-11-24, AVX512-BF16, one part, H=256:
 // T*N=4, 8, 16, 32: 0.6 to 0.8 at every one: the thresholds are too careful on this processor.
 constexpr bool worth_splitting(ptrdiff_t T, ptrdiff_t rows) { return T >= 8 || T * rows >= 16; }
 
 // Few rows leave the tile registers of AMX empty. Counted, never timed.
 constexpr bool worth_tiles(ptrdiff_t rows) { return rows >= 4; }
 
-// Whether six products of bf16 numbers by tiles are quicker than one of float32 numbers. Counted, never timed: with 16
+// Whether six products of bf16 terms by tiles are quicker than one in float32. Counted, never timed: with 16
 // rows a thread a third of the cycles, with 6 as many.
 constexpr bool worth_splitting_in_three(ptrdiff_t T, ptrdiff_t rows, ptrdiff_t H) {
     return rows >= 16 && T * rows >= 64 && H >= 64;
@@ -110,9 +110,9 @@ constexpr ptrdiff_t few_rows = 4;
 // 2026-11-21: two layers of one sequence 1.2 to 2 times as fast; the sizes themselves were never timed.
 constexpr ptrdiff_t worth_a_wave = 64, wave_steps = 32;
 
-// Looks at a flag before a thread gives up its processor. A worker waits some tenths of a millisecond, as the next call
-// is often near; a thread within a call some microseconds, for if the other is not there by then, it may be waiting for
-// this processor. 2026-11-21: a call after a pause ran on one thread for milliseconds with fewer.
+// StopPoll at a flag before a thread gives up its processor. A worker waits some tenths of a millisecond, as the next
+// call is often near; a thread within a call some microseconds, for if the other is not there by then, it may be
+// waiting for this processor. 2026-11-21: a call after a pause ran on one thread for milliseconds with fewer.
 constexpr int idle_spins = 20000, short_spins = 200;
 
 // Milliseconds between two looks for Ctrl-C, and multiply-adds between two looks at the clock. 2026-11-24: calls of

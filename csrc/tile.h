@@ -1,5 +1,14 @@
-// The microkernel: a tile of sums that stays in registers, `sums[r][a] = begin[r][a] + A[r] @ B[a]`.
-// A tile has R rows, A sums a row and V vectors of units a sum.
+// The microkernel: a register tile of R rows, A sums a row and V vectors of units a sum.
+//
+//     out[r][s] = begin[r][s] + a[r] @ B[s]
+//
+//     a      in   (R, depth) items: rows `a_row` apart, or packed as [depth][R]
+//     B      in   [depth][A][V vectors] items, packed (packed.h); read once, in order
+//     begin  in   for each of the A sums, R rows of V vectors, `begin_row` apart (0: the same row for all)
+//     out    out  for each of the A sums, R rows of V vectors, `out_row` apart; may be `begin`
+//
+// Nothing needs to be aligned. Every element of out is one sum over the depth, in order, or several where the tile has
+// few sums (chains_of), which are added at the end.
 #pragma once
 
 #include "operand.h"
@@ -10,7 +19,7 @@
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
 
-// Where the sums begin and where they go: for each sum the first row, and the distance between rows.
+// Initial values and destination: for each sum the first row, and the leading dimension.
 template <class T> struct Ends {
     const T* begin[4];
     ptrdiff_t begin_row[4];
@@ -18,18 +27,18 @@ template <class T> struct Ends {
     ptrdiff_t out_row;
 };
 
-// The left side: rows `a_row` apart, or packed as [depth][R], which only whole numbers are. The right side is packed as
-// [part][depth][sums][vectors]; several parts are a matter of AMX alone.
+// How the left operand is stored: rows `a_row` apart, or packed as [depth][R], where elements are not split. With
+// several bf16 terms, which only AMX multiplies, the right operand is [term][depth][sums][vectors].
 enum class Layout { rows, packed };
 
-// One number of each of R rows after the other. Every third row has a pointer of its own: the two between are reached
-// by index, and registers suffice.
+// Walks along R rows. Only every third row has a pointer, the two after it are indexed from it, so that the pointers
+// fit the registers.
 template <class Item, int R> struct Walk {
     static constexpr int count = (R + 2) / 3;
     const Item* third[count];
     ptrdiff_t row;
 
-    __attribute__((always_inline)) explicit Walk(Side<Item> side) : row(side.row) {
+    __attribute__((always_inline)) explicit Walk(Rows<Item> side) : row(side.row) {
         FASTRNN_UNROLL (int q = 0; q < count; ++q) third[q] = side.from(3 * q).at;
     }
     __attribute__((always_inline)) Item at(int r) const { return third[r / 3][(r % 3) * row]; }
@@ -38,15 +47,15 @@ template <class Item, int R> struct Walk {
     }
 };
 
-// With few sums under way the depth is split over several chains of each.
-constexpr int parts_of(int sums) { return sums >= min_chains ? 1 : min_chains / sums; }
+// A tile of few sums splits the depth over several independent chains of additions, to hide their latency.
+constexpr int chains_of(int sums) { return sums >= min_chains ? 1 : min_chains / sums; }
 
 template <class F, int R, int A, int V, Layout LAYOUT>
 void tile(const typename F::Item* a, ptrdiff_t a_row, const typename F::Item* b, ptrdiff_t depth,
-          const Ends<typename F::Number>& ends) {
-    using T = typename F::Number;
+          const Ends<typename F::Element>& ends) {
+    using T = typename F::Element;
     using Item = typename F::Item;
-    constexpr int W = width<T>, C = A * V, P = parts_of(R * C);
+    constexpr int W = width<T>, C = A * V, P = chains_of(R * C);
     Vec<T> sum[P][R][C];
     FASTRNN_UNROLL (int r = 0; r < R; ++r)
         FASTRNN_UNROLL (int c = 0; c < C; ++c) {
@@ -58,8 +67,8 @@ void tile(const typename F::Item* a, ptrdiff_t a_row, const typename F::Item* b,
         Vec<Item> columns[C];
         FASTRNN_UNROLL (int c = 0; c < C; ++c) columns[c] = load(b + c * W);
         FASTRNN_UNROLL (int r = 0; r < R; ++r) {
-            const Vec<Item> number = splat(LAYOUT == Layout::packed ? a[r] : rows.at(r));
-            FASTRNN_UNROLL (int c = 0; c < C; ++c) sum[p][r][c] = F::add(sum[p][r][c], number, columns[c]);
+            const Vec<Item> value = splat(LAYOUT == Layout::packed ? a[r] : rows.at(r));
+            FASTRNN_UNROLL (int c = 0; c < C; ++c) sum[p][r][c] = F::add(sum[p][r][c], value, columns[c]);
         }
         b += C * W;
         if (LAYOUT == Layout::packed)
@@ -80,14 +89,15 @@ void tile(const typename F::Item* a, ptrdiff_t a_row, const typename F::Item* b,
 
 template <class F>
 using Tile = void (*)(const typename F::Item*, ptrdiff_t, const typename F::Item*, ptrdiff_t,
-                      const Ends<typename F::Number>&);
+                      const Ends<typename F::Element>&);
 
 #ifdef __AMX_BF16__
-// Two registers of rows.
+// Two tile registers of rows.
 constexpr int max_rows(int) { return 32; }
 constexpr int max_columns(int) { return 8; }
 #else
-// Vectors of sums that a row may have, and rows that a tile may have, so that all fits the registers.
+// Rows that a tile with so many vectors of sums a row may have, and vectors that so many rows may have, to fit the
+// registers.
 constexpr int max_rows(int columns) {
     constexpr int of_32[] = {0, 14, 14, 9, 6, 3, 3, 3, 3}, of_16[] = {0, 8, 6, 4, 2};
     if (registers >= 32) return columns <= 8 ? of_32[columns] : 1;
@@ -98,39 +108,25 @@ constexpr int max_columns(int rows) {
 }
 #endif
 constexpr int most_rows = max_rows(1);
-// Sums that one tile takes at once.
+// Sums of a row that one tile computes.
 constexpr int max_sums = registers >= 32 ? 4 : 2;
+// The exponent of 1, 2, 4 or 8.
+constexpr int power_of(int vectors) { return vectors == 8 ? 3 : vectors / 2; }
 
-template <class F, int A, int V, Layout LAYOUT, int R> constexpr Tile<F> tile_or_none() {
-    if constexpr (R <= max_rows(A * V) && A * V <= 16)
+// Number `I` of the tiles of 1 to `max_sums` sums, 1, 2, 4 or 8 vectors and 1 to `most_rows` rows; null where it would
+// not fit the registers. A packed left side meets one sum only.
+template <class F, Layout LAYOUT, int I> constexpr Tile<F> tile_or_none() {
+    constexpr int R = I % most_rows + 1, V = 1 << I / most_rows % 4, A = I / most_rows / 4 + 1;
+    if constexpr (R <= max_rows(A * V) && A * V <= 16 && (A == 1 || LAYOUT == Layout::rows))
         return &tile<F, R, A, V, LAYOUT>;
     else
         return nullptr;
 }
 
-template <class F, int A, int V, Layout LAYOUT, int... R>
-FASTRNN_INLINE Tile<F> tile_of_rows(int rows, std::integer_sequence<int, R...>) {
-    static constexpr Tile<F> table[] = {tile_or_none<F, A, V, LAYOUT, R + 1>()...};
-    return table[rows - 1];
-}
-
-template <class F, int A, Layout LAYOUT> FASTRNN_INLINE Tile<F> tile_of_vectors(int vectors, int rows) {
-    constexpr auto each = std::make_integer_sequence<int, most_rows>{};
-    switch (vectors) {
-        case 1: return tile_of_rows<F, A, 1, LAYOUT>(rows, each);
-        case 2: return tile_of_rows<F, A, 2, LAYOUT>(rows, each);
-        case 4: return tile_of_rows<F, A, 4, LAYOUT>(rows, each);
-        default: return tile_of_rows<F, A, 8, LAYOUT>(rows, each);
-    }
-}
-
-template <class F, Layout LAYOUT> FASTRNN_INLINE Tile<F> find_tile(int rows, int sums, int vectors) {
-    switch (sums) {
-        case 1: return tile_of_vectors<F, 1, LAYOUT>(vectors, rows);
-        case 2: return tile_of_vectors<F, 2, LAYOUT>(vectors, rows);
-        case 3: return tile_of_vectors<F, 3, LAYOUT>(vectors, rows);
-        default: return tile_of_vectors<F, 4, LAYOUT>(vectors, rows);
-    }
+template <class F, Layout LAYOUT, int... I>
+FASTRNN_INLINE Tile<F> find_tile(int rows, int sums, int vectors, std::integer_sequence<int, I...>) {
+    static constexpr Tile<F> table[] = {tile_or_none<F, LAYOUT, I>()...};
+    return table[(4 * (sums - 1) + power_of(vectors)) * most_rows + rows - 1];
 }
 
 #ifndef __AMX_BF16__
@@ -141,14 +137,15 @@ struct TileSession {
 };
 #endif
 
-// Runs the tile of `rows` rows, `sums` sums a row and `vectors` vectors a sum.
+// Runs the tile of `rows` rows, `sums` sums a row and `vectors` vectors a sum; arguments as above.
 template <class F, Layout LAYOUT>
-FASTRNN_INLINE void run_tile(int rows, int sums, int vectors, Side<typename F::Item> a, const typename F::Item* B,
-                             ptrdiff_t depth, const Ends<typename F::Number>& ends) {
+FASTRNN_INLINE void run_tile(int rows, int sums, int vectors, Rows<typename F::Item> a, const typename F::Item* B,
+                             ptrdiff_t depth, const Ends<typename F::Element>& ends) {
 #ifdef __AMX_BF16__
     amx_tile<F>(rows, sums, vectors, a, B, depth, ends);
 #else
-    find_tile<F, LAYOUT>(rows, sums, vectors)(a.at, a.row, B, depth, ends);
+    constexpr auto all = std::make_integer_sequence<int, max_sums * 4 * most_rows>{};
+    find_tile<F, LAYOUT>(rows, sums, vectors, all)(a.at, a.row, B, depth, ends);
 #endif
 }
 
@@ -156,6 +153,15 @@ FASTRNN_INLINE void run_tile(int rows, int sums, int vectors, Side<typename F::I
 FASTRNN_INLINE int balanced(ptrdiff_t at, ptrdiff_t count, int most) {
     const ptrdiff_t left = count - at, tiles = (left + most - 1) / most;
     return int((left + tiles - 1) / tiles);
+}
+
+// Calls f(first, rows) for each of these tiles.
+template <class F> FASTRNN_INLINE void each_tile(ptrdiff_t count, int most, F f) {
+    for (ptrdiff_t n = 0; n < count;) {
+        const int rows = balanced(n, count, most);
+        f(n, rows);
+        n += rows;
+    }
 }
 
 }  // namespace FASTRNN_VARIANT

@@ -1,5 +1,5 @@
-// Products with the weights read where they are: worth it where each matrix is read so few times that packing it would
-// cost as much.
+// Products with the weights in place, not packed: for calls that read each matrix so few times that packing would cost
+// as much.
 #pragma once
 
 #include "packed.h"
@@ -7,7 +7,8 @@
 namespace fastrnn {
 namespace FASTRNN_VARIANT {
 
-// The matrices of one product: matrix s of `depth` rows begins at `at + offset[s]`.
+// The matrices of one product in place: matrix s (depth, H) begins at `at + offset[s]`, rows contiguous and `row`
+// apart.
 template <class T> struct InPlace {
     const T* at;
     ptrdiff_t row, depth;
@@ -21,29 +22,29 @@ template <class T, class G> InPlace<T> in_place(int sums, ptrdiff_t depth, G B) 
     return matrices;
 }
 
-// Where the sums of rows stand: `row` from one row to the next, `sum` from one sum to the next.
+// The sums of several rows: sum s of row n begins at `at + n * row + s * sum`.
 template <class T> struct SumRows {
     T* at;
     ptrdiff_t row, sum;
 };
 
-// Calls f(j, left) for every vector of `count` numbers: all of it is left but in the last one.
+// Calls f(j, left) for every vector of `count` elements, of which `left` are from j on (at most a vector).
 template <class T, class F> FASTRNN_INLINE void each_vector(ptrdiff_t count, F f) {
     ptrdiff_t j = 0;
     for (; j + width<T> <= count; j += width<T>) f(j, width<T>);
     if (j < count) f(j, count - j);
 }
 
-// y += a @ B for K rows of B, of `count` columns.
+// y (rows, count) += a (rows, K) @ B (K, count); all rows contiguous.
 template <int K, class T>
-FASTRNN_INLINE void add_rows(T* y, ptrdiff_t y_row, Side<T> a, ptrdiff_t rows, const T* B, ptrdiff_t row,
+FASTRNN_INLINE void add_rows(T* y, ptrdiff_t y_row, Rows<T> a, ptrdiff_t rows, const T* B, ptrdiff_t row,
                              ptrdiff_t count) {
     if (rows == 1) {
-        Vec<T> number[K];
-        FASTRNN_UNROLL (int i = 0; i < K; ++i) number[i] = splat(a.at[i]);
+        Vec<T> value[K];
+        FASTRNN_UNROLL (int i = 0; i < K; ++i) value[i] = splat(a.at[i]);
         each_vector<T>(count, [&](ptrdiff_t j, ptrdiff_t left) __attribute__((always_inline)) {
             Vec<T> sum = load_head(y + j, left);
-            FASTRNN_UNROLL (int i = 0; i < K; ++i) sum += number[i] * load_head(B + i * row + j, left);
+            FASTRNN_UNROLL (int i = 0; i < K; ++i) sum += value[i] * load_head(B + i * row + j, left);
             store_head(y + j, sum, left);
         });
         return;
@@ -60,16 +61,20 @@ FASTRNN_INLINE void add_rows(T* y, ptrdiff_t y_row, Side<T> a, ptrdiff_t rows, c
     });
 }
 
-// sums[to[s]] += a @ B(s) for `rows` rows and a range of units, with the matrices as they are: they are read once, in
-// the order of memory, and the sums stay in near caches.
+// GEMM with matrices in place: sums[to[s]] += a @ B[s] for a range of units. The matrices are streamed once, in the
+// order of memory (or from the last rows to the first if `backwards`), and the sums stay in cache.
+//
+//     a       in     (rows, depth)                  rows contiguous
+//     panel   in     matrices B[s] (depth, H)       rows contiguous
+//     sums    inout  (rows, sums, H)                see SumRows
 template <class T>
-void sweep(const InPlace<T>& panel, const int* to, Side<T> a, ptrdiff_t rows, Range units, ptrdiff_t H, bool backwards,
-           SumRows<T> sums) {
+void multiply_in_place(const InPlace<T>& panel, const int* to, Rows<T> a, ptrdiff_t rows, Range units, ptrdiff_t H,
+                       bool backwards, SumRows<T> sums) {
     const ptrdiff_t count = units.last - units.first;
-    // Sums that stand side by side as their matrices do are one.
-    const bool whole = count == H && sums.sum == H;
+    // Sums that are contiguous, as are their matrices, are computed as one.
+    const bool side_by_side = count == H && sums.sum == H;
     const auto follows = [&](int s) {
-        return whole && s < panel.sums && to[s] == to[s - 1] + 1 && panel.offset[s] == panel.offset[s - 1] + H;
+        return side_by_side && s < panel.sums && to[s] == to[s - 1] + 1 && panel.offset[s] == panel.offset[s - 1] + H;
     };
     const auto add = [&](auto some, ptrdiff_t k) {
         for (int s = 0; s < panel.sums;) {
@@ -77,7 +82,7 @@ void sweep(const InPlace<T>& panel, const int* to, Side<T> a, ptrdiff_t rows, Ra
             while (follows(s)) ++s;
             const T* B = panel.at + k * panel.row + panel.offset[first] + units.first;
             T* y = sums.at + to[first] * sums.sum + units.first;
-            add_rows<some>(y, sums.row, Side<T>{a.at + k, a.row}, rows, B, panel.row, (s - first - 1) * H + count);
+            add_rows<some>(y, sums.row, Rows<T>{a.at + k, a.row}, rows, B, panel.row, (s - first - 1) * H + count);
         }
     };
     constexpr int many = unpacked_rows;
@@ -87,19 +92,19 @@ void sweep(const InPlace<T>& panel, const int* to, Side<T> a, ptrdiff_t rows, Ra
     for (ptrdiff_t k = many * blocks; k < panel.depth; ++k) add(std::integral_constant<int, 1>{}, k);
 }
 
-// Matrices as they are, whose rows meet rows of the left side: source s of `depth` numbers begins `left[s]` numbers
-// into a row of the left side, and `right[s]` into one of B.
+// Matrices in place whose rows meet rows of the left operand: source s, `depth` elements, begins `s * left` elements
+// into a row of the left operand and `right[s]` into a row of B.
 template <class T> struct Transposed {
     const T* at;
     ptrdiff_t row, depth;
     int sources;
-    ptrdiff_t left[max_sources], right[max_sources];
+    ptrdiff_t left, right[max_sources];
 };
 
-// y += a @ B.T for M rows of y and one vector of its columns, of which `inside` are there.
+// y += a @ B^T for M rows of y and one vector of columns, of which `inside` exist.
 template <int M, class T>
-FASTRNN_INLINE void add_dots(T* y, ptrdiff_t y_row, Side<T> a, const Transposed<T>& B, ptrdiff_t column,
-                             ptrdiff_t inside) {
+FASTRNN_INLINE void add_transposed(T* y, ptrdiff_t y_row, Rows<T> a, const Transposed<T>& B, ptrdiff_t column,
+                                   ptrdiff_t inside) {
     constexpr int W = width<T>, R = registers / 4 < W ? registers / 4 : W;
     Vec<T> sum[M][W];
     FASTRNN_UNROLL (int g = 0; g < W; g += R) {
@@ -109,11 +114,11 @@ FASTRNN_INLINE void add_dots(T* y, ptrdiff_t y_row, Side<T> a, const Transposed<
             FASTRNN_UNROLL (int i = 0; i < R; ++i)
                 row[i] = B.at + (column + (g + i < inside ? g + i : 0)) * B.row + B.right[s];
             each_vector<T>(B.depth, [&](ptrdiff_t j, ptrdiff_t left) __attribute__((always_inline)) {
-                Vec<T> numbers[M];
-                FASTRNN_UNROLL (int m = 0; m < M; ++m) numbers[m] = load_head(a.at + m * a.row + B.left[s] + j, left);
+                Vec<T> elements[M];
+                FASTRNN_UNROLL (int m = 0; m < M; ++m) elements[m] = load_head(a.at + m * a.row + s * B.left + j, left);
                 FASTRNN_UNROLL (int i = 0; i < R; ++i) {
                     const Vec<T> weights = load_head(row[i] + j, left);
-                    FASTRNN_UNROLL (int m = 0; m < M; ++m) part[m][i] += numbers[m] * weights;
+                    FASTRNN_UNROLL (int m = 0; m < M; ++m) part[m][i] += elements[m] * weights;
                 }
             });
         }
@@ -129,12 +134,17 @@ FASTRNN_INLINE void add_dots(T* y, ptrdiff_t y_row, Side<T> a, const Transposed<
     }
 }
 
-// y += a @ B.T for `rows` rows and a range of columns of y: rows of B, with the matrices as they are.
-template <class T> void dots(T* y, ptrdiff_t y_row, Side<T> a, ptrdiff_t rows, Range columns, const Transposed<T>& B) {
+// GEMM with transposed matrices in place: y += a @ B^T for a range of columns of y, which are rows of B.
+//
+//     a  in     (rows, sources * left)    rows contiguous
+//     B  in     (columns, ...)            see Transposed
+//     y  inout  (rows, columns)           rows contiguous, `y_row` apart
+template <class T>
+void multiply_transposed(T* y, ptrdiff_t y_row, Rows<T> a, ptrdiff_t rows, Range columns, const Transposed<T>& B) {
     for (ptrdiff_t u = columns.first; u < columns.last; u += width<T>) {
         ptrdiff_t n = 0;
-        for (; n + 2 <= rows; n += 2) add_dots<2>(y + n * y_row, y_row, a.from(n), B, u, columns.last - u);
-        if (n < rows) add_dots<1>(y + n * y_row, y_row, a.from(n), B, u, columns.last - u);
+        for (; n + 2 <= rows; n += 2) add_transposed<2>(y + n * y_row, y_row, a.from(n), B, u, columns.last - u);
+        if (n < rows) add_transposed<1>(y + n * y_row, y_row, a.from(n), B, u, columns.last - u);
     }
 }
 

@@ -1,4 +1,4 @@
-// The engine for one instruction set: compiled once for each, with FASTRNN_VARIANT naming it.
+// The engine for one instruction set: compiled once for each, under the name FASTRNN_VARIANT.
 #include <cstddef>
 #include <cstdint>
 #include <tuple>
@@ -13,28 +13,26 @@ namespace fastrnn {
 namespace FASTRNN_VARIANT {
 
 template <class Cell, class F> constexpr Kernel kernel() {
-    using T = typename F::Number;
+    using T = typename F::Element;
     return {
         Cell::name,
         int(sizeof(T)),
         F::bf16_parts,
-        forward_path<Cell, F>,
-        backward_path<Cell, F>,
-        forward_hindrance<Cell, F>,
-        backward_hindrance<F>,
         [](const Call& call) { return size_t(CallState<Cell, T>(call).saved_size()); },
-        [](const ForwardCall& call, Ran& ran) { return Forward<Cell, F>(call).execute(ran); },
-        [](const BackwardCall& call, Ran& ran) { return Backward<Cell, F>(call).execute(ran); },
+        {forward_path<Cell, F>, forward_refusal<Cell, F>,
+         [](const ForwardCall& call, Ran& ran) { return Forward<Cell, F>(call).execute(ran); }},
+        {backward_path<Cell, F>, backward_refusal<F>,
+         [](const BackwardCall& call, Ran& ran) { return Backward<Cell, F>(call).execute(ran); }},
     };
 }
 
-// An instruction set that has products of bf16 numbers adds those to the kernels of the ones below it.
+// An instruction set with bf16 products adds these to the kernels of the instruction sets below it.
 #if defined(__AMX_BF16__)
 #define FASTRNN_KERNELS(cell) kernel<cell, Split<1>>(), kernel<cell, Split<2>>(), kernel<cell, Split<3>>(),
 #elif defined(__AVX512BF16__)
 #define FASTRNN_KERNELS(cell) kernel<cell, Split<1>>(),
 #else
-#define FASTRNN_KERNELS(cell) kernel<cell, Whole<float>>(), kernel<cell, Whole<double>>(),
+#define FASTRNN_KERNELS(cell) kernel<cell, Plain<float>>(), kernel<cell, Plain<double>>(),
 #endif
 static const Kernel kernels[] = {FASTRNN_CELLS(FASTRNN_KERNELS)};
 

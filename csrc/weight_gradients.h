@@ -1,4 +1,4 @@
-// The gradients of the parameters: products and sums over the steps of a chunk at once, added up over all chunks.
+// The gradients of the parameters: products and sums over the steps of a chunk, accumulated over all chunks.
 //
 //     dWx += x[t]^T da[t]                    x       in   (T, N, D), rows contiguous
 //     dWh[m] += vector[t]^T da[t]            vector  in   an entering state or a kept vector, (N, H) by time
@@ -6,10 +6,12 @@
 //
 // Or, where each sequence is to have gradients of its own: dWx (N, D, gates, H) and so on, sums over its steps alone.
 //
-// Where the state is held da is 0, and all vectors count as zeros, whatever they hold. dWx (D, gates, H),
-// dWh (H, matrices, H) and dslots (slots, H) are written once, at the end: until then each thread's sums are its own,
-// in rows of Hp; if Hp is H, the first one's stand where they go. All three are null if they are not needed.
+// Where the state is held `da` is 0 and all vectors count as zeros, whatever they contain. dWx (D, gates, H),
+// dWh (H, matrices, H) and dslots (slots, H) are written once, at the end: until then each owner accumulates in memory
+// of its own, in rows of Hp (the first one in the outputs themselves if Hp is H). All three are null if not needed.
 #pragma once
+
+#include <iterator>
 
 #include "gemm.h"
 #include "input.h"
@@ -18,7 +20,7 @@ namespace fastrnn {
 namespace FASTRNN_VARIANT {
 
 template <class Cell, class F> class WeightGradients {
-    using T = typename F::Number;
+    using T = typename F::Element;
     using Item = typename F::Item;
 
   public:
@@ -43,10 +45,10 @@ template <class Cell, class F> class WeightGradients {
         clear(zeros, std::max(run.D, run.Hp));
     }
 
-    // Items that a part needs: both sides of a product.
-    ptrdiff_t room() const { return right_size() + Left<F>::size(run.D + sources() * run.Hp, depth); }
+    // Scratch items that a part needs: both operands of a product.
+    ptrdiff_t room() const { return right_size() + Left<F>::size(run.D + Cell::vectors * run.Hp, depth); }
 
-    // By the worker that leads its sequences.
+    // Called by the worker that leads its sequences.
     void start(int owner) {
         if (!call.dWx) return;
         const bool untouched = run.T_ * run.N == 0;
@@ -57,7 +59,7 @@ template <class Cell, class F> class WeightGradients {
         clear_block(owner);
     }
 
-    // A part's share of a chunk; `fresh`: nothing has been added to the block of rows yet.
+    // Adds the share of a part of a chunk; `fresh`: nothing was added to the block of rows yet.
     void add(const Done<T>& done, bool fresh, int part, Item* room) const {
         if (!call.dWx) return;
         const Sums& total = block[split.owner(part)];
@@ -72,7 +74,7 @@ template <class Cell, class F> class WeightGradients {
     // Rows that a chunk adds to a sum.
     ptrdiff_t rows(const Done<T>& done) const { return each ? done.steps : done.steps * done.n; }
 
-    // After `rows` rows of a block: whether that is enough for a sum, which is then added to the total.
+    // Whether a block of `rows` rows is long enough for one float32 sum, which is then added to the total.
     bool full(ptrdiff_t rows, bool last) const { return in_blocks && (rows >= sum_rows || last); }
     void add_block(int owner, const Worker& worker) const {
         const auto add = [&](T* Sums::* of, ptrdiff_t size) {
@@ -89,7 +91,7 @@ template <class Cell, class F> class WeightGradients {
         worker.wait();
     }
 
-    // The parts' sums in the order of the parts, without padding.
+    // Adds up the sums of the parts in their order, and drops the padding.
     void reduce() const {
         if (!call.dWx) return;
         add_parts(static_cast<T*>(call.dWx), &Sums::dWx, run.D * Cell::gates);
@@ -106,11 +108,11 @@ template <class Cell, class F> class WeightGradients {
     const BackwardCall& call;
     const CallState<Cell, T>& run;
     const ThreadSplit& split;
-    const bool each;                             // whether each sequence has sums of its own
-    const ptrdiff_t depth;                       // rows of one product
-    const bool in_blocks;                        // float32: sums of a block of rows, which are then added to the total
+    const bool each;        // whether each sequence has sums of its own
+    const ptrdiff_t depth;  // rows of one product
+    const bool in_blocks;   // float32 sums run over a block of rows and are then added to the total
     Sums sums[max_threads], block[max_threads];  // of each owner, or of its first sequence, the next ones' behind it
-    T* zeros;                                    // for a vector where the state is held
+    T* zeros;                                    // read instead of a vector where the state is held
 
     ptrdiff_t dWx_size() const { return run.D * Cell::gates * run.Hp; }
     ptrdiff_t dWh_size() const { return run.H * Cell::matrices * run.Hp; }
@@ -122,36 +124,13 @@ template <class Cell, class F> class WeightGradients {
     }
     ptrdiff_t right_size() const { return F::parts * F::items(depth) * gemm_vectors * width<T>; }
 
-    // Vectors that stand on the left of weight gradients; the same one may serve several uses.
-    static constexpr bool same(int i, int j) {
-        return Cell::use[i].kind == Cell::use[j].kind && Cell::use[i].index == Cell::use[j].index;
-    }
-    static constexpr bool is_first(int use) {
-        for (int i = 0; i < use; ++i)
-            if (same(i, use)) return false;
-        return true;
-    }
-    static constexpr int source_of(int use) {
-        int count = 0;
-        for (int i = 0; !same(i, use); ++i) count += is_first(i);
-        return count;
-    }
-    static constexpr int sources() {
-        int count = 0;
-        for (int i = 0; i < Cell::uses; ++i) count += is_first(i);
-        return count;
-    }
-    // Whether every matrix is in one product: its gradient then begins with that product.
-    static constexpr bool single_use() {
-        for (int i = 0; i < Cell::uses; ++i)
-            for (int j = 0; j < i; ++j)
-                if (Cell::use[j].matrix == Cell::use[i].matrix) return false;
-        return true;
-    }
+    // Whether every matrix is in exactly one product (it is in at least one): its gradient then begins with that
+    // product.
+    static constexpr bool single_use = Cell::uses == Cell::matrices;
 
-    // What products and sums over the rows of a block are added to; where a product is the first, it begins with zeros.
+    // Clears what the sums of a block are added to; products that are the first to write need no zeros.
     void clear_block(int owner) const {
-        if (!single_use()) clear(block[owner].dWh, of_owner(owner) * dWh_size());
+        if (!single_use) clear(block[owner].dWh, of_owner(owner) * dWh_size());
         clear(block[owner].dslots, of_owner(owner) * dslots_size());
     }
 
@@ -167,28 +146,27 @@ template <class Cell, class F> class WeightGradients {
                   bool fresh, Item* right) const {
         const ptrdiff_t Hp = run.Hp, row = apart * Cell::slots * Hp;
         const Left<F> left_x{right + right_size(), run.D, count};
-        Left<F> left[sources() ? sources() : 1];
+        Left<F> left[std::size(Cell::vector)];
         left_x.fill(in_turn(
             done, k0, [x = run.x, time = run.x_time](ptrdiff_t t, ptrdiff_t n) { return x.from(n).at + t * time; }));
-        for (int i = 0; i < Cell::uses; ++i) {
-            if (!is_first(i)) continue;
-            const int source = source_of(i);
-            left[source] = {left_x.at + Left<F>::size(run.D + source * Hp, depth), run.H, count};
-            left[source].fill(in_turn(done, k0, [&](ptrdiff_t t, ptrdiff_t n) { return vector(Cell::use[i], t, n); }));
+        for (int i = 0; i < Cell::vectors; ++i) {
+            left[i] = {left_x.at + Left<F>::size(run.D + i * Hp, depth), run.H, count};
+            left[i].fill(in_turn(done, k0, [&](ptrdiff_t t, ptrdiff_t n) { return vector(Cell::vector[i], t, n); }));
         }
         for (int slot = 0; slot < Cell::slots; ++slot)
-            each_block<T>(units, gemm_vectors, [&](ptrdiff_t u, int v) {
+            each_block<T>(units, gemm_vectors, false, [&](ptrdiff_t u, int v) {
                 pack_right<F>(right, done.da + k0 * row + slot * Hp + u, row, count, v, total.dslots + slot * Hp + u);
                 if (slot < Cell::gates) add_outer(left_x, right, v, total.dWx + slot * Hp + u, Cell::gates * Hp, fresh);
                 for (int i = 0; i < Cell::uses; ++i)
                     if (Cell::use[i].slot == slot) {
                         T* to = total.dWh + Cell::use[i].matrix * Hp + u;
-                        add_outer(left[source_of(i)], right, v, to, Cell::matrices * Hp, fresh && single_use());
+                        add_outer(left[Cell::use[i].vector], right, v, to, Cell::matrices * Hp, fresh && single_use);
                     }
             });
     }
 
-    // Gives at(time, sequence) for one row of a chunk after the other, from row k on; zeros where the state is held.
+    // A function that returns at(time, sequence) for the rows of a chunk in turn, from row k on; zeros where the state
+    // is held.
     template <class G> auto in_turn(const Done<T>& done, ptrdiff_t k, G at) const {
         const bool any = run.seen & Flag::hold;
         return [=, t = done.low + k / done.n, m = k % done.n, begin = done.begin, count = done.n]() mutable {
@@ -202,9 +180,9 @@ template <class Cell, class F> class WeightGradients {
         };
     }
 
-    const T* vector(const Use& use, ptrdiff_t t, ptrdiff_t n) const {
-        if (use.kind == Kind::keep) return run.keep + t * run.keep_time + (n * Cell::keeps + use.index) * run.Hp;
-        return run.entering(use.index, run.time_of(t), n);
+    const T* vector(const Vector& of, ptrdiff_t t, ptrdiff_t n) const {
+        if (of.kind == Kind::keep) return run.keep + t * run.keep_time + (n * Cell::keeps + of.index) * run.Hp;
+        return run.entering(of.index, run.time_of(t), n);
     }
 
     void add_parts(T* to, T* Sums::* of, ptrdiff_t count) const {

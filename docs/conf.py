@@ -22,7 +22,6 @@ extensions = [
     "myst_parser",
     "numpydoc",
     "sphinx.ext.autodoc",
-    "sphinx.ext.autosummary",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
@@ -32,7 +31,6 @@ nitpicky = True
 # Types in words, such as "array like ``y``": numpydoc makes no references of them, autodoc shows none.
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
-autosummary_generate = False
 numpydoc_show_class_members = False
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3

@@ -10,7 +10,6 @@ import importlib.util
 import inspect
 import shutil
 from pathlib import Path
-from types import ModuleType
 
 from docutils.nodes import Element
 from sphinx.addnodes import pending_xref
@@ -32,58 +31,52 @@ def modules() -> list[str]:
     ]
 
 
-def public(module: ModuleType) -> list[str]:
-    """Names of the public functions and classes of `module`."""
-    names = getattr(module, "__all__", None)
+def public(module: str) -> list[str]:
+    """Full names of what is public in `module`, modules aside."""
+    loaded = importlib.import_module(module)
+    names = getattr(loaded, "__all__", None)
     if names is None:
-        names = [n for n, v in vars(module).items() if n[0] != "_" and getattr(v, "__module__", "") == module.__name__]
-    return [
-        name for name in names if inspect.isroutine(getattr(module, name)) or inspect.isclass(getattr(module, name))
-    ]
+        own = [name for name, value in vars(loaded).items() if getattr(value, "__module__", "") == module]
+        names = [name for name in own if not name.startswith("_")]
+    return [f"{module}.{name}" for name in names if not inspect.ismodule(getattr(loaded, name))]
 
 
 def write_reference(folder: Path) -> None:
     """Write the pages into `folder`; what is in it is removed first."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    for module, members in _described().items():
-        (folder / f"{module}.rst").write_text(_module_page(module, members), encoding="utf-8")
-        for name in members:
-            (folder / f"{_file(name)}.rst").write_text(_member_page(name), encoding="utf-8")
-    entries = "".join(f"   {module}\n" for module in modules())
-    index = _title("API reference") + f".. toctree::\n   :maxdepth: 1\n\n{entries}"
-    (folder / "index.rst").write_text(index, encoding="utf-8")
-
-
-def _described() -> dict[str, list[str]]:
-    """For each module the full names that are described on pages of its own."""
+    pages = {"index": _index()}
     seen: set[int] = set()
-    described: dict[str, list[str]] = {}
     for module in sorted(modules(), key=lambda name: name == LAST):
-        names = [f"{module}.{name}" for name in public(importlib.import_module(module))]
-        described[module] = [name for name in names if id(_object(name)) not in seen]
-        seen |= {id(_object(name)) for name in described[module]}
-    return described
+        names = public(module)
+        own = [name for name in names if id(_object(name)) not in seen]
+        seen |= {id(_object(name)) for name in own}
+        pages[module] = _module_page(module, own, [name for name in names if name not in own])
+        pages |= {_file(name): _member_page(name) for name in own if _has_page(name)}
+    for name, text in pages.items():
+        (folder / f"{name}.rst").write_text(text, encoding="utf-8")
 
 
-def _title(text: str) -> str:
-    return f"{text}\n{'=' * len(text)}\n\n"
+def _index() -> str:
+    entries = "".join(f"   {module}\n" for module in modules())
+    rows = [(f":py:mod:`{module}`", _first_line(importlib.import_module(module))) for module in modules()]
+    return _title("API reference") + _table(rows) + f".. toctree::\n   :hidden:\n\n{entries}"
 
 
-def _module_page(module: str, members: list[str]) -> str:
+def _module_page(module: str, own: list[str], taken_over: list[str]) -> str:
     page = _title(module) + f".. automodule:: {module}\n   :no-members:\n\n"
-    for heading, wanted in (("Classes", True), ("Functions", False)):
-        names = [name.removeprefix(f"{module}.") for name in members if inspect.isclass(_object(name)) is wanted]
-        if names:
-            lines = "".join(f"   {name}\n" for name in names)
-            page += f".. rubric:: {heading}\n\n.. autosummary::\n\n{lines}\n"
-    entries = "".join(f"   {name.rpartition('.')[2]} <{_file(name)}>\n" for name in members)
+    for heading, is_one in (("Classes", inspect.isclass), ("Functions", inspect.isroutine)):
+        names = [name for name in own if is_one(_object(name))]
+        rows = [(f":py:obj:`~{name}`", _first_line(_object(name))) for name in names]
+        page += f".. rubric:: {heading}\n\n{_table(rows)}" if rows else ""
+    data = [name for name in own if not _has_page(name)]
+    page += ".. rubric:: Constants\n\n" if data else ""
+    page += "".join(f".. py:data:: {name}\n\n   ``{_object(name)!r}``\n\n" for name in data)
+    if taken_over:
+        links = ", ".join(f":py:obj:`~{_home(name)}`" for name in taken_over)
+        page += f".. rubric:: Also here\n\n{links}\n\n"
+    entries = "".join(f"   {name.rpartition('.')[2]} <{_file(name)}>\n" for name in own if _has_page(name))
     return page + f".. toctree::\n   :hidden:\n\n{entries}"
-
-
-def _file(name: str) -> str:
-    """Of a page; where capitals do not count, ``Cell`` and ``cell`` would be one file."""
-    return f"{name}-class" if inspect.isclass(_object(name)) else name
 
 
 def _member_page(name: str) -> str:
@@ -93,9 +86,37 @@ def _member_page(name: str) -> str:
     return page + f".. autofunction:: {name}\n"
 
 
+def _home(name: str) -> str:
+    """Where the object that `name` leads to is described."""
+    everywhere = [other for module in modules() if module != LAST for other in public(module)]
+    return next(other for other in everywhere if _object(other) is _object(name))
+
+
+def _has_page(name: str) -> bool:
+    return inspect.isclass(_object(name)) or inspect.isroutine(_object(name))
+
+
+def _file(name: str) -> str:
+    """Of a page; where capitals do not count, ``Cell`` and ``cell`` would be one file."""
+    return f"{name}-class" if inspect.isclass(_object(name)) else name
+
+
 def _object(name: str) -> object:
     module, _, member = name.rpartition(".")
     return getattr(importlib.import_module(module), member)
+
+
+def _first_line(described: object) -> str:
+    return " ".join((inspect.getdoc(described) or "").partition("\n\n")[0].split())
+
+
+def _title(text: str) -> str:
+    return f"{text}\n{'=' * len(text)}\n\n"
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    cells = "".join(f"   * - {name}\n     - {text}\n" for name, text in rows)
+    return f".. list-table::\n   :widths: 30 70\n\n{cells}\n"
 
 
 def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, contents: Element) -> Element | None:

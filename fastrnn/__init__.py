@@ -1,6 +1,6 @@
 """Compiled recurrent networks on the CPU, forward and BPTT, on NumPy arrays."""
 
-from . import cells, diagnostics, functional, losses, ops, optim
+from . import cells, diagnostics, functional, losses, ops, optim, typing
 from .autoregressive import AR
 from .cells import Cell, CellError, cell
 from .dispatch import available_backends, get_backend, set_backend, use_backend
@@ -49,6 +49,7 @@ __all__ = [
     "set_matmul_precision",
     "set_num_threads",
     "tbptt",
+    "typing",
     "use_backend",
     "use_matmul_precision",
     "use_num_threads",

@@ -1,4 +1,4 @@
-"""What a model's file says of its layers: written, and checked before any of it is built."""
+"""The configuration of the layers in a model file: written, and checked before any layer is built."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def require_cells(configs: Sequence[Any], cells: Mapping[str, Cell], path: str) 
 def planned(
     configs: Sequence[Any], kinds: Mapping[str, Kind], cells: Mapping[str, Cell]
 ) -> list[tuple[Callable[..., Layer], dict[str, Any]]]:
-    """Classes and arguments of the layers that `configs` describe, whose parameters are just those of `kinds`.
+    """Classes and arguments of the layers that `configs` describe, if their parameters are those of `kinds`.
 
-    Nothing is built, and nothing compared beyond the first difference: what a small file claims may be larger than
-    memory.
+    Nothing is built, and the comparison stops at the first difference: even a small file may claim layers that are
+    larger than memory.
 
     Raises
     ------
     ValueError, TypeError
-        If a configuration is none, or its parameters are others.
+        If a configuration is invalid, or its parameters differ.
     """
     result: list[tuple[Callable[..., Layer], dict[str, Any]]] = []
     found = 0
@@ -76,7 +76,7 @@ def _text(kind: Kind | None) -> str:
 
 
 def _arguments(where: str, config: Any, cells: Mapping[str, Cell]) -> tuple[str, dict[str, Any]]:
-    """A layer's type, and all arguments of its constructor but the seed."""
+    """The type of a layer, and all arguments of its constructor except the seed."""
     if not isinstance(config, dict):
         raise ValueError(f"{where}: expected an object, got {type(config).__name__}")
     given = dict(config)
@@ -109,7 +109,7 @@ def _shapes(kind: str, arguments: Mapping[str, Any]) -> Iterable[tuple[str, tupl
 def _cell(where: str, cell: Cell, constants: dict[str, float]) -> Cell:
     try:
         return cell(**constants)
-    except Exception as error:  # The user's function meets numbers that it may not have been written for.
+    except Exception as error:  # The user's function may not have been written for these values.
         raise ValueError(f"{where}.constants: {type(error).__name__}: {error}") from error
 
 
@@ -145,7 +145,7 @@ def _one_of(options: Iterable[str]) -> Callable[[str, Any], Any]:
     return lambda name, value: choice(name, value, names)
 
 
-# How a value of a configuration is checked, by the name of the constructor's argument.
+# The check of each value of a configuration, by the name of the constructor's argument.
 _FIELDS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("input_size", "output_size", "hidden_size", "num_layers"), _size),
     **dict.fromkeys(("num_embeddings", "embedding_size", "order"), _size),

@@ -1,4 +1,4 @@
-"""Checks of arguments at the public boundary: each message names the argument, what was expected, what came."""
+"""Checks of arguments of public functions: each message names the argument, what was expected, and what was given."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-# Their products and sums are not those of their numbers: `*` multiplies matrices, masked numbers do not count.
+# Subclasses that compute differently: `*` of matrices is a matrix product, and masked elements do not count.
 _UNLIKE_ARRAYS = (np.matrix, np.ma.MaskedArray)
 
 
 def plain_array(name: str, value: Any) -> NDArray[Any]:
-    """`value` as a plain array on its own memory, if it is a NumPy array that computes like one."""
+    """`value` as a plain array that shares its memory, if it is a NumPy array that computes like one."""
     if type(value) is np.ndarray:
         return value
     if not isinstance(value, np.ndarray) or isinstance(value, _UNLIKE_ARRAYS):
@@ -25,7 +25,7 @@ def plain_array(name: str, value: Any) -> NDArray[Any]:
 
 
 def as_array(name: str, value: Any) -> NDArray[Any]:
-    """`value`, an array or what NumPy makes one of, as an array of any dtype."""
+    """`value` as an array of any dtype, if NumPy can convert it."""
     if isinstance(value, _UNLIKE_ARRAYS):
         raise TypeError(f"{name}: expected a NumPy array, got {type(value).__name__}")
     try:
@@ -35,7 +35,7 @@ def as_array(name: str, value: Any) -> NDArray[Any]:
 
 
 def float_array(name: str, value: Any, ndim: int | None = None) -> NDArray[Any]:
-    """`value`, if it is a float32 or float64 array of `ndim` dimensions (None: of any number)."""
+    """`value`, if it is a float32 or float64 array of `ndim` dimensions (None for any number)."""
     array = plain_array(name, value)
     if array.dtype not in FLOATS:
         raise TypeError(f"{name}: expected dtype float32 or float64, got {array.dtype}")
@@ -45,7 +45,7 @@ def float_array(name: str, value: Any, ndim: int | None = None) -> NDArray[Any]:
 
 
 def array_like(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], like: str) -> NDArray[Any]:
-    """`value`, if it is an array of `shape` and of the `dtype` that `like` has."""
+    """`value`, if it is an array of `shape` and `dtype`; the message says that `like` has this dtype."""
     array = plain_array(name, value)
     if array.dtype != dtype:
         raise TypeError(f"{name}: expected dtype {dtype} as {like} has, got {array.dtype}")
@@ -70,7 +70,7 @@ def rows_array(name: str, value: Any, leading: str, size: int, dtype: np.dtype[A
 
 def choice(name: str, value: Any, options: Collection[str]) -> str:
     """`value`, if it is one of `options`."""
-    # Not `in` alone: an array compares element by element.
+    # The type is checked first, as `in` compares an array element by element.
     if not isinstance(value, str) or value not in options:
         raise ValueError(f"{name}: expected one of {', '.join(options)}, got {_shown(value)}")
     return value
@@ -106,7 +106,7 @@ def share(name: str, value: Any) -> float:
 
 
 def generator(name: str, seed: Any) -> np.random.Generator:
-    """Random numbers from `seed`, if it is one of those that NumPy takes."""
+    """A generator of random numbers with `seed`, if NumPy accepts that."""
     try:
         return np.random.default_rng(seed)
     except (TypeError, ValueError) as error:
@@ -125,7 +125,7 @@ def file_path(name: str, value: Any) -> Path:
 
 
 def sequence_lengths(name: str, value: Any, n: int, longest: int) -> NDArray[np.int64] | None:
-    """`value` as int64 (`n`,) with entries from 0 to `longest`; None if it is None or all are `longest`."""
+    """`value` as int64 (`n`,), if its elements are from 0 to `longest`; None if it is None or all are `longest`."""
     if value is None:
         return None
     lengths = as_array(name, value)
@@ -141,7 +141,7 @@ def sequence_lengths(name: str, value: Any, n: int, longest: int) -> NDArray[np.
 
 
 def booleans(name: str, value: Any, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """`value` as an array of booleans, if it is one of `shape` or what NumPy makes one of."""
+    """`value` as an array of booleans, if it is one of `shape` or can be converted to one."""
     array = as_array(name, value)
     if array.dtype != bool and array.size:
         raise TypeError(f"{name}: expected booleans, got dtype {array.dtype}")
@@ -151,7 +151,7 @@ def booleans(name: str, value: Any, shape: tuple[int, ...]) -> NDArray[np.bool_]
 
 
 def known_keys(name: str, given: Mapping[str, Any], required: Sequence[str], optional: Sequence[str]) -> None:
-    """Checks that `given` has all of `required` and nothing outside `required` and `optional`."""
+    """Checks that `given` has all keys of `required` and no keys but those and the ones of `optional`."""
     missing = [k for k in required if k not in given]
     unknown = [k for k in given if k not in required and k not in optional]
     if missing or unknown:

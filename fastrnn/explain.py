@@ -1,4 +1,4 @@
-"""Why a call is as quick as it is: the path that it takes, in words."""
+"""The path that a call takes, in words: why it is as fast as it is."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["explain"]
 
 
 def explain(layer: Recurrent | Model, x: Array) -> str:
-    """Say which way a layer or a model takes through an input, and why; nothing is run.
+    """Describe the path that a layer or a model takes for an input, and why; nothing is run.
 
     Parameters
     ----------
     layer : Recurrent or Model
         Of a model, its recurrent layers are explained.
     x : (T, N, ...) array, or (N, T, ...) with `batch_first`
-        An input as a call would get it. Its shape and strides count, its elements do not.
+        An input as a call would get it. Only its shape and strides matter, not its elements.
 
     Returns
     -------
@@ -36,7 +36,7 @@ def explain(layer: Recurrent | Model, x: Array) -> str:
     Raises
     ------
     TypeError
-        If `layer` is neither, or `x` is not an array.
+        If `layer` is neither of these, or `x` is not an array.
     ValueError
         If `x` has fewer than two axes, or no step.
 
@@ -64,7 +64,7 @@ def _explain_layer(layer: Recurrent, given: Array, now: Settings) -> list[str]:
     lines = [f"{type(layer).__name__}, cell {layer.cell.name}: {_backend(backend, now.backend)}"]
     for number in range(layer.num_layers):
         D = layer.input_size if number == 0 else layer.directions * layer.hidden_size
-        # What another layer computes, or an embedding, is read where it is.
+        # The output of another layer, or of an embedding, is contiguous.
         own = number == 0 and given.shape[2:] == (D,) and given.dtype == layer.dtype
         x = given.swapaxes(0, 1) if layer.batch_first else given
         lines += _explain_call(layer, backend, number, x if own else np.empty((T, N, D), layer.dtype), now)

@@ -1,4 +1,4 @@
-"""What this installation is and can: versions, backends, CPU, threads, cache folder."""
+"""A description of this installation: versions, backends, CPU, threads, cache folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PACKAGES = ("numpy", "numba", "llvmlite", "safetensors", "tqdm", "matplotlib")
 
 
 def describe() -> str:
-    """A few lines of text, fit to be pasted into the report of a problem."""
+    """A few lines of text to be pasted into a bug report."""
     with warnings.catch_warnings():
         # Why the extension is missing has a line of its own.
         warnings.simplefilter("ignore")
@@ -40,7 +40,7 @@ def describe() -> str:
 
 
 def _told(read: Callable[[], object]) -> str:
-    """What `read` gives, or why it gives nothing: who asks has a problem already."""
+    """The result of `read`, or its error: this must not fail, as its reader already has a problem."""
     try:
         return str(read())
     except Exception as error:

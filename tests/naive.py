@@ -112,6 +112,53 @@ softplus = _function(
     lambda a: cmath.log(1 + cmath.exp(a)),
     lambda a, y: 1 / (1 + math.exp(-a)),
 )
+hard_sigmoid = _function(
+    lambda a: min(max(a / 6 + 0.5, 0.0), 1.0),
+    lambda a: a / 6 + 0.5 if abs(a.real) < 3 else complex(a.real > 0),
+    lambda a, y: 1 / 6 if -3 < a < 3 else 0.0,
+)
+log = _function(
+    lambda a: math.log(a) if a > 0 else -math.inf if a == 0 else math.nan,
+    cmath.log,
+    lambda a, y: 1 / a if a != 0 else math.inf,
+)
+sqrt = _function(
+    lambda a: math.sqrt(a) if a >= 0 else math.nan,
+    cmath.sqrt,
+    lambda a, y: 0.5 / y if y != 0 else math.inf,
+)
+sin = _function(math.sin, cmath.sin, lambda a, y: math.cos(a))
+cos = _function(math.cos, cmath.cos, lambda a, y: -math.sin(a))
+absolute = _function(
+    abs,
+    lambda a: -a if a.real < 0 else a,
+    lambda a, y: 1.0 if a > 0 else -1.0 if a < 0 else 0.0,
+)
+
+
+def _real(v: Number) -> float:
+    return v.value if isinstance(v, Scalar) else v.real
+
+
+def less(a: Number, b: Number) -> bool:
+    return _real(a) < _real(b)
+
+
+def less_equal(a: Number, b: Number) -> bool:
+    return _real(a) <= _real(b)
+
+
+def where(condition: bool, a: Number, b: Number) -> Number:
+    return a if condition else b
+
+
+def maximum(a: Number, b: Number) -> Number:
+    """The larger one; of two equal ones the mean, whose derivatives are halves."""
+    return a if less(b, a) else b if less(a, b) else 0.5 * a + 0.5 * b
+
+
+def minimum(a: Number, b: Number) -> Number:
+    return -maximum(-a, -b)
 
 
 def _affine(weights: Any, bias: Any, vector: Vector, block: int, size: int) -> Vector:

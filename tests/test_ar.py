@@ -17,6 +17,7 @@ from fastrnn import AR, LSTM, Linear, Model, Recurrent, cell
 T, N, D, O = 7, 3, 2, 4  # noqa: E741
 ORDERS = (1, 2, 3, 9)
 RNG = np.random.default_rng(0)
+START = RNG.bit_generator.state
 MASK = np.random.default_rng(1).random((T, N)) < 0.7
 RESETS = np.random.default_rng(2).random((T, N)) < 0.3
 FLAGS: dict[str, dict[str, Any]] = {
@@ -26,6 +27,12 @@ FLAGS: dict[str, dict[str, Any]] = {
     "resets": {"resets": RESETS},
     "all": {"lengths": [4, 7, 6], "mask": MASK, "resets": RESETS},
 }
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """Whatever ran before."""
+    RNG.bit_generator.state = START
 
 
 def normal(*shape: int) -> np.ndarray:

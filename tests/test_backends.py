@@ -59,10 +59,9 @@ def test_nothing_is_built_where_it_is_not_wanted(tmp_path: Path) -> None:
     assert done.stdout.split() == [str(package / "__init__.py"), "numba", "numpy"], done.stderr
 
 
-def test_what_a_build_compiles_it_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_build_compiles_it_links(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where only a header changed: the sources of the binding are then older than the extension that there is."""
     command, linked = SETUP["build"](Distribution()), []
-    command.build_lib = str(tmp_path)
     monkeypatch.setattr(SETUP["build"], "_use_vector_compiler", lambda self: None)
     monkeypatch.setattr(SETUP["build"], "_build_variants", lambda self: {"sse2": ["variant.o"]})
     monkeypatch.setattr(build_ext, "build_extension", lambda self, ext: linked.append((self.force, ext.extra_objects)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 import fastrnn
-from fastrnn.ops import sigmoid, tanh
+from fastrnn import ops
+from fastrnn.ops import sigmoid, tanh, where
 
 # The line at fault ends in "# here"; without one it is the description's first.
 Described = Callable[..., Any]
@@ -198,3 +200,75 @@ def test_bad_constants() -> None:
     for value in ("2", None, True, np.ones(2), float("nan")):
         with pytest.raises(fastrnn.CellError, match=r"'scaled'.*\bk\b"):
             cell(k=value)
+
+
+# What is written in a cell with the gate a, and what the error says to write instead.
+ADVICE: dict[str, tuple[Described, str]] = {
+    "np.tanh": (lambda x, U, h: np.tanh(x.a + U.a @ h), "np.tanh .* use fastrnn.ops.tanh$"),
+    "np.maximum": (lambda x, U, h: np.maximum(x.a + U.a @ h, 0), "use fastrnn.ops.maximum$"),
+    "np.where": (lambda x, U, h: np.where(h < 0, x.a, U.a @ h), "not a vector|use fastrnn.ops.where$"),
+    "np.where of vectors": (lambda x, U, h: np.where([True], x.a, U.a @ h), "use fastrnn.ops.where$"),
+    "np.abs": (lambda x, U, h: np.abs(x.a) + U.a @ h, "use fastrnn.ops.abs$"),
+    "np.cosh": (lambda x, U, h: np.cosh(x.a) + U.a @ h, "np.cosh .* no counterpart in fastrnn.ops, which has: .*tanh"),
+    "np.clip": (lambda x, U, h: np.clip(x.a, 0, 1) + U.a @ h, "np.clip.* no counterpart in fastrnn.ops"),
+    "np.add.reduce": (lambda x, U, h: np.add.reduce(x.a) + U.a @ h, "np.add .* no counterpart"),
+    "a matrix times": (lambda x, U, h: tanh(x.a + U.a * h), "write U.a @ h$"),
+    "times a matrix": (lambda x, U, h: tanh(x.a + h * U.a), "write U.a @ h$"),
+    "a matrix in a function": (lambda x, U, h: tanh(x.a + tanh(U.a)), "write U.a @ h$"),
+    "raw U": (lambda x, U, h: tanh(x.a + U @ h), "recurrent= declares; write U.a @ h$"),
+    "raw x": (lambda x, U, h: tanh(x + U.a @ h), "gates= declares; write x.a$"),
+    "raw x in a function": (lambda x, U, h: tanh(x) + U.a @ h, "write x.a$"),
+    "raw x times a number": (lambda x, U, h: 2 * x + U.a @ h, "write x.a$"),
+    "raw x returned": (lambda x, U, h: x, "write x.a$"),
+    "raw p": (lambda x, U, p, h: x.a + U.a @ h + p, "units= declares; write p.name$"),
+    "np.tanh of raw x": (lambda x, U, h: np.tanh(x) + U.a @ h, "write x.a$"),
+    "an undeclared gate": (lambda x, U, h: x.b + U.a @ h, "no gate called 'b'; it declares gates='a': add"),
+    "an undeclared matrix": (lambda x, U, h: x.a + U.b @ h, "matrix called 'b'; it declares recurrent='a': add"),
+    "an undeclared parameter": (lambda x, U, p, h: x.a + p.u * (U.a @ h), "parameter called 'u'; .* units='': add"),
+    "if": (lambda x, U, h: x.a if h else U.a @ h, r"ops.where\(condition, a, b\), ops.maximum or ops.minimum$"),
+    "if of a condition": (lambda x, U, h: x.a if h < 0 else U.a @ h, r"only be given to ops.where\(condition, a, b\)$"),
+    "max": (lambda x, U, h: max(x.a, U.a @ h), "only be given to ops.where"),
+    "a condition times": (lambda x, U, h: (x.a < 0) * (U.a @ h), "only be given to ops.where"),
+    "a condition in a sum": (lambda x, U, h: x.a + U.a @ h + (h < 0), "only be given to ops.where"),
+    "a condition in a function": (lambda x, U, h: x.a + tanh(U.a @ h < 0), "only be given to ops.where"),
+    "a condition returned": (lambda x, U, h: x.a < U.a @ h, "only be given to ops.where"),
+    "a matrix at a condition": (
+        lambda x, U, h: x.a + U.a @ (h < 0),
+        "takes a vector of the cell, got Condit",
+    ),
+    "conditions joined": (lambda x, U, h: where((h < 1) & (h > 0), x.a, U.a @ h), "only be given to ops.where"),
+    "a chain": (lambda x, U, h: where(0 < h < 1, x.a, U.a @ h), "only be given to ops.where"),
+    "a vector as a condition": (lambda x, U, h: where(h, x.a, U.a @ h), "takes a comparison .* first, got Vector"),
+    "a bool as a condition": (lambda x, U, h: where(True, x.a, U.a @ h), "takes a comparison .* first, got bool"),
+    "equal": (lambda x, U, h: where(h == 0, x.a, U.a @ h), "== and != of traced values"),
+    "not equal": (lambda x, U, h: where(h != 0, x.a, U.a @ h), "== and != of traced values"),
+    "equal conditions": (lambda x, U, h: where((h < 0) == (h < 1), x.a, U.a @ h), "only be given to ops.where"),
+    "float": (lambda x, U, h: x.a * float(h) + U.a @ h, "is not a number: use the functions of fastrnn.ops"),
+    "logarithm of a constant": (lambda x, U, h: x.a + U.a @ h + ops.log(0), "log of the constant 0.0 is -inf"),
+}
+
+
+@pytest.mark.parametrize("what", ADVICE)
+def test_error_says_what_to_write(what: str) -> None:
+    function, advice = ADVICE[what]
+    with pytest.raises(fastrnn.CellError, match=advice):
+        fastrnn.cell(gates="a", name="advised")(function)
+
+
+@pytest.mark.parametrize(
+    "function, declared",
+    [
+        (lambda x, U, h: tanh(x.f + U.f @ h) * x.n + U.n @ h, 'gates="f n"'),
+        (lambda x, U, h: tanh(x.f + U.g @ h), 'gates="f", recurrent="g"'),
+        (lambda x, p, h: tanh(x.f + p.u * h), 'gates="f", units="u"'),
+        (lambda x, U, h: undefined(x.f, U, h), 'gates="..."'),  # noqa: F821
+    ],
+)
+def test_a_decorator_without_parentheses_says_what_to_declare(function: Described, declared: str) -> None:
+    with pytest.raises(fastrnn.CellError, match=rf"{__file__}:\d+.*: write @cell\({re.escape(declared)}\)$"):
+        fastrnn.cell(function)
+
+
+def test_names_without_a_keyword() -> None:
+    with pytest.raises(TypeError, match="cell: expected the names of the gates as gates=, got 'f n' without a keyword"):
+        fastrnn.cell("f n")

@@ -21,6 +21,7 @@ from fastrnn.engine.flags import HOLD, RESET
 from fastrnn.engine.plan import make_plan
 from kernel_library import FLAGS, HERE, ROOT, VARIANTS, Library, find_compiler
 from problems import assert_close
+from test_random_cells import COMPILED, described
 
 
 @cell(gates="a b", recurrent="A B C")
@@ -45,6 +46,8 @@ def later_product(x, U, h):
 
 
 CELLS = {c.name: c for c in (three_states, two_products, later_product, user_cells.peephole_lstm, user_cells.indrnn)}
+# Most operations; test_cpp_operations.py has each by itself.
+CELLS |= {f"random_{seed}": described(seed) for seed in COMPILED[:2]}
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from fastrnn.diagnostics.verdict import reach
 
 T, N, D, H = 6, 3, 2, 4
 RNG = np.random.default_rng(0)
+START = RNG.bit_generator.state
 X = RNG.standard_normal((T, N, D))
 MASK = np.random.default_rng(1).random((T, N)) < 0.7
 RESETS = np.random.default_rng(2).random((T, N)) < 0.3
@@ -28,6 +29,8 @@ RESETS = np.random.default_rng(2).random((T, N)) < 0.3
 
 @pytest.fixture(autouse=True)
 def on_the_reference_backend() -> Any:
+    """And with the same random numbers, whatever ran before."""
+    RNG.bit_generator.state = START
     with fastrnn.use_backend("numpy"):
         yield
 
@@ -178,7 +181,7 @@ def test_backends_agree(backend: str) -> None:
 def test_jacobian_norms_are_singular_values_of_the_product(
     name: str, formed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jacobians, "FORMED" if not formed else "_DECOMPOSED", 0)
+    monkeypatch.setattr(jacobians, "_DECOMPOSED" if formed else "FORMED", 0)
     layer = Recurrent(CELLS[name], D, H, dtype="float64", seed=0)
     got = diagnostics.jacobian_norms(layer, X)["l0"]
     assert got.shape == (T, N)
@@ -408,7 +411,8 @@ def test_advice_on_a_forget_gate_helps() -> None:
     before = diagnostics.report(layer, x)
     layer.params["bx_l0"][H : 2 * H] += np.log(60)
     after = diagnostics.report(layer, x)
-    assert before.verdict == "vanishing" and after.verdict == "healthy"
+    assert (before.verdict, after.verdict) == ("vanishing", "healthy")
+    assert before.reaches[0].factor < 0.7 and after.reaches[0].factor > 0.9
 
 
 def test_report_names_saturated_and_dead_units() -> None:
@@ -432,6 +436,8 @@ def test_reach_of_norms_that_are_no_numbers_or_nothing() -> None:
     turned = reach("l0", np.array([1.0, 0.5, 1e-4]), from_the_end=True)
     assert (turned.verdict, turned.since, turned.steps) == ("vanishing", 2, 2)
     assert reach("l0", np.array([2.0])).factor == 1
+    from_both_ends = reach("l0", np.concatenate([0.5 ** np.arange(20), 0.5 ** np.arange(20)[::-1]]))
+    assert from_both_ends.factor == pytest.approx(0.5) and from_both_ends.since == 29
 
 
 # Pictures.

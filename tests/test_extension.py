@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from setuptools import Distribution, Extension
+from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 from fastrnn import dispatch, extension, info
@@ -95,22 +96,26 @@ def test_where_the_extension_is_required_the_missing_compiler_is_all_that_is_tol
     assert "no-such-compiler" in line
 
 
+@pytest.mark.parametrize("inplace", [False, True])
 def test_a_compiler_that_fails_is_written_down_and_a_later_success_removes_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inplace: bool
 ) -> None:
     command = SETUP["build"](Distribution())
-    command.build_lib, command.inplace = str(tmp_path), False
-    (tmp_path / "fastrnn").mkdir()
+    command.build_lib, command.inplace = str(tmp_path / "built"), inplace
+    record = tmp_path / ("." if inplace else "built") / "fastrnn" / "_build.json"
+    monkeypatch.chdir(tmp_path)
 
-    def fail() -> None:
+    def fail(self: object) -> None:
         raise CompileError("command 'g++' failed\nwith exit code 1")
 
     monkeypatch.setitem(SETUP["extensions"].__globals__, "REQUIRED", False)
-    monkeypatch.setattr(command, "_use_vector_compiler", fail)
-    command.build_extension(Extension("_cpp", ["_cpp.cpp"]))
-    written = json.loads((tmp_path / "fastrnn" / "_build.json").read_text())
+    monkeypatch.setitem(SETUP["extensions"].__globals__, "OUTCOME", SETUP["Outcome"]())
+    monkeypatch.setattr(SETUP["build"], "_use_vector_compiler", fail)
+    monkeypatch.setattr(build_ext, "run", lambda self: self.build_extension(Extension("_cpp", ["_cpp.cpp"])))
+    command.run()
     why = "its build failed (CompileError: command 'g++' failed with exit code 1)"
-    assert written == {"why": why, "failed": True}
-    outcome = SETUP["Outcome"]()
-    outcome.record(tmp_path / "fastrnn")
-    assert not (tmp_path / "fastrnn" / "_build.json").exists()
+    assert json.loads(record.read_text()) == {"why": why, "failed": True}
+    monkeypatch.setitem(SETUP["extensions"].__globals__, "OUTCOME", SETUP["Outcome"]())
+    monkeypatch.setattr(build_ext, "run", lambda self: None)
+    command.run()
+    assert not record.exists()

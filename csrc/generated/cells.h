@@ -6,10 +6,11 @@ namespace FASTRNN_VARIANT {
 
 struct rnn_tanh {
     static constexpr const char* name = "rnn_tanh";
-    static constexpr int gates = 1, states = 1, matrices = 1, units = 1, params = 0, keeps = 0, slots = 1, uses = 1;
+    static constexpr int gates = 1, states = 1, matrices = 1, units = 1, params = 0, keeps = 0, slots = 1, vectors = 1, uses = 1;
     static constexpr int grad_sum[] = {0};
     static constexpr Bias bias[] = {{0, -1, 1, {0}}};
-    static constexpr Use use[] = {{0, Kind::prev, 0, 0}};
+    static constexpr Vector vector[] = {{Kind::prev, 0}};
+    static constexpr Use use[] = {{0, 0, 0}};
     struct forward_0 {
         static constexpr int sums = 1, products = 2;
         static constexpr Sum sum[] = {{0, 0}};
@@ -40,10 +41,11 @@ struct rnn_tanh {
 
 struct rnn_relu {
     static constexpr const char* name = "rnn_relu";
-    static constexpr int gates = 1, states = 1, matrices = 1, units = 1, params = 0, keeps = 0, slots = 1, uses = 1;
+    static constexpr int gates = 1, states = 1, matrices = 1, units = 1, params = 0, keeps = 0, slots = 1, vectors = 1, uses = 1;
     static constexpr int grad_sum[] = {0};
     static constexpr Bias bias[] = {{0, -1, 1, {0}}};
-    static constexpr Use use[] = {{0, Kind::prev, 0, 0}};
+    static constexpr Vector vector[] = {{Kind::prev, 0}};
+    static constexpr Use use[] = {{0, 0, 0}};
     struct forward_0 {
         static constexpr int sums = 1, products = 2;
         static constexpr Sum sum[] = {{0, 0}};
@@ -73,10 +75,11 @@ struct rnn_relu {
 
 struct rnn_sigmoid {
     static constexpr const char* name = "rnn_sigmoid";
-    static constexpr int gates = 1, states = 1, matrices = 1, units = 1, params = 0, keeps = 0, slots = 1, uses = 1;
+    static constexpr int gates = 1, states = 1, matrices = 1, units = 1, params = 0, keeps = 0, slots = 1, vectors = 1, uses = 1;
     static constexpr int grad_sum[] = {0};
     static constexpr Bias bias[] = {{0, -1, 1, {0}}};
-    static constexpr Use use[] = {{0, Kind::prev, 0, 0}};
+    static constexpr Vector vector[] = {{Kind::prev, 0}};
+    static constexpr Use use[] = {{0, 0, 0}};
     struct forward_0 {
         static constexpr int sums = 1, products = 2;
         static constexpr Sum sum[] = {{0, 0}};
@@ -107,10 +110,11 @@ struct rnn_sigmoid {
 
 struct rnn_identity {
     static constexpr const char* name = "rnn_identity";
-    static constexpr int gates = 1, states = 1, matrices = 1, units = 1, params = 0, keeps = 0, slots = 1, uses = 1;
+    static constexpr int gates = 1, states = 1, matrices = 1, units = 1, params = 0, keeps = 0, slots = 1, vectors = 1, uses = 1;
     static constexpr int grad_sum[] = {0};
     static constexpr Bias bias[] = {{0, -1, 1, {0}}};
-    static constexpr Use use[] = {{0, Kind::prev, 0, 0}};
+    static constexpr Vector vector[] = {{Kind::prev, 0}};
+    static constexpr Use use[] = {{0, 0, 0}};
     struct forward_0 {
         static constexpr int sums = 1, products = 2;
         static constexpr Sum sum[] = {{0, 0}};
@@ -136,10 +140,11 @@ struct rnn_identity {
 
 struct lstm {
     static constexpr const char* name = "lstm";
-    static constexpr int gates = 4, states = 2, matrices = 4, units = 4, params = 0, keeps = 5, slots = 4, uses = 4;
+    static constexpr int gates = 4, states = 2, matrices = 4, units = 4, params = 0, keeps = 5, slots = 4, vectors = 1, uses = 4;
     static constexpr int grad_sum[] = {0, -1};
     static constexpr Bias bias[] = {{0, -1, 1, {0}}, {1, -1, 1, {1}}, {2, -1, 1, {2}}, {3, -1, 1, {3}}};
-    static constexpr Use use[] = {{0, Kind::prev, 0, 0}, {1, Kind::prev, 0, 1}, {2, Kind::prev, 0, 2}, {3, Kind::prev, 0, 3}};
+    static constexpr Vector vector[] = {{Kind::prev, 0}};
+    static constexpr Use use[] = {{0, 0, 0}, {1, 0, 1}, {2, 0, 2}, {3, 0, 3}};
     struct forward_0 {
         static constexpr int sums = 4, products = 2;
         static constexpr Sum sum[] = {{0, 0}, {1, 1}, {2, 2}, {3, 3}};
@@ -217,10 +222,11 @@ struct lstm {
 
 struct gru_reset_after {
     static constexpr const char* name = "gru_reset_after";
-    static constexpr int gates = 3, states = 1, matrices = 3, units = 4, params = 0, keeps = 4, slots = 4, uses = 3;
+    static constexpr int gates = 3, states = 1, matrices = 3, units = 4, params = 0, keeps = 4, slots = 4, vectors = 1, uses = 3;
     static constexpr int grad_sum[] = {0};
     static constexpr Bias bias[] = {{0, -1, 1, {0}}, {1, -1, 1, {1}}, {2, -1, 0, {}}, {-1, -1, 1, {2}}};
-    static constexpr Use use[] = {{0, Kind::prev, 0, 0}, {1, Kind::prev, 0, 1}, {3, Kind::prev, 0, 2}};
+    static constexpr Vector vector[] = {{Kind::prev, 0}};
+    static constexpr Use use[] = {{0, 0, 0}, {1, 0, 1}, {3, 0, 2}};
     struct forward_0 {
         static constexpr int sums = 4, products = 2;
         static constexpr Sum sum[] = {{2, 2}, {0, 0}, {1, 1}, {3, -1}};
@@ -288,10 +294,11 @@ struct gru_reset_after {
 
 struct gru_reset_before {
     static constexpr const char* name = "gru_reset_before";
-    static constexpr int gates = 3, states = 1, matrices = 3, units = 3, params = 0, keeps = 4, slots = 4, uses = 3;
+    static constexpr int gates = 3, states = 1, matrices = 3, units = 3, params = 0, keeps = 4, slots = 4, vectors = 2, uses = 3;
     static constexpr int grad_sum[] = {0};
     static constexpr Bias bias[] = {{0, -1, 1, {0}}, {1, -1, 1, {1}}, {2, -1, 1, {2}}};
-    static constexpr Use use[] = {{0, Kind::prev, 0, 0}, {1, Kind::prev, 0, 1}, {2, Kind::keep, 0, 2}};
+    static constexpr Vector vector[] = {{Kind::prev, 0}, {Kind::keep, 0}};
+    static constexpr Use use[] = {{0, 0, 0}, {1, 0, 1}, {2, 1, 2}};
     struct forward_0 {
         static constexpr int sums = 2, products = 2;
         static constexpr Sum sum[] = {{0, 0}, {1, 1}};

@@ -1,7 +1,7 @@
-"""The C++ backend: the built-in cells, compiled when the package was installed.
+"""The C++ backend: the built-in cells, compiled when the package is installed.
 
-The best instruction set that the processor has is used, or the one that the environment variable ``FASTRNN_CPU``
-names.
+It uses the best instruction set that the processor supports, or the one named by the environment variable
+``FASTRNN_CPU``.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from . import _cpp
 
 
 class Saved(NamedTuple):
-    """What a forward pass keeps: the outputs, and the engine's own buffer."""
+    """What a forward pass saves: the outputs, and the engine's buffer of kept values."""
 
     y: Array
     buffer: Array
 
 
 class CppPath(NamedTuple):
-    """The way that the engine takes through a call; see ``csrc/path.h``.
+    """The path of the engine through one pass of a call; see ``csrc/path.h``.
 
-    parts : shares of the work, one for each thread
-    by_units : whether these are shares of the hidden units, which wait for each other at every step; else of the batch
-    bf16_parts : bf16 numbers that each factor of a product is split into; 0: factors as they are
-    packed : whether the weights are packed first; else they are read where they are
-    input : ``"step"``: projected at each step; ``"chunk"``: for a chunk of steps at once; ``"ahead"``: for the next
-        steps beside the products of a step; ``"none"`` in BPTT
-    merged : whether units that do not fill a vector share vectors between the gates
-    chunk : steps that are projected at once, or in BPTT those of one product for the weights' gradients
+    parts : parts that the work is split into, one for each thread
+    by_units : whether these are parts of the hidden units, which synchronize at every step, or parts of the batch
+    bf16_parts : bf16 terms that each factor of a product is split into; 0 for no split
+    packed : whether the weights are packed first, or read in place
+    input : when the input is projected: ``"step"``, at each step; ``"chunk"``, for a chunk of steps at once;
+        ``"ahead"``, for the next steps, interleaved with the products of a step; ``"none"`` for BPTT
+    merged : whether hidden units that do not fill a vector share vectors between the gates
+    chunk : steps that are projected at once, or for BPTT the steps of one product for the gradients of the weights
     """
 
     parts: int = 1
@@ -98,7 +98,7 @@ class CppBackend:
         return _cpp.variant_name()
 
     def supports(self, plan: Plan) -> bool:
-        # By the cell itself: a user's cell may have the name of a built-in one.
+        # By identity, as a user's cell may have the name of a built-in one.
         return plan.cell in _cells()
 
     def copies(self, call: Call) -> list[str]:
@@ -176,7 +176,7 @@ class CppBackend:
 
 
 def _fields(path: CppPath | None) -> Any:
-    # The extension takes no subclass of a tuple.
+    # The extension does not accept a subclass of tuple.
     return None if path is None else tuple(path)
 
 

@@ -1,7 +1,7 @@
-"""The reference backend: the loop over time as a textbook writes it, in NumPy.
+"""The reference backend: the loop over time in NumPy, as in a textbook.
 
-A step is ``a = x_t @ Wx + h @ Wh + b`` and elementwise code (Goodfellow et al. 2016, eq. 10.8); going back,
-each step adds its part to the weights' gradients (eq. 10.22-10.28). It is also the baseline of the benchmarks.
+A step is ``a = x_t @ Wx + h @ Wh + b`` and elementwise code (Goodfellow et al. 2016, eq. 10.8); in the backward pass,
+each step adds its terms to the gradients of the weights (eq. 10.22-10.28). It is also the baseline of the benchmarks.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ from ..engine.stack import LayerByLayer
 Values = dict[str, list[Any]]
 
 
+# The branch that a `where` does not take may well be a logarithm of 0.
+_QUIET = np.errstate(divide="ignore", invalid="ignore")
+
+
 class Step(NamedTuple):
     """A stage ready to run."""
 
@@ -34,7 +38,7 @@ class Step(NamedTuple):
 
 
 class NumpyPath(NamedTuple):
-    """The one way that there is."""
+    """The only path."""
 
     def describe(self) -> list[str]:
         """See :class:`fastrnn.engine.contract.Path`."""
@@ -61,6 +65,7 @@ class NumpyBackend:
     def backward_path(self, call: Call) -> NumpyPath:
         return NumpyPath()
 
+    @_QUIET
     def forward(self, call: Call, keep: bool, path: NumpyPath | None = None) -> Result:
         _check(path)
         T, N, _, H = call.sizes
@@ -90,9 +95,10 @@ class NumpyBackend:
             y[t] = _inside(state[0], active)
             if keep:
                 saved.append(values)
-        # Copies: the last step's states are among what BPTT reads.
+        # Copies, as BPTT reads the states of the last step.
         return Result(y, tuple(map(np.array, state)), saved if keep else None, NumpyPath())
 
+    @_QUIET
     def backward(
         self,
         call: Call,
@@ -123,7 +129,7 @@ class NumpyBackend:
                 grad = _clipped(grad, clip)
             values |= {"grad": grad, "carry": [None] * plan.n_states, "da": [None] * plan.n_da}
             for i, stage in enumerate(backward):
-                # The first stage's products went into `grad` with the step after.
+                # The products of the first stage are already in `grad`, from the step after.
                 values["acc"] = _sums(stage, matrices[i], values) if i else []
                 _run(stage, values, (N, H), dtype, active)
             da = values["da"]
@@ -172,13 +178,13 @@ def _check(path: Any) -> None:
 
 
 def _times(call: Call) -> list[tuple[int, int]]:
-    """Steps of the loop with the time that each works on."""
+    """The steps of the loop, each with its time index."""
     T = call.x.shape[0]
     return list(enumerate(reversed(range(T)) if call.reverse else range(T)))
 
 
 def _rows(flags: Flags | None, t: int, flag: int) -> Array | None:
-    """(N, 1) for which sequences the step at time `t` has `flag`; None if for none."""
+    """(N, 1), the sequences whose step at time `t` has `flag`; None if there are none."""
     if flags is None:
         return None
     rows: Array = (flags[t] & flag) != 0
@@ -186,13 +192,13 @@ def _rows(flags: Flags | None, t: int, flag: int) -> Array | None:
 
 
 def _active(flags: Flags | None, t: int) -> Array | None:
-    """(N, 1) which sequences are active at time `t`; None if all are."""
+    """(N, 1), the sequences that are active at time `t`; None if all are."""
     held = _rows(flags, t, HOLD)
     return None if held is None else ~held
 
 
 def _inside(rows: Array, active: Array | None) -> Array:
-    """`rows` with zeros for inactive sequences, whatever stands there."""
+    """`rows` with zeros for inactive sequences, even where they are NaN."""
     return rows if active is None else np.where(active, rows, rows.dtype.type(0))
 
 
@@ -218,12 +224,12 @@ def _read(values: Values, ref: Ref) -> Any:
 
 
 def _matrices(stage: Step, Wh: Array) -> list[Array]:
-    """The matrix of each product of a forward stage: (sources * H, sums * H)."""
+    """The matrix (sources * H, sums * H) of each product of a forward stage."""
     return [np.block([[_block(Wh, m) for m in row] for row in p.matrices]) for p in stage.products]
 
 
 def _transposed(stage: Step, Wh: Array) -> list[Array]:
-    """Those of a backward stage, whose blocks are transposed."""
+    """The matrices of a backward stage, whose blocks are transposed."""
     return [np.block([[_block(Wh, m).T for m in row] for row in p.matrices]) for p in stage.products]
 
 
@@ -233,7 +239,7 @@ def _block(Wh: Array, matrix: int) -> Array:
 
 
 def _sums(stage: Step, matrices: list[Array], values: Values) -> list[Any]:
-    """Every sum of a stage: its bias, the input's projection, and its products."""
+    """Every sum of a stage: bias, input projection and products."""
     sums: list[Any] = [_begin(sum, values) for sum in stage.sums]
     for product, matrix in zip(stage.products, matrices, strict=True):
         sources = [_read(values, source) for source in product.sources]
@@ -249,7 +255,7 @@ def _begin(sum: Sum, values: Values) -> Any:
 
 
 def _run(stage: Step, values: Values, shape: tuple[int, int], dtype: Any, active: Array | None) -> None:
-    """The elementwise code of a stage; what idle sequences would store is 0."""
+    """Run the elementwise code of a stage; inactive sequences store 0."""
     results = stage.run(*(_read(values, ref) for ref in stage.loads))
     for ref, value in zip(stage.stores, results, strict=True):
         if active is not None:
@@ -275,7 +281,7 @@ def _step(stage: FusedStage, dtype: np.dtype[Any]) -> Step:
 
 
 def _function(code: Code, dtype: np.dtype[Any]) -> Callable[..., tuple[Any, ...]]:
-    """The code of a stage as a function from what it loads to what it stores."""
+    """The code of a stage as a function from its loads to its stores."""
     scope: dict[str, Any] = {line.op: OPERATIONS[line.op].numpy for line in code.lines}
 
     def number(value: float) -> str:

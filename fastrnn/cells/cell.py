@@ -15,9 +15,7 @@ from uuid import uuid4
 from weakref import WeakValueDictionary
 
 from .expr import Expr
-from .trace import CellError, trace, where
-
-_RESERVED = ("x", "U", "p")
+from .trace import RESERVED, CellError, names_used, trace, where
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -142,8 +140,10 @@ class Cell:
 
 
 def cell(
+    function: None = None,
+    /,
     *,
-    gates: str | Iterable[str],
+    gates: str | Iterable[str] = (),
     recurrent: str | Iterable[str] | None = None,
     units: str | Iterable[str] = (),
     name: str | None = None,
@@ -153,11 +153,14 @@ def cell(
     The function's arguments are, by name: ``x``, whose attributes are the gates' input projections;
     ``U``, whose attributes are recurrent matrices, to be applied with ``@``; ``p``, whose attributes are
     per-unit parameters; every other positional argument is a state, and keyword-only arguments are
-    constants. It computes with ``+ - * /``, numbers, and the functions of :mod:`fastrnn.ops`, and returns
-    the new states in the order of the old ones. It is run once, on symbols.
+    constants. It computes with ``+ - * /``, numbers, and the functions of :mod:`fastrnn.ops` (where
+    ``< <= > >=`` compare), and returns the new states in the order of the old ones. It is run once, on
+    symbols; :mod:`fastrnn.typing` has types for them.
 
     Parameters
     ----------
+    function : None
+        Not given: ``@cell`` without parentheses is an error that says what to write.
     gates : str or iterable of str
         Names of the input projections (a string is split at blanks).
     recurrent : str or iterable of str, optional
@@ -188,11 +191,31 @@ def cell(
     ...     return (1 - f) * h + f * n
     """
 
+    if function is not None:
+        raise _without_parentheses(function)
+
     def make(function: Callable[..., Any]) -> Cell:
         description = _Description(function, name or function.__name__, gates, recurrent, units)
         return description.cell(description.defaults)
 
     return make
+
+
+def _without_parentheses(function: Any) -> Exception:
+    """The error for ``@cell`` without parentheses, which says what to write.
+
+    The names are not taken from there: their order is that of the parameters' columns, and of files of models.
+    """
+    if not inspect.isroutine(function):
+        return TypeError(f"cell: expected the names of the gates as gates=, got {function!r} without a keyword")
+    try:
+        used = names_used(function, _signature(function.__name__, function)[0])
+    except Exception:
+        used = {"gates": "..."}
+    if used.get("recurrent") == used.get("gates"):
+        del used["recurrent"]
+    declared = ", ".join(f'{keyword}="{names}"' for keyword, names in used.items() if names)
+    return CellError(f"{where(function.__name__, function)}: a cell declares its names: write @cell({declared})")
 
 
 class _Description:
@@ -214,7 +237,7 @@ class _Description:
             "gates": gate_names,
             "recurrent": matrices if "U" in self.arguments else (),
             "units": _split(name, "units", units),
-            "states": tuple(a for a in self.arguments if a not in _RESERVED),
+            "states": tuple(a for a in self.arguments if a not in RESERVED),
         }
         clash = {"Wx", "Wh", "bx", "bh"} & set(self.names["units"])
         if clash:

@@ -86,9 +86,9 @@ def root(a: Any) -> Any:
     return a.call("root")
 
 
-def library(name: str, a: Any, beyond: float = -1.0, near: Any = 0.0) -> Any:
-    """The function `name` of the C library, number by number, where ``|a| > beyond``; elsewhere `near`."""
-    return a.library(name, beyond, near)
+def library(name: str, a: Any, beyond: float = -1.0, near: Any = None) -> Any:
+    """The function `name` of the C library, number by number, where ``|a| > beyond``; elsewhere `near`, or `a`."""
+    return a.library(name, beyond, a if near is None else near)
 
 
 def _curve32(r: Any) -> Any:

@@ -165,7 +165,9 @@ def _of_numpy(function: Any, operands: tuple[Any, ...]) -> Any:
         return _of_numpy(_MIRRORED[function], operands[::-1])
     name = next((name for name, row in OPERATIONS.items() if row.numpy is function), "")
     if name and operands and (OPERATIONS[name].symbol or OPERATIONS[name].condition):
-        return make(name, *map(as_vector, operands))
+        # A number that is compared comes as an array without axes.
+        numbers = [o.item() if isinstance(o, np.ndarray) and o.ndim == 0 else o for o in operands]
+        return make(name, *map(as_vector, numbers))
     written = f"np.{getattr(function, '__name__', function)}"
     if name and OPERATIONS[name].doc:
         raise TypeError(f"{written} does not know a cell's vectors: use fastrnn.ops.{name}")

@@ -8,7 +8,7 @@ result, ``g`` its adjoint. A formula of vectors may use the operations above it.
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -203,5 +203,6 @@ OPERATIONS |= {
     ),
 }
 
-# What users call.
-__all__ = [name for name, row in OPERATIONS.items() if row.doc]
+if not TYPE_CHECKING:  # A type checker reads literal lists only; without one it finds every function.
+    # What users call.
+    __all__ = [name for name, row in OPERATIONS.items() if row.doc]

@@ -4,44 +4,18 @@ from __future__ import annotations
 
 import linecache
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
-from .expr import Expr, Vector, as_vector, leaf, product, topological
+from .expr import Expr, as_vector, leaf, topological
+from .symbols import Inputs, Matrices, Parameters
+
+# Arguments of a description that are not states.
+RESERVED = ("x", "U", "p")
 
 
 class CellError(ValueError):
     """A cell's description is not one that can be compiled; the message names the cell and the line."""
-
-
-class _Names:
-    """Attribute access to a fixed set of names: ``x.i``, ``U.n``, ``p.tau``."""
-
-    def __init__(self, what: str, names: Sequence[str], get: Callable[[str], Any]) -> None:
-        self._what, self._names, self._get = what, names, get
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in self._names:
-            known = ", ".join(self._names) or "none"
-            raise AttributeError(f"no {self._what} called {name!r}; the cell declares: {known}")
-        return self._get(name)
-
-
-class _Matrix:
-    """A recurrent matrix, which can only be applied to a vector."""
-
-    __array_ufunc__ = None
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __matmul__(self, vector: Any) -> Expr:
-        if not isinstance(vector, Vector):
-            raise TypeError(f"U.{self._name} @ takes a vector of the cell, got {type(vector).__name__}")
-        return product(self._name, vector)
-
-    def __rmatmul__(self, vector: Any) -> NoReturn:
-        raise TypeError(f"write U.{self._name} @ vector, the matrix first")
 
 
 def trace(
@@ -55,10 +29,7 @@ def trace(
 
     `names` holds what the description declares, by kind: ``gates``, ``recurrent``, ``units``, ``states``.
     """
-    symbols: dict[str, Any] = {s: leaf("state", s) for s in names["states"]}
-    symbols["x"] = _Names("gate", names["gates"], lambda n: leaf("x", n))
-    symbols["U"] = _Names("recurrent matrix", names["recurrent"], _Matrix)
-    symbols["p"] = _Names("per-unit parameter", names["units"], lambda n: leaf("unit", n))
+    symbols = _symbols(names["states"], names["gates"], names["recurrent"], names["units"])
     try:
         result = function(*(symbols[a] for a in arguments), **constants)
         values = result if isinstance(result, tuple | list) else (result,)
@@ -67,6 +38,24 @@ def trace(
         raise CellError(f"{where(name, function, error)}: {error}") from error
     _check_complete(f"{where(name, function)}:", outputs, names)
     return outputs
+
+
+def names_used(function: Callable[..., Any], arguments: Sequence[str]) -> dict[str, str]:
+    """What a description that declares nothing would have to declare, by keyword of :func:`~.cell.cell`."""
+    symbols = _symbols([a for a in arguments if a not in RESERVED], None, None, None)
+    function(*(symbols[a] for a in arguments))
+    return {symbols[a].keyword: " ".join(symbols[a].names) for a in RESERVED if a in arguments}
+
+
+def _symbols(
+    states: Iterable[str],
+    gates: Iterable[str] | None,
+    recurrent: Iterable[str] | None,
+    units: Iterable[str] | None,
+) -> dict[str, Any]:
+    """What a description is run on, by the name of the argument."""
+    named = {"x": Inputs(gates), "U": Matrices(recurrent), "p": Parameters(units)}
+    return {**{state: leaf("state", state) for state in states}, **named}
 
 
 def _check_complete(place: str, outputs: tuple[Expr, ...], names: Mapping[str, Sequence[str]]) -> None:

@@ -91,13 +91,15 @@ def _cell(plan: Plan) -> list[str]:
     _check(plan, [stage for of in stages.values() for stage in of])
     kept = {ref for stage in plan.forward[1:] for ref in stage.loads.values() if ref.kind == "keep"}
     kept |= {t.source for stage in plan.forward for terms in stage.products for t in terms if t.source.kind == "keep"}
+    vectors = list(dict.fromkeys(p.vector for p in plan.weight_terms))
     counts = {
         "gates": plan.n_gates, "states": plan.n_states, "matrices": plan.n_matrices,
         "units": len(plan.unit_rows), "params": len(plan.cell.units), "keeps": plan.n_keep, "slots": plan.n_da,
-        "uses": len(plan.weight_terms),
+        "vectors": len(vectors), "uses": len(plan.weight_terms),
     }  # fmt: skip
     numbers = ", ".join(f"{name} = {count}" for name, count in counts.items())
-    uses = ", ".join(f"{{{p.slot}, Kind::{p.vector.kind}, {p.vector.index}, {p.matrix}}}" for p in plan.weight_terms)
+    uses = ", ".join(f"{{{p.slot}, {vectors.index(p.vector)}, {p.matrix}}}" for p in plan.weight_terms)
+    lefts = ", ".join(f"{{Kind::{vector.kind}, {vector.index}}}" for vector in vectors)
     bias = ", ".join(_bias(row, plan) for row in plan.unit_rows)
     grad = ", ".join("-1" if acc is None else str(acc) for acc in plan.grad_acc)
     body = [
@@ -106,6 +108,7 @@ def _cell(plan: Plan) -> list[str]:
         f"static constexpr int grad_sum[] = {{{grad}}};",
         f"static constexpr Bias bias[] = {{{bias}}};",
         # An array has at least one element.
+        f"static constexpr Vector vector[] = {{{lefts or '{}'}}};",
         f"static constexpr Use use[] = {{{uses or '{}'}}};",
     ]
     names: dict[str, list[str]] = {}

@@ -1,8 +1,7 @@
-"""Stages as every backend runs them: products grouped, biases and projections inside the sums.
+"""Stages as the backends run them: with grouped products, and with biases and input projections inside the sums.
 
-The cell adds a gate's projection, its bias and most products only ever to each other. No backend need see them
-apart: one sum begins with the bias and runs over the input and over the state, and the elementwise code loads the
-total.
+A cell adds the projection of a gate, its bias and most products only to each other. So a backend computes one sum that
+starts with the bias and has terms from the input and the state, and the elementwise code loads the total.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from ..engine.plan import Plan, Ref, Stage, Term
 
 
 class Sum(NamedTuple):
-    """What a sum holds besides its products: row `row` of the units, projection of gate `gate`."""
+    """What a sum contains besides its products: unit row `row`, and the input projection of gate `gate`."""
 
     row: int | None = None
     gate: int | None = None
 
 
 class Product(NamedTuple):
-    """A product that one packed panel serves: ``sums += sources @ matrices``.
+    """A product with one packed panel: ``sums += sources @ matrices``.
 
-    sources : neighbouring slots of one buffer, multiplied as one long vector.
+    sources : adjacent slots of one buffer, multiplied as one long vector.
     matrices : ``[source][sum]`` blocks of ``Wh``, transposed in a backward stage.
-    sums : numbers of the sums in the stage, each once; another product of the stage may add to them too.
+    sums : indices of different sums of the stage; other products of the stage may add to them too.
     """
 
     sources: tuple[Ref, ...]
@@ -38,7 +37,7 @@ class Product(NamedTuple):
 
 @dataclass(frozen=True)
 class FusedStage:
-    """A stage whose products are grouped, and whose elementwise code loads totals as ``acc``."""
+    """A stage with grouped products, whose elementwise code loads the sums as ``acc``."""
 
     sums: tuple[Sum, ...]
     products: tuple[Product, ...]
@@ -51,7 +50,7 @@ def forward_stages(plan: Plan) -> list[FusedStage]:
 
 
 def backward_stages(plan: Plan) -> list[FusedStage]:
-    """The backward stages of `plan`: nothing to fuse, products grouped."""
+    """The backward stages of `plan`: there is nothing to fuse, but products are grouped."""
     return [
         FusedStage((Sum(),) * len(stage.products), _grouped(dict(enumerate(stage.products))), stage)
         for stage in plan.backward
@@ -65,7 +64,7 @@ def _fuse(plan: Plan, stage: Stage) -> FusedStage:
     gate_row = {row.gate: i for i, row in enumerate(plan.unit_rows) if row.gate is not None}
     own_row = {m: i for i, row in enumerate(plan.unit_rows) if row.gate is None for m in row.matrices}
 
-    # Projections alone first, products alone last: both kinds of terms then meet neighbouring sums.
+    # Sums of projections only come first, those of products only last: both kinds of terms have adjacent sums.
     matrix = {acc: terms[0].matrix for acc, terms in enumerate(stage.products)}
     merged = {acc: home[m] for acc, m in matrix.items() if m in home}
     gates = sorted(here, key=lambda g: (g in merged.values(), g))
@@ -88,7 +87,7 @@ def _fuse(plan: Plan, stage: Stage) -> FusedStage:
 
 
 def _without(stage: Stage, zero: set[Expr]) -> tuple[tuple[Ref, Expr], ...]:
-    """The stores of `stage` with the leaves `zero` taken for 0."""
+    """The stores of `stage` with the leaves `zero` replaced by 0."""
     new: dict[Expr, Expr] = {}
     for node in topological([n for _, n in stage.stores], stop=stage.loads):
         if node in zero:
@@ -101,7 +100,7 @@ def _without(stage: Stage, zero: set[Expr]) -> tuple[tuple[Ref, Expr], ...]:
 
 
 def _grouped(sums: Mapping[int, Sequence[Term]]) -> tuple[Product, ...]:
-    """The products for the terms of each sum: neighbouring sources joined, then sums of the same sources."""
+    """The products for the terms of each sum: adjacent sources are joined, then sums with the same sources."""
     result: list[Product] = []
     for i, terms in sums.items():
         for sources, matrices in _chains(terms):
@@ -116,11 +115,11 @@ def _grouped(sums: Mapping[int, Sequence[Term]]) -> tuple[Product, ...]:
 
 
 def _chains(terms: Sequence[Term]) -> list[tuple[tuple[Ref, ...], tuple[int, ...]]]:
-    """Runs of neighbouring sources among `terms`, with the matrix of each."""
+    """Runs of adjacent sources among `terms`, with the matrix of each."""
     chains: list[tuple[tuple[Ref, ...], tuple[int, ...]]] = []
     for source, matrix in sorted(terms):
         sources, matrices = chains[-1] if chains else ((), ())
-        # Only of these is the padding between one vector and the next known to be zero.
+        # Only for these the padding between one vector and the next is known to be zero.
         if source.kind == "da" and sources and source == Ref("da", sources[-1].index + 1):
             chains[-1] = (*sources, source), (*matrices, matrix)
         else:

@@ -1,9 +1,8 @@
-"""Machine code of a cell's stages and of the microkernel, as LLVM IR.
+"""LLVM IR for the stages of a cell, and for the microkernel.
 
-A stage is one function: the elementwise code for a block of sequences and of units, on vectors of the processor's
-width. It is straight-line code in two small loops, so that LLVM has nothing to guess and takes a tenth of a second.
-Numbers of the cell other than 0 and 1 are its constants: not in the code but in memory, so that cells which differ only
-in these share it.
+A stage is one function: the elementwise code for a block of sequences and of hidden units, on vectors of the widest
+registers. It is straight-line code in two small loops, which LLVM compiles in a tenth of a second. The constants of the
+cell other than 0 and 1 are read from memory, so that cells that differ only in these share the code.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from . import record
 from .fused import FusedStage, backward_stages, forward_stages
 
 _INT, _I32 = ir.IntType(64), ir.IntType(32)
-# Only this one of the fast-math flags: a product may be fused with the sum that takes it. It loses no accuracy, keeps
-# NaN and infinities, and the result does not depend on anything but the code.
+# The only fast-math flag: a product and a sum may be fused. This loses no accuracy, preserves NaN and infinity, and the
+# result depends on nothing but the code.
 _FUSE = ("contract",)
 _INSTRUCTION = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 
 
 class Target(NamedTuple):
-    """Numbers of `dtype` in vectors of `width`; `scalef`: whether AVX-512 has an instruction to scale them."""
+    """Vectors of `width` elements of `dtype`; `scalef`: whether there is AVX-512's instruction for ``x * 2**n``."""
 
     dtype: str
     width: int
@@ -63,7 +62,7 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class Lanes:
-    """A vector in code that is being written: what is done with it becomes instructions."""
+    """A vector in the code that is being written: operations on it append instructions."""
 
     target: Target
     builder: ir.IRBuilder
@@ -200,7 +199,7 @@ class Lanes:
         return self._new(self.builder.fsub(number, self._vector(2.0**mantissa)))._with_sign(self.value)
 
     def _as_number(self, n: ir.Value) -> ir.Value:
-        """The number 2**mantissa + n, for whole n that are less: they are its lowest bits."""
+        """The number 2**mantissa + n, for integers n below 2**mantissa, which are its lowest bits."""
         mantissa, bias = self.target.mantissa_and_bias
         return self.builder.bitcast(
             self.builder.or_(n, self._splat_int((mantissa + bias) << mantissa)), self.target.vector
@@ -218,7 +217,7 @@ class Lanes:
         if self.target.scalef:
             return self._scale_in_hardware(n)
         whole = self.builder.fptosi(n, self.target.integers)
-        # In two steps: neither power leaves the exponents of normal numbers.
+        # In two steps, so that both powers are normal numbers.
         half = self.builder.ashr(whole, self._splat_int(1))
         part = self.builder.fmul(self.value, self._with_exponent(half))
         return self.builder.fmul(part, self._with_exponent(self.builder.sub(whole, half)))
@@ -246,14 +245,14 @@ class _Memory:
         return self.builder.inttoptr(address, typ.as_pointer())
 
     def load(self, address: ir.Value) -> ir.Value:
-        """A vector; it need only be aligned to its numbers."""
+        """A vector; it need only be aligned to its elements."""
         return self.builder.load(self._pointer(address, self.target.vector), align=self.target.size)
 
     def store(self, value: ir.Value, address: ir.Value) -> None:
         self.builder.store(value, self._pointer(address, self.target.vector), align=self.target.size)
 
     def number(self, address: ir.Value) -> ir.Value:
-        """One number in every place of a vector."""
+        """A vector whose elements are all the number at `address`."""
         return self.splat(self.builder.load(self._pointer(address, self.target.number)), self.target.vector)
 
     def integer(self, address: ir.Value) -> ir.Value:
@@ -283,7 +282,7 @@ def _loop(builder: ir.IRBuilder, count: ir.Value) -> Iterator[ir.Value]:
 
 
 def _function(module: ir.Module, name: str, arguments: Sequence[str]) -> tuple[ir.IRBuilder, list[ir.Argument]]:
-    """A function of integers and addresses that gives nothing."""
+    """A function that takes integers and addresses and returns nothing."""
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [_INT] * len(arguments)), name)
     function.attributes.add("nounwind")
     for argument, own in zip(function.args, arguments, strict=True):
@@ -295,12 +294,16 @@ def _function(module: ir.Module, name: str, arguments: Sequence[str]) -> tuple[i
 
 
 def tile(module: ir.Module, target: Target, rows: int, cols: int, split: int) -> None:
-    """``tile_{rows}x{cols}``, a tile ``C = A @ B`` that stays in registers; `cols` counts vectors.
+    """The microkernel ``tile_{rows}x{cols}``: ``C = A @ B`` with C held in registers; `cols` counts vectors.
 
-    Its arguments, steps in elements: row r and depth k of A is at ``a + r * a_row + k * a_depth``; depth k of B is
-    `cols` contiguous vectors at ``b + k * b_depth``; row r of C is `cols` contiguous vectors at ``c + r * c_row``. With
-    `more` the product is added to what stands in C. The depth is split over `split` sums for each of C. Nothing is
-    assumed of alignment, though B and C are faster at multiples of a vector's size.
+    Arguments of the generated function, with strides in elements:
+        a, a_row, a_depth  in     element (r, k) of A is at ``a + r * a_row + k * a_depth``
+        b, b_depth         in     row k of B is `cols` contiguous vectors at ``b + k * b_depth``
+        depth                     columns of A and rows of B
+        c, c_row           inout  row r of C is `cols` contiguous vectors at ``c + r * c_row``
+        more                      whether the product is added to C instead of replacing it
+    Each element of C is summed in `split` chains over the depth. No alignment is assumed, though B and C are accessed
+    faster at multiples of the size of a vector.
     """
     names = ["a", "a_row", "a_depth", "b", "b_depth", "depth", "c", "c_row", "more"]
     builder, (a, a_row, a_depth, b, b_depth, depth, c, c_row, more) = _function(module, f"tile_{rows}x{cols}", names)
@@ -348,7 +351,7 @@ def _rank_one_updates(
     split: int,
     initial: list[ir.Value],
 ) -> list[ir.Value]:
-    """``for k in range(*bounds, split)``: the sums in registers throughout."""
+    """``for k in range(*bounds, split)``, with the sums in registers."""
     builder, target = memory.builder, memory.target
     before = builder.block
     head, body, done = (builder.append_basic_block(name) for name in ("depth", "update", "summed"))
@@ -385,7 +388,7 @@ def _rank_one_updates(
 
 
 class CellCode(NamedTuple):
-    """LLVM IR with functions ``forward_0 ...`` and ``backward_0 ...``, and the constants that they read."""
+    """LLVM IR with the functions ``forward_0 ...`` and ``backward_0 ...``, and the constants that they read."""
 
     text: str
     constants: tuple[float, ...]
@@ -403,22 +406,23 @@ def cell_code(plan: Plan, target: Target) -> CellCode:
 
 
 def _constants(stages: Sequence[FusedStage]) -> dict[Expr, int]:
-    """The numbers of the cell but 0 and 1, and where each stands: in the order of their use."""
+    """The constants of the cell other than 0 and 1, with their positions, in the order of their use."""
     nodes = (n for s in stages for n in topological([value for _, value in s.code.stores], stop=s.code.loads))
     found = dict.fromkeys(n for n in nodes if n.op == "const" and n.args[0] not in (0.0, 1.0))
     return {node: i for i, node in enumerate(found)}
 
 
 def with_products(stage: FusedStage) -> tuple[int, ...]:
-    """The sums of `stage` that products add to; these stand beside each other in the products' scratch."""
+    """The sums of `stage` that products add to, in the order of their columns in the scratch memory of a tile."""
     return tuple(sorted({i for product in stage.products for i in product.sums}))
 
 
 class _StageFunction:
     """Writes the function of one stage.
 
-    Its arguments: the address of the record; the first sequence `n` and how many `rows`; the first unit `u` and how
-    many `vectors` of units; the address of what the products gave, [row][sum][vector], contiguous.
+    Arguments of the generated function: the address of the record; the first sequence `n` and the number of `rows`; the
+    first hidden unit `u` and the number of `vectors`; the address of the sums of the products, [row][sum][vector],
+    contiguous.
     """
 
     def __init__(
@@ -447,7 +451,7 @@ class _StageFunction:
         return self.memory.integer(self.builder.add(self.record, _INT(8 * place)))
 
     def _places(self) -> set[int]:
-        """Of the record, what the stage reads."""
+        """The entries of the record that the stage reads."""
         refs = [*self.stage.code.loads.values(), *(ref for ref, _ in self.stage.code.stores)]
         places = set()
         for kind, index in refs:
@@ -501,7 +505,7 @@ class _StageFunction:
         return self._lanes(self.memory.load(self.memory.at(self.sums, builder.mul(vector, _INT(self.target.width)))))
 
     def _grad(self, index: int) -> Lanes:
-        """Gradient of a state after the step: from the step after it, and from the output."""
+        """The gradient of a state after the step, from the step after it and from the output."""
         total = self._load(Ref("carry", index))
         acc = self.plan.grad_acc[index]
         if acc is not None:
@@ -518,7 +522,7 @@ class _StageFunction:
             values[node] = self._value(node, values)
         for ref, node in code.stores:
             value = values[node].value
-            # A NaN in the padding of a row would spoil the sums of the products that run over it.
+            # Products run over the padding of a row, so that must not be NaN.
             self.memory.store(self._head(value) if ref.kind == "da" else value, self._address(ref))
 
     def _value(self, node: Expr, values: dict[Expr, Lanes]) -> Lanes:
@@ -532,7 +536,7 @@ class _StageFunction:
         return first.call(node.op, *others)
 
     def _head(self, value: ir.Value) -> ir.Value:
-        """`value` with zeros beyond the units."""
+        """`value` with zeros in the padding."""
         builder, integers = self.builder, self.target.integers
         left = builder.trunc(builder.sub(self.H, self.unit), integers.element) if integers.element != _INT else None
         count = self.memory.splat(left or builder.sub(self.H, self.unit), integers)

@@ -1,6 +1,6 @@
-"""The record by which a compiled stage finds its vectors: what stands at each place of it, 64-bit integers all.
+"""The record from which a compiled stage reads the addresses of its vectors: the meaning of each entry.
 
-Every address is that of the first sequence and the first unit at the step's time.
+Entries are 64-bit integers. Every address is that of the first sequence and the first hidden unit at the step's time.
 """
 
 from __future__ import annotations

@@ -59,7 +59,24 @@ def plot_gradients(flow: GradientFlow, path: Path | None = None, axes: Any = Non
 def plot_jacobians(norms: Mapping[str, Array], path: Path | None = None, axes: Any = None) -> Any:
     """What :func:`jacobian_norms` gives over time, on a logarithmic axis: median and range of the sequences.
 
-    Parameters and errors as of :func:`plot_gradients`.
+    Parameters
+    ----------
+    norms : dict of str to (T, N) array
+    path : path, optional
+        Where a PNG is written.
+    axes : matplotlib.axes.Axes, optional
+        Where to draw; in a new figure by default.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type.
+    ImportError
+        If matplotlib is missing.
     """
     _check_arrays("norms", norms, 2)
     figure, axes = _axes(axes)
@@ -67,7 +84,9 @@ def plot_jacobians(norms: Mapping[str, Array], path: Path | None = None, axes: A
     for i, (name, logs) in enumerate(norms.items()):
         shown = (logs > np.log(_LEAST)) & (logs < np.log(_MOST))
         values = np.exp(np.where(shown, logs, np.nan))
-        steps = np.arange(len(values))
+        # NaN where nobody has looked: the line goes on.
+        steps = np.flatnonzero(~np.isnan(logs).all(axis=1))
+        values = values[steps]
         axes.plot(steps, np.median(values, axis=1), color=f"C{i}", label=name, **_marks(values))
         if values.shape[1] > 1:
             axes.fill_between(steps, values.min(axis=1), values.max(axis=1), color=f"C{i}", alpha=0.2, linewidth=0)
@@ -80,7 +99,24 @@ def plot_jacobians(norms: Mapping[str, Array], path: Path | None = None, axes: A
 def plot_lyapunov(exponents: Mapping[str, Array], path: Path | None = None, axes: Any = None) -> Any:
     """What :func:`lyapunov_exponents` gives, largest first.
 
-    Parameters and errors as of :func:`plot_gradients`.
+    Parameters
+    ----------
+    exponents : dict of str to (S*H,) array
+    path : path, optional
+        Where a PNG is written.
+    axes : matplotlib.axes.Axes, optional
+        Where to draw; in a new figure by default.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type.
+    ImportError
+        If matplotlib is missing.
     """
     _check_arrays("exponents", exponents, 1)
     figure, axes = _axes(axes)
@@ -95,7 +131,24 @@ def plot_lyapunov(exponents: Mapping[str, Array], path: Path | None = None, axes
 def plot_activity(units: Activity, path: Path | None = None, axes: Any = None) -> Any:
     """Shares of :func:`activity`: saturated at either end, or dead, for every nonlinearity.
 
-    Parameters and errors as of :func:`plot_gradients`.
+    Parameters
+    ----------
+    units : Activity
+    path : path, optional
+        Where a PNG is written.
+    axes : matplotlib.axes.Axes, optional
+        Where to draw; in a new figure by default.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type.
+    ImportError
+        If matplotlib is missing.
     """
     if not isinstance(units, Activity):
         raise TypeError(f"units: expected what activity returns, got {type(units).__name__}")
@@ -116,7 +169,8 @@ def plot_activity(units: Activity, path: Path | None = None, axes: Any = None) -
     for row, share in enumerate(low + high + dead):
         axes.annotate(f"{share:.0f} %", (share, row), (4, 0), textcoords="offset points", va="center", fontsize="small")
     axes.set_yticks(rows, labels)
-    axes.invert_yaxis()
+    # One bar need not fill the picture.
+    axes.set_ylim(max(len(rows), 4) - 0.5, -0.5)
     title = f"Units beyond {units.threshold:g} of their range, or dead"
     axes.set(xlim=(0, 108), xticks=range(0, 101, 20), xlabel="share of units and steps (%)", title=title)
     return _finished(figure, axes, path, always=True)
@@ -125,7 +179,25 @@ def plot_activity(units: Activity, path: Path | None = None, axes: Any = None) -
 def plot_updates(history: Mapping[str, Sequence[float]], path: Path | None = None, axes: Any = None) -> Any:
     """The history of :class:`UpdateRatios` over the steps of a training, on a logarithmic axis.
 
-    Parameters and errors as of :func:`plot_gradients`.
+    Parameters
+    ----------
+    history : mapping of str to sequence of float
+        For each parameter one ratio for each step.
+    path : path, optional
+        Where a PNG is written.
+    axes : matplotlib.axes.Axes, optional
+        Where to draw; in a new figure by default.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type.
+    ImportError
+        If matplotlib is missing.
     """
     if not isinstance(history, Mapping):
         raise TypeError(f"history: expected a mapping of lists, got {type(history).__name__}")

@@ -63,6 +63,11 @@ class UpdateRatios:
     history : dict of str to list of float
         For each parameter one ratio for each :meth:`record`.
 
+    Raises
+    ------
+    TypeError
+        If `params` is not a mapping of float32 or float64 arrays.
+
     Examples
     --------
     >>> ratios = diagnostics.UpdateRatios(model.params)
@@ -80,7 +85,13 @@ class UpdateRatios:
         self.history: dict[str, list[float]] = {name: [] for name in self._params}
 
     def record(self) -> dict[str, float]:
-        """Note what has changed since the last call, or since the beginning, and return it."""
+        """Note what has changed since the last call, or since the beginning.
+
+        Returns
+        -------
+        dict of str to float
+            The ratio of each parameter, as :func:`update_ratios` gives it.
+        """
         ratios = update_ratios(self._before, self._params)
         for name, ratio in ratios.items():
             self.history[name].append(ratio)

@@ -36,8 +36,8 @@ class Reach:
     steps : int
         How many steps it has gone by then; T if it is healthy.
     factor : float
-        By how much a step back multiplies it, on the average of all steps (least squares on the logarithm): the first
-        steps may differ, as where the output's own nonlinearity is saturated.
+        By how much a step back multiplies it, on average (least squares on the logarithm), also beyond `since`: the
+        first steps may differ, as where the output's own nonlinearity is saturated.
     """
 
     layer: str
@@ -149,7 +149,10 @@ def reach(layer: str, norms: Array, from_the_end: bool = False) -> Reach:
     steps = int((exploded | vanished).argmax())
     verdict = "exploding" if exploded[steps] else "vanishing"
     place = begin + steps
-    return Reach(layer, verdict, place if from_the_end else T - 1 - place, steps, _factor(relative))
+    # Beyond the turning point it is another gradient, as that of the other end where layers run both ways.
+    turn = int(np.nanargmin(relative)) if verdict == "vanishing" else len(relative) - 1
+    factor = _factor(relative[: max(turn, steps) + 1])
+    return Reach(layer, verdict, place if from_the_end else T - 1 - place, steps, factor)
 
 
 def _factor(relative: Array) -> float:

@@ -1,7 +1,7 @@
-"""Dropout masks from a counter: each element's bit follows from seed, call, layer and place alone.
+"""Dropout masks from a counter-based generator: a bit depends only on seed, call, layer and position of the element.
 
-Every backend draws the same bits, whatever it computes at once or in which order; nothing is stored between the forward
-and the backward pass but the key. The generator is SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom
+All backends draw the same bits, whatever the order in which they compute; the backward pass draws them again instead of
+storing them. The generator is SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom
 number generators"): a bijective hash of a counter that advances by an odd constant.
 """
 
@@ -17,10 +17,10 @@ _BITS = (1 << 64) - 1
 
 
 class Draw(NamedTuple):
-    """What one call drops.
+    """The dropout of one call.
 
-    seed, number : of the generator, and of the call
-    rate : share of the elements that are set to zero, from 0 up to but not including 1
+    seed, number : seed of the generator, and number of the call
+    rate : probability that an element is set to zero, from 0 up to but not including 1
     begin : elements of the call before the first one here
     """
 
@@ -30,7 +30,7 @@ class Draw(NamedTuple):
     begin: int = 0
 
     def key(self, layer: int) -> int:
-        """The counter's start for the input of `layer`."""
+        """Start of the counter for the input of `layer`."""
         start = _hash(_hash(_hash(self.seed & _BITS) + self.number) + layer)
         return (start + self.begin * _ADVANCE) & _BITS
 
@@ -45,7 +45,7 @@ class Draw(NamedTuple):
 
     @property
     def scale(self) -> float:
-        """What the elements that are kept are multiplied by."""
+        """Factor of the elements that are kept."""
         return 1 / (1 - self.rate)
 
     def applied(self, layer: int, x: NDArray[Any]) -> NDArray[Any]:
@@ -55,7 +55,7 @@ class Draw(NamedTuple):
         hashed = (hashed ^ (hashed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         hashed = (hashed ^ (hashed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         kept = ((hashed ^ (hashed >> np.uint64(31))) >> np.uint64(32)) >= self.threshold
-        # Not times 0: whatever is dropped, infinite or not a number, is 0.
+        # Not a product with 0: dropped elements are 0 even if they were infinite or NaN.
         result: NDArray[Any] = np.where(kept.reshape(x.shape), x * x.dtype.type(self.scale), x.dtype.type(0))
         return result
 

@@ -1,6 +1,6 @@
-"""The table of flags: what each step is to each sequence, made once for a call and read by every backend.
+"""The table of flags: which steps of each sequence are special, made once for a call and read by every backend.
 
-A table is (T, N) uint8, C-contiguous, by time; None stands for a table of zeros, the plain call.
+A table is (T, N) uint8, C-contiguous, in time order; None stands for a table of zeros, a plain call.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 Flags = NDArray[np.uint8]
 
-# The sequence is inactive: the state is held, the output is 0, and the state's gradient passes by.
+# The step is inactive: the state is held, the output is 0, and the state's gradient passes on unchanged.
 HOLD = 1
-# The step begins with the reset state, and no gradient passes to the step before.
+# The step starts from the reset state, and no gradient passes to the step before.
 RESET = 2
-# BPTT alone: no gradient passes to the step before.
+# For BPTT only: no gradient passes to the step before.
 CUT = 4
 
 
@@ -34,11 +34,16 @@ def flags_of(
     T, N : int
         Steps and sequences.
     lengths : (N,) integers, optional
-        Steps of each sequence; those from there on are inactive.
+        Number of steps of each sequence; the steps after these are inactive.
     mask : (T, N) booleans, optional
         Which steps are active.
     resets : (T, N) booleans, optional
-        Which steps begin with the reset state.
+        Which steps start from the reset state.
+
+    Returns
+    -------
+    (T, N) uint8 array or None
+        The table.
     """
     if lengths is None and mask is None and resets is None:
         return None

@@ -1,8 +1,8 @@
-"""The plan of a cell: its forward and backward step as stages that any backend can run.
+"""The plan of a cell: its forward and backward step as stages that every backend can run.
 
-A stage is matrix products followed by elementwise code. Forward, the first stage multiplies old states;
-a later one multiplies a vector that an earlier stage computed. Backward, the first stage carries the
-states' gradient from the step after, and a later one passes it through such a vector.
+A stage is a group of matrix products followed by elementwise code. Forward, the first stage multiplies old states, and
+a later one multiplies a vector that an earlier stage has computed. Backward, the first stage takes the gradient of the
+states from the step after, and a later one propagates it through such a vector.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from .minimum_cut import minimum_kept, never_again
 
 
 class Ref(NamedTuple):
-    """Where an H-vector of one step lives, for every sequence of the batch.
+    """Where a vector of H elements of one step is stored, for every sequence of the batch.
 
     kind : what it is
-        ``x`` projection of gate `index`; ``acc`` product number `index` of the stage; ``prev``, ``next``
-        state `index` before and after the step; ``unit`` row `index` of the per-unit parameters;
-        ``keep`` slot `index` of what the forward step keeps; ``grad`` gradient of state `index` after the
-        step; ``carry`` the part of the gradient of state `index` before the step that does not come
-        through products; ``da`` slot `index` of what the backward step computes.
+        ``x``: input projection of gate `index`; ``acc``: sum `index` of the stage's products; ``prev``, ``next``:
+        state `index` before and after the step; ``unit``: unit row `index`, see :class:`UnitRow`; ``keep``: slot
+        `index` of the values that the forward step keeps; ``grad``: gradient of state `index` after the step;
+        ``carry``: the part of the gradient of state `index` before the step that does not come through products;
+        ``da``: slot `index` of the values that the backward step computes.
     """
 
     kind: str
@@ -43,9 +43,9 @@ class Term(NamedTuple):
 class Stage:
     """Products, then elementwise code.
 
-    products : for each ``acc`` the terms that it sums.
-    loads : where each value that the code begins with is found.
-    stores : what the code computes, and where it goes.
+    products : for each ``acc`` the terms of the sum.
+    loads : where each value that the code reads is stored.
+    stores : the values that the code computes, and where they are stored.
     """
 
     products: tuple[tuple[Term, ...], ...]
@@ -54,7 +54,7 @@ class Stage:
 
 
 class UnitRow(NamedTuple):
-    """A row of the per-unit parameters: a bias (sum of the parts named) or a parameter of the cell."""
+    """A row of H elements, one for each hidden unit: a bias (the sum of those named) or a per-unit parameter."""
 
     gate: int | None = None
     matrices: tuple[int, ...] = ()
@@ -62,7 +62,7 @@ class UnitRow(NamedTuple):
 
 
 class WeightTerm(NamedTuple):
-    """A product of the cell for the weight gradient ``dWh[matrix] += vector.T @ da[slot]``."""
+    """A term of the gradient of the weights: ``dWh[matrix] += vector.T @ da[slot]``."""
 
     matrix: int
     vector: Ref
@@ -71,14 +71,14 @@ class WeightTerm(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """All that a backend must know of a cell.
+    """Everything that a backend needs to know about a cell.
 
     forward, backward : stages of one step.
-    unit_rows : rows of the per-unit parameters, biases first.
-    weight_terms : one entry per product, for the weight gradient.
+    unit_rows : biases, then per-unit parameters.
+    weight_terms : one for each product.
     unit_slots : ``da`` slot of each parameter of the cell, in the order of ``cell.units``.
     grad_acc : for each state the ``acc`` of the first backward stage that carries its gradient, or None.
-    n_keep, n_da : slots; slots ``0..G-1`` of ``da`` are the adjoints of the gates' projections.
+    n_keep, n_da : numbers of slots; slots ``0..G-1`` of ``da`` are the adjoints of the gates' projections.
     """
 
     cell: Cell
@@ -105,8 +105,8 @@ class Plan:
 
 
 def make_plan(cell: Cell) -> Plan:
-    """The plan of `cell`: one object as long as the cell is there."""
-    # With the cell itself, so that both go at the same time.
+    """The plan of `cell`: the same object as long as the cell is alive."""
+    # Stored in the cell, so that both are freed together.
     plan: Plan | None = cell.__dict__.get("_plan")
     return cell.__dict__.setdefault("_plan", _plan(cell)) if plan is None else plan
 
@@ -115,14 +115,14 @@ def _plan(cell: Cell) -> Plan:
     outputs, unit_rows, unit_index = _with_biases(cell)
     order = topological(outputs)
     adjoints = differentiate(cell.states, tuple(outputs))
-    # In the order of the matrices, so that neighbouring blocks of Wh can be multiplied at once.
+    # In the order of the matrices, so that adjacent blocks of Wh can be multiplied together.
     products = sorted((n for n in order if n.op == "product"), key=lambda p: cell.recurrent.index(p.args[0]))
     slots = _Slots(cell, adjoints, products)
 
     base = {n: Ref("prev", cell.states.index(n.args[0])) for n in order if n.op == "state"}
     base |= {n: Ref("unit", unit_index[n.args[0]]) for n in order if n.op == "unit"}
     vectors = list(dict.fromkeys(p.args[1] for p in products if p.args[1].op != "state"))
-    # An output that is also a leaf (a state returned unchanged) is found where the leaf is.
+    # An output that is also a leaf (a state returned unchanged) is stored where the leaf is.
     after = {n: Ref("next", k) for k, n in enumerate(outputs) if n not in base and n.op != "const"}
     kept = vectors + _kept(order, adjoints, slots.targets(cell, adjoints), [*base, *after, *vectors])
     keep = {n: Ref("keep", j) for j, n in enumerate(kept)}
@@ -145,9 +145,9 @@ def _plan(cell: Cell) -> Plan:
 
 
 def _with_biases(cell: Cell) -> tuple[list[Expr], tuple[UnitRow, ...], dict[str, int]]:
-    """The outputs with biases added, the rows that hold them, and each row's index by leaf name.
+    """The outputs with biases added, the unit rows, and the index of each row by the name of its leaf.
 
-    A product that is only ever added to a gate's projection shares that gate's bias: one row for both.
+    A product that is only ever added to the projection of one gate shares that gate's bias: both have one row.
     """
     home = _bias_homes(list(cell.outputs))
     rows = [
@@ -157,7 +157,7 @@ def _with_biases(cell: Cell) -> tuple[list[Expr], tuple[UnitRow, ...], dict[str,
     alone = [m for m in cell.recurrent if m not in home]
     rows += [UnitRow(matrices=(cell.recurrent.index(m),)) for m in alone]
     rows += [UnitRow(name=u) for u in cell.units]
-    # Dotted names cannot clash with the cell's own.
+    # Names with a dot cannot clash with those of the cell.
     names = [f"bx.{g}" for g in cell.gates] + [f"bh.{m}" for m in alone] + list(cell.units)
 
     def biased(node: Expr) -> Expr:
@@ -172,7 +172,7 @@ def _with_biases(cell: Cell) -> tuple[list[Expr], tuple[UnitRow, ...], dict[str,
 
 
 def _bias_homes(outputs: list[Expr]) -> dict[str, str]:
-    """For each matrix whose products are only ever added to one gate's projection: that gate."""
+    """For each matrix whose products are only ever added to the projection of one gate: that gate."""
     order = topological(outputs)
     users: dict[Expr, list[Expr | None]] = {n: [] for n in order}
     for node in order:
@@ -204,7 +204,7 @@ def _bias_homes(outputs: list[Expr]) -> dict[str, str]:
 
 
 class _Slots:
-    """Which ``da`` slot holds the adjoint of each projection, product and parameter."""
+    """The ``da`` slot that holds the adjoint of each projection, product and parameter."""
 
     def __init__(self, cell: Cell, adjoints: Adjoints, products: list[Expr]) -> None:
         self.values: list[Expr] = [adjoints[leaf("x", g)] for g in cell.gates]
@@ -220,7 +220,7 @@ class _Slots:
         return len(self.values) - 1
 
     def targets(self, cell: Cell, adjoints: Adjoints) -> list[Expr]:
-        """Everything that the backward step must compute."""
+        """The nodes that the backward step must compute."""
         return [*self.values, *(adjoints[leaf("state", s)] for s in cell.states)]
 
 

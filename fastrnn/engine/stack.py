@@ -1,4 +1,4 @@
-"""Layers over each other, run one after the other by a backend's own forward and backward pass of one layer."""
+"""A stack run layer by layer, with a backend's forward and backward pass of one layer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Answer = TypeVar("Answer")
 
 
 class SavedCalls(NamedTuple):
-    """What a forward pass keeps: the calls of each layer and direction and what the backend kept of each."""
+    """What a forward pass saves: the call of each layer and direction, and what the backend saved for it."""
 
     given: Given
     calls: list[Call]
@@ -27,7 +27,7 @@ class SavedCalls(NamedTuple):
 
 
 class WeightGradients(Protocol):
-    """What of :class:`fastrnn.engine.contract.Gradients` is of the parameters."""
+    """The part of :class:`fastrnn.engine.contract.Gradients` that belongs to the parameters."""
 
     @property
     def dWx(self) -> Array: ...
@@ -50,7 +50,7 @@ class LayerByLayer:
                 one["Wh"] = np.empty((layout.hidden_size, 0), layout.dtype)
 
     def quick(self, x: Any, state: Any, ndim: int, now: Settings, keep: bool) -> tuple[Array, Any, Any] | None:
-        """See :class:`fastrnn.engine.contract.Stack`; nothing is quicker unchecked here."""
+        """See :class:`fastrnn.engine.contract.Stack`; there is no short cut."""
         return None
 
     def quick_backward(

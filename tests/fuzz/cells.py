@@ -57,6 +57,7 @@ DEFAULTS: dict[str, Any] = {
 # Cells whose states grow without bound if their matrix allows it, and those whose gradient jumps.
 LINEAR = ("rnn_relu", "rnn_identity", "indrnn")
 JUMPS = ("rnn_relu", "indrnn")
+JUMPING = ("relu", "hard_sigmoid", "abs", "maximum", "minimum", "where_less", "where_at_least", "log_or", "sqrt_or")
 # What compiles few modules.
 QUICK = ("lstm", "gru_before")
 SPECIAL = {"inf": np.inf, "-inf": -np.inf, "nan": np.nan, "huge": 1e30, "tiny": 1e-40}
@@ -77,7 +78,7 @@ _random: dict[str, fastrnn.Cell] = {}
 def jumps(name: str) -> bool:
     """Whether the gradient of a cell jumps somewhere, so that a rounding error may change it whole."""
     if name.startswith("random_"):
-        return any(i.op == "relu" for i in live(random_program(int(name.removeprefix("random_")))))
+        return any(i.op in JUMPING for i in live(random_program(int(name.removeprefix("random_")))))
     return name in JUMPS
 
 

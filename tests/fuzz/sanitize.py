@@ -32,6 +32,7 @@ class Sanitizer(NamedTuple):
     libraries: list[str]
     options: dict[str, str]
     tests: list[str]
+    chosen: str
     only: list[str]
 
 
@@ -50,7 +51,8 @@ SANITIZERS = {
             "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1:exitcode=99",
         },
         # test_kernels.py builds a library of its own.
-        ["tests", "--ignore=tests/test_kernels.py", "-k", WITHOUT],
+        ["tests", "--ignore=tests/test_kernels.py"],
+        WITHOUT,
         [],
     ),
     "thread": Sanitizer(
@@ -59,7 +61,8 @@ SANITIZERS = {
         # Of code that it did not compile it sees the locks and not what they guard: that code is not reported.
         {"TSAN_OPTIONS": "halt_on_error=1:exitcode=99:ignore_noninstrumented_modules=1"},
         # Where threads meet; a child that was forked has none of them, and the runtime does not follow it there.
-        [*THREADED, "-k", f"{WITHOUT} and not forked"],
+        THREADED,
+        f"{WITHOUT} and not forked",
         ["threads=3"],
     ),
 }
@@ -69,6 +72,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sanitizer", choices=list(SANITIZERS))
     parser.add_argument("--minutes", type=float, default=10, help="how long to attack (10)")
+    parser.add_argument("--tests", nargs="+", help="files of tests, for a short run; those of the sanitizer")
     parser.add_argument("--seed", type=int, default=0, help="of the attack (0)")
     parser.add_argument("--variants", default="avx2 sse2", help="the instruction sets to build (avx2 sse2)")
     parser.add_argument("--folder", type=Path, help="where to copy and build, and to leave it; a temporary one")
@@ -98,8 +102,8 @@ def check(options: argparse.Namespace, folder: Path) -> int:
         **sanitizer.options,
     }
     print("== suite", flush=True)
-    pytest = ["-m", "pytest", "--maxfail=10", "-p", "no:cacheprovider"]
-    suite = run(folder, watched, *pytest, *sanitizer.tests, check=False)
+    pytest = ["-m", "pytest", "--maxfail=10", "-p", "no:cacheprovider", "-k", sanitizer.chosen]
+    suite = run(folder, watched, *pytest, *(options.tests or sanitizer.tests), check=False)
     print("== attack", flush=True)
     attack = ["--minutes", str(options.minutes), "--seed", str(options.seed), "--no-keep", "--quick"]
     for field in ("backend=cpp", *sanitizer.only):

@@ -58,7 +58,7 @@ template <class Cell>
 ptrdiff_t run(const ptrdiff_t* sizes, const void* const* in, const void* const* units, const void* const* state,
               const void* const* reset, const void* const* dlast, void* const* out, void* const* last,
               void* const* dstate, void* const* dreset) {
-    using F = Whole<double>;
+    using F = Plain<double>;
     ForwardCall forward{};
     fill(forward, sizes, Cell::gates, Cell::matrices, in, units, reset);
     forward.path.input = sizes[8] ? Input::chunk : Input::step;
@@ -88,7 +88,7 @@ ptrdiff_t run(const ptrdiff_t* sizes, const void* const* in, const void* const* 
     backward.dslots = out[4];
     std::memcpy(backward.dstate, dstate, sizeof backward.dstate);
     std::memcpy(backward.dreset, dreset, sizeof backward.dreset);
-    if (forward_hindrance<Cell, F>(forward) || backward_hindrance<F>(backward)) return 0;
+    if (forward_refusal<Cell, F>(forward) || backward_refusal<F>(backward)) return 0;
     Ran ran;
     return Forward<Cell, F>(forward).execute(ran) == Outcome::done &&
            Backward<Cell, F>(backward).execute(ran) == Outcome::done;

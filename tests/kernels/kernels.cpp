@@ -1,5 +1,6 @@
 // The engine's kernels of one instruction set as C functions, for test_kernels.py: compiled while the tests run, with
-// the flags that setup.py has for the instruction set. All sizes and strides count numbers (or items), none is checked.
+// the flags that setup.py has for the instruction set. All sizes and strides count elements (or items), none is
+// checked.
 #include "guarded.h"
 
 #include <cstring>
@@ -29,12 +30,12 @@ template <bool storage = false, class G> void with_format(ptrdiff_t format, G g)
         if (format == 3) g(Split<3>{});
     }
 #else
-    if (format == 4) g(Whole<float>{});
-    if (format == 8) g(Whole<double>{});
+    if (format == 4) g(Plain<float>{});
+    if (format == 8) g(Plain<double>{});
 #endif
 }
 
-// Calls g(zero) of the number type of so many bytes.
+// Calls g(zero) of the element type of so many bytes.
 template <class G> void with_type(ptrdiff_t bytes, G g) {
     if (bytes == 4) g(0.0f);
     if (bytes == 8) g(0.0);
@@ -62,7 +63,7 @@ EXPORT ptrdiff_t test_max_sums() { return max_sums; }
 EXPORT ptrdiff_t test_max_rows(ptrdiff_t columns) { return max_rows(int(columns)); }
 EXPORT ptrdiff_t test_gemm_rows() { return gemm_rows; }
 EXPORT ptrdiff_t test_ahead(ptrdiff_t columns) { return columns ? ahead_columns : ahead_rows; }
-EXPORT ptrdiff_t test_can_project_ahead() { return can_project_ahead<Whole<float>>; }
+EXPORT ptrdiff_t test_can_project_ahead() { return can_project_ahead<Plain<float>>; }
 // Numbers that a row of the left side or a column of the right one is filled up to.
 EXPORT ptrdiff_t test_whole_numbers(ptrdiff_t format) {
     ptrdiff_t numbers = 0;
@@ -119,7 +120,7 @@ EXPORT ptrdiff_t test_transpose(ptrdiff_t bytes, void* square) {
 
 // operand.h
 
-// Vectors of items, one for each part: of neighbouring numbers, and of neighbouring rows.
+// Vectors of items, one for each part: of neighbouring elements, and of neighbouring rows.
 EXPORT ptrdiff_t test_along(ptrdiff_t format, const float* at, ptrdiff_t count, int32_t* out) {
     return guarded([&] {
         with_format<true>(format, [&](auto f) {
@@ -145,7 +146,7 @@ EXPORT ptrdiff_t test_across(ptrdiff_t format, const float* even, const float* o
     });
 }
 
-// `count` rows of `depth` numbers as items; `to_row` is where the second one begins.
+// `count` rows of `depth` elements as items; `to_row` is where the second one begins.
 EXPORT ptrdiff_t test_rows(ptrdiff_t format, const float* at, ptrdiff_t row, ptrdiff_t count, ptrdiff_t depth,
                            int32_t* to, ptrdiff_t* to_row) {
     return guarded([&] {
@@ -165,8 +166,8 @@ EXPORT ptrdiff_t test_tile(ptrdiff_t format, ptrdiff_t packed, ptrdiff_t rows, p
             using F = decltype(f);
             using Item = typename F::Item;
             TileSession session;
-            const auto ends = ends_of<typename F::Number>(begin, begin_row, out, out_row, sums);
-            const Side<Item> side{typed<Item>(a), a_row};
+            const auto ends = ends_of<typename F::Element>(begin, begin_row, out, out_row, sums);
+            const Rows<Item> side{typed<Item>(a), a_row};
             const int R = int(rows), A = int(sums), V = int(vectors);
             if constexpr (F::per_item == 1)
                 if (packed) return run_tile<F, Layout::packed>(R, A, V, side, typed<Item>(B), depth, ends);
@@ -189,10 +190,7 @@ EXPORT ptrdiff_t test_each_block(ptrdiff_t bytes, ptrdiff_t first, ptrdiff_t las
     };
     with_type(bytes, [&](auto zero) {
         using T = decltype(zero);
-        if (backwards < 0)
-            each_block<T>(Range{first, last}, int(vectors), note);
-        else
-            each_block<T>(Range{first, last}, int(vectors), backwards != 0, note);
+        each_block<T>(Range{first, last}, int(vectors), backwards != 0, note);
     });
     return count;
 }
@@ -226,7 +224,7 @@ EXPORT ptrdiff_t test_pack_columns(ptrdiff_t format, void* to, ptrdiff_t part, c
     return guarded([&] {
         with_format<true>(format, [&](auto f) {
             using F = decltype(f);
-            using T = typename F::Number;
+            using T = typename F::Element;
             Matrix<T> matrix[4];
             for (ptrdiff_t s = 0; s < count; ++s) matrix[s] = {typed<T>(B[s]), row, col};
             pack_columns<F>(typed<typename F::Item>(to), part, matrix, int(count), depth, items, H, u, columns);
@@ -241,7 +239,7 @@ EXPORT ptrdiff_t test_pack(ptrdiff_t format, const void* const* B, ptrdiff_t row
     return guarded([&] {
         with_format<true>(format, [&](auto f) {
             using F = decltype(f);
-            using T = typename F::Number;
+            using T = typename F::Element;
             Workspace memory;
             Panel<F> panel = place<F>(memory, int(sources), int(sums), rows, stride, columns);
             *size = F::parts * panel.depth * sums * columns;
@@ -261,43 +259,42 @@ EXPORT ptrdiff_t test_multiply(ptrdiff_t format, const void* const* B, ptrdiff_t
     return guarded([&] {
         with_format(format, [&](auto f) {
             using F = decltype(f);
-            using T = typename F::Number;
+            using T = typename F::Element;
             Workspace memory;
             TileSession session;
             const Panel<F> panel = place<F>(memory, int(sources), int(sums), rows, stride, columns);
             const Range range{0, columns};
             pack(panel, int(sources), rows, stride, H, range, int(vectors),
                  [&](int source, int sum) { return Matrix<T>{typed<T>(B[source * sums + sum]), row, col}; });
-            auto* items = memory.take<typename F::Item>(F::left_size(count, panel.numbers) + 1);
-            const auto side = F::rows(typed<T>(a), a_row, count, panel.numbers, items);
-            each_block<T>(range, int(vectors), [&](ptrdiff_t u, int v) {
-                const int most = max_rows(v * int(sums < max_sums ? sums : max_sums));
-                for (ptrdiff_t n = 0; n < count;) {
-                    const int tile_rows = balanced(n, count, most);
-                    Ends<T> ends[2];
+            auto* items = memory.take<typename F::Item>(F::left_size(count, panel.elements) + 1);
+            const auto side = F::rows(typed<T>(a), a_row, count, panel.elements, items);
+            const Product product{Kind::prev, 0, int(sources), int(sums), {0, 1, 2, 3}, {}};
+            StepTile<T> tile;
+            tile.scratch = memory.take<T>(StepTile<T>::size());
+            each_block<T>(range, int(vectors), false, [&](ptrdiff_t u, int v) {
+                each_tile(count, max_rows(v * int(sums < max_sums ? sums : max_sums)), [&](ptrdiff_t n, int tile_rows) {
                     for (ptrdiff_t s = 0; s < sums; ++s) {
-                        Ends<T>& group = ends[s / max_sums];
-                        T* to = typed<T>(out) + n * out_row + s * out_sum + u;
-                        group.begin[s % max_sums] = to;
-                        group.begin_row[s % max_sums] = out_row;
-                        group.out[s % max_sums] = to;
-                        group.out_row = out_row;
+                        tile.at[s] = typed<T>(out) + n * out_row + s * out_sum + u;
+                        tile.row[s] = out_row;
                     }
-                    multiply(panel, u, v, tile_rows, side.from(n), ends);
-                    n += tile_rows;
-                }
+                    tile.add(panel, product, {u, v, n, tile_rows}, side, Alone<F>{});
+                    for (ptrdiff_t s = 0; s < sums; ++s)
+                        for (int r = 0; r < tile_rows; ++r)
+                            copy_row(typed<T>(out) + (n + r) * out_row + s * out_sum + u, tile.at[s] + r * tile.row[s],
+                                     v * width<T>);
+                });
             });
         });
     });
 }
 
-// unpacked.h: of numbers as they are.
+// unpacked.h: of elements as they are.
 #ifndef __AVX512BF16__
-// sums[to[s]] += a @ B(s), with the matrices as they are, `offset` numbers apart.
-EXPORT ptrdiff_t test_sweep(ptrdiff_t bytes, const void* B, ptrdiff_t row, const ptrdiff_t* offset, ptrdiff_t sums,
-                            const ptrdiff_t* to, const void* a, ptrdiff_t a_row, ptrdiff_t depth, ptrdiff_t rows,
-                            ptrdiff_t first, ptrdiff_t last, ptrdiff_t H, ptrdiff_t backwards, void* out,
-                            ptrdiff_t out_row, ptrdiff_t out_sum) {
+// sums[to[s]] += a @ B(s), with the matrices as they are, `offset` elements apart.
+EXPORT ptrdiff_t test_multiply_in_place(ptrdiff_t bytes, const void* B, ptrdiff_t row, const ptrdiff_t* offset,
+                                        ptrdiff_t sums, const ptrdiff_t* to, const void* a, ptrdiff_t a_row,
+                                        ptrdiff_t depth, ptrdiff_t rows, ptrdiff_t first, ptrdiff_t last, ptrdiff_t H,
+                                        ptrdiff_t backwards, void* out, ptrdiff_t out_row, ptrdiff_t out_sum) {
     return guarded([&] {
         with_type(bytes, [&](auto zero) {
             using T = decltype(zero);
@@ -306,24 +303,22 @@ EXPORT ptrdiff_t test_sweep(ptrdiff_t bytes, const void* B, ptrdiff_t row, const
             int where[4];
             for (ptrdiff_t s = 0; s < sums; ++s) where[s] = int(to[s]);
             const SumRows<T> here{typed<T>(out), out_row, out_sum};
-            sweep(panel, where, Side<T>{typed<T>(a), a_row}, rows, Range{first, last}, H, backwards != 0, here);
+            multiply_in_place(panel, where, Rows<T>{typed<T>(a), a_row}, rows, Range{first, last}, H, backwards != 0,
+                              here);
         });
     });
 }
 
-// y += a @ B.T, with sources `left` and `right` numbers into the rows.
-EXPORT ptrdiff_t test_dots(ptrdiff_t bytes, void* y, ptrdiff_t y_row, const void* a, ptrdiff_t a_row, ptrdiff_t rows,
-                           ptrdiff_t first, ptrdiff_t last, const void* B, ptrdiff_t row, ptrdiff_t depth,
-                           ptrdiff_t sources, const ptrdiff_t* left, const ptrdiff_t* right) {
+// y += a @ B.T, with source s `s * left` and `right[s]` elements into the rows.
+EXPORT ptrdiff_t test_multiply_transposed(ptrdiff_t bytes, void* y, ptrdiff_t y_row, const void* a, ptrdiff_t a_row,
+                                          ptrdiff_t rows, ptrdiff_t first, ptrdiff_t last, const void* B, ptrdiff_t row,
+                                          ptrdiff_t depth, ptrdiff_t sources, ptrdiff_t left, const ptrdiff_t* right) {
     return guarded([&] {
         with_type(bytes, [&](auto zero) {
             using T = decltype(zero);
-            Transposed<T> matrices{typed<T>(B), row, depth, int(sources), {}, {}};
-            for (ptrdiff_t s = 0; s < sources; ++s) {
-                matrices.left[s] = left[s];
-                matrices.right[s] = right[s];
-            }
-            dots(typed<T>(y), y_row, Side<T>{typed<T>(a), a_row}, rows, Range{first, last}, matrices);
+            Transposed<T> matrices{typed<T>(B), row, depth, int(sources), left, {}};
+            std::memcpy(matrices.right, right, sources * sizeof *right);
+            multiply_transposed(typed<T>(y), y_row, Rows<T>{typed<T>(a), a_row}, rows, Range{first, last}, matrices);
         });
     });
 }
@@ -337,12 +332,13 @@ EXPORT ptrdiff_t test_beside(ptrdiff_t bytes, ptrdiff_t sums, ptrdiff_t vectors,
     return guarded([&] {
         with_type(bytes, [&](auto zero) {
             using T = decltype(zero);
-            if constexpr (can_project_ahead<Whole<T>>) {
+            if constexpr (can_project_ahead<Plain<T>>) {
                 const ptrdiff_t rows[4] = {};
                 const auto ends = ends_of<T>(begin, rows, out, 0, sums);
                 const Piece<T> piece{{typed<T>(x), x_row}, typed<T>(x_B), typed<T>(x_begin), x_depth,
                                      typed<T>(x_out),      x_out_row};
-                run_beside<T>(int(sums), int(vectors), typed<T>(a), typed<T>(B), depth, ends, piece);
+                constexpr auto all = std::make_integer_sequence<int, 4 * max_sums>{};
+                find_beside<T>(int(sums), int(vectors), all)(typed<T>(a), typed<T>(B), depth, ends, piece);
             }
         });
     });
@@ -355,7 +351,7 @@ EXPORT ptrdiff_t test_ahead_turns(ptrdiff_t bytes, ptrdiff_t gates, const void* 
     return guarded([&] {
         with_type(bytes, [&](auto zero) {
             using T = decltype(zero);
-            if constexpr (can_project_ahead<Whole<T>>) {
+            if constexpr (can_project_ahead<Plain<T>>) {
                 Ahead<T> ahead;
                 for (ptrdiff_t g = 0; g < gates; ++g)
                     ahead.add({typed<T>(B[g]), typed<T>(begin[g]), to[g], vectors[g]});
@@ -382,7 +378,7 @@ EXPORT ptrdiff_t test_project(ptrdiff_t format, const void* A, ptrdiff_t A_step,
     return guarded([&] {
         with_format(format, [&](auto f) {
             using F = decltype(f);
-            using T = typename F::Number;
+            using T = typename F::Element;
             Workspace memory;
             TileSession session;
             const ptrdiff_t padded = (columns + width<T> - 1) / width<T> * width<T>;
@@ -390,10 +386,11 @@ EXPORT ptrdiff_t test_project(ptrdiff_t format, const void* A, ptrdiff_t A_step,
             pack(panel, 1, depth, depth, columns, Range{0, padded}, gemm_vectors,
                  [&](int, int) { return Matrix<T>{typed<T>(B), row, col}; });
             auto* items = memory.take<typename F::Item>(F::left_size(steps * count, depth) + 1);
-            const auto left = factors<F>(Rows<const T>{typed<T>(A), A_step, A_row}, steps, count, depth, items);
+            const auto left =
+                left_operand<F>(StepRows<const T>{typed<T>(A), A_step, A_row}, steps, count, depth, items);
             project<F>(
                 left, panel.depth, [&](ptrdiff_t u, int v) { return panel.block(u, v, 0); }, typed<T>(begin),
-                Rows<T>{typed<T>(out), out_step, out_row}, steps, count, columns);
+                StepRows<T>{typed<T>(out), out_step, out_row}, steps, count, columns);
         });
     });
 }
@@ -405,7 +402,7 @@ EXPORT ptrdiff_t test_outer(ptrdiff_t format, const void* x, ptrdiff_t x_row, pt
     return guarded([&] {
         with_format(format, [&](auto f) {
             using F = decltype(f);
-            using T = typename F::Number;
+            using T = typename F::Element;
             using Item = typename F::Item;
             Workspace memory;
             TileSession session;

@@ -1,8 +1,8 @@
-"""The Numba backend: one compiled loop each way, for any cell; the batch divided between threads.
+"""The Numba backend: one compiled loop for each pass, for any cell, with the batch divided between threads.
 
-Forward, the loop projects the input of a chunk of steps, then runs them. Backward, it runs a chunk, then adds the
-chunk's part to ``dx``, ``dWx`` and ``dWh``. A chunk is short enough to stay in cache, so the only large buffers are
-those that BPTT must keep.
+Forward, the loop projects the input of a chunk of steps and then runs them. Backward, it runs a chunk and then adds the
+terms of the chunk to ``dx``, ``dWx`` and ``dWh``. A chunk is short enough to stay in cache, so the only large buffers
+are those of the values that BPTT needs.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class NumbaBackend:
         per_sequence: bool = False,
     ) -> Gradients:
         T, N, _, _ = call.sizes
-        # A part goes back over what it saved itself.
+        # Each part of the batch has saved its own values.
         parts = len(saved)
         if path is None:
             path = in_parts(parts, T, N, _row_bytes(call, call.plan.n_da), per_sequence)
@@ -100,7 +100,7 @@ class NumbaBackend:
 
         results = run_together(work, zip(split(call, parts), saved, strict=True))
         dstate = tuple(np.concatenate(states) for states in zip(*(r.dstate for r in results), strict=True))
-        # Added in the order of the parts: the same bits whichever thread was first.
+        # Added in the order of the parts, so that the bits do not depend on which thread was first.
         both = np.concatenate if per_sequence else partial(reduce, np.add)
         dWx, dWh, dslots = (both(sums) for sums in zip(*(r[2:5] for r in results), strict=True))
         dreset = None
@@ -134,7 +134,7 @@ def _backward(
 
 
 def _given(call: Call, states: tuple[Array, ...] | None = None) -> tuple[Array, Array | None, list[Array]]:
-    """`states`, or those of the call, and the reset state, (S, N, H) each; the parameters."""
+    """Arguments of the loops: `states` or those of the call, the reset state, (S, N, H) each, and the parameters."""
     (_, N, _, H), dtype, params = call.sizes, call.dtype, call.params
     none = np.empty(0, dtype)
     biases = [params[name].reshape(-1) if name in params else none for name in ("bx", "bh")]
@@ -145,5 +145,5 @@ def _given(call: Call, states: tuple[Array, ...] | None = None) -> tuple[Array, 
 
 
 def _row_bytes(call: Call, blocks: int) -> int:
-    """Bytes of a chunk's buffer that a step of one sequence takes, with so many numbers for each unit."""
+    """Bytes that a step of one sequence takes in the buffer of a chunk, with `blocks` elements per hidden unit."""
     return blocks * kernel_of(call.plan, call.dtype).padded(call.sizes[3]) * call.dtype.itemsize

@@ -1,4 +1,4 @@
-"""From arrays to the compiled loops: what Numba compiles, once for each type of numbers. See :mod:`.loops`."""
+"""From arrays to the compiled loops: what Numba itself compiles, once for each dtype. See :mod:`.loops`."""
 
 from fastrnn.backends.numba.pointers import caller, of
 from fastrnn.backends.numba.subnormals import BITS, read_register, write_register
@@ -28,7 +28,7 @@ def forward(
     keeps,
     reverse,
 ):
-    """Every step of a call, by the machine code at `loop`; subnormal numbers are zeros meanwhile."""
+    """Run the forward pass by the machine code at `loop`, with subnormal numbers treated as zero."""
     mode = read_register()
     write_register(mode | BITS)
     T, N, D = x.shape
@@ -43,7 +43,7 @@ def backward(
     loop, table, tiles, x, Wx, Wh, bx, bh, own, dy, dlast, states, entering, keep, memory, flags, dx, dstate, dWx, dWh,
     dslots, dreset, clip, entering_row, entering_rows, by_norm, per_sequence, chunk, reverse
 ):  # fmt: skip
-    """Every step of a call, from the last to the first."""
+    """Run the backward pass by the machine code at `loop`, with subnormal numbers treated as zero."""
     mode = read_register()
     write_register(mode | BITS)
     T, N, D = x.shape

@@ -1,8 +1,8 @@
 """Generated modules on disk, so that Numba can cache their machine code between processes.
 
-Numba caches functions of real files only, and looks at nothing but the file itself to see whether it
-changed. So a generated file is never edited: its name carries a hash of its text, of the helpers that it
-imports, and of the versions of Numba and NumPy.
+Numba caches only functions of real files, and looks only at the file itself to decide whether its cache is valid. So a
+generated file never changes: its name has a hash of its text, of the helper modules that it imports, and of the
+versions of Numba and NumPy.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from types import ModuleType
 import numba
 import numpy as np
 
-# What generated modules import and compile as their own.
+# Helper modules that generated modules import and inline.
 _INLINED = ("pointers.py", "subnormals.py")
 
 
 @cache
 def cache_folder() -> Path:
-    """Where generated modules are kept: ``FASTRNN_CACHE_DIR``, else the user's cache folder.
+    """The folder of generated modules: ``FASTRNN_CACHE_DIR``, or the user's cache folder.
 
-    A temporary folder of this process if that cannot be written.
+    If that cannot be written, a temporary folder of this process.
     """
     folder = _wanted_folder()
     try:
@@ -52,14 +52,14 @@ def _wanted_folder() -> Path:
 
 
 def load_module(name: str, text: str) -> ModuleType:
-    """The module with source `text`, from the cache where it is there and whole."""
+    """The module with source `text`, from the cache if it has a valid copy."""
     key = hashlib.sha256("\0".join([_helpers(), text]).encode()).hexdigest()[:16]
     path = cache_folder() / f"fastrnn_{name}_{key}.py"
     try:
         _write_once(path, text)
         return _execute(path)
     except Exception:
-        # A torn or foreign file in the cache: machine code is made again. An error of our own comes back.
+        # A damaged or foreign file in the cache: compile again elsewhere. If the error is ours, it is raised again.
         _forget(path)
         path = Path(tempfile.mkdtemp(prefix="fastrnn-")) / path.name
         _write_once(path, text)
@@ -79,7 +79,7 @@ def _execute(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # Cached machine code names the module of its function, and is only loaded if that can be imported.
+    # Cached machine code names its module, and can only be loaded if that can be imported.
     sys.modules[path.stem] = module
     try:
         spec.loader.exec_module(module)

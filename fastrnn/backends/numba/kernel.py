@@ -1,4 +1,4 @@
-"""What is compiled for a plan, and for a type of numbers."""
+"""What is compiled for a plan and a dtype."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .machine import MachineCode, target
 from .progress import compiling
 from .tables import PANELS, Table, make_table, tile_addresses, tile_shapes
 
-# Numbers in a cache line, at most.
+# Elements in a cache line, at most.
 _LINE = 16
 
 
@@ -36,13 +36,13 @@ def _signatures(dtype: str) -> dict[str, str]:
 
 
 class Shared:
-    """What all cells share of the code for a type of numbers.
+    """The code for a dtype that all cells share.
 
     Attributes
     ----------
     calls : module with the compiled functions of :mod:`.calls`
     forward, backward : addresses of the loops
-    tiles : addresses of the microkernel's tiles, at ``rows * 16 + columns``
+    tiles : addresses of the microkernel for each size of tile, at ``rows * 16 + columns``
     """
 
     def __init__(self, dtype: str) -> None:
@@ -64,23 +64,23 @@ class Shared:
 
 @cache
 def shared(dtype: str) -> Shared:
-    """Made once."""
+    """The code for `dtype`, made once."""
     with compiling(f"the loops of all cells for {dtype}"):
         return Shared(dtype)
 
 
-# The code of cells that are alike but for their constants is one.
+# Machine code by its text: cells that differ only in their constants share it.
 _codes: WeakValueDictionary[str, MachineCode] = WeakValueDictionary()
 
 
 class Kernel:
-    """A plan compiled for a type of numbers.
+    """A plan compiled for a dtype.
 
     Attributes
     ----------
     run_forward, run_backward : the compiled functions of :mod:`.calls`
     to_forward, to_backward : their first arguments
-    none, no_flags : what they are given for what is not there
+    none, no_flags : stand for arrays that are not there
     """
 
     def __init__(self, plan: Plan, dtype: str) -> None:
@@ -88,7 +88,7 @@ class Kernel:
         self.states, self.gates, self.matrices = plan.n_states, plan.n_gates, plan.n_matrices
         self.keeps, self.slots, self.rows = plan.n_keep, plan.n_da, len(plan.unit_rows)
         text, constants = cell_code(plan, self.target)
-        # A dead entry may be left for a moment: what is found is held at once.
+        # A weak reference may die at any moment, so the result is stored at once.
         self.code = _codes.get(text) or _codes.setdefault(text, _compiled(plan, dtype, text))
         self.constants = np.array(constants, dtype)
         both = shared(dtype)
@@ -105,11 +105,11 @@ class Kernel:
         return make_table(plan, backward, codes, self.constants.ctypes.data)
 
     def padded(self, H: int) -> int:
-        """`H` in whole vectors."""
+        """`H` rounded up to whole vectors."""
         return -(-H // self.target.width) * self.target.width
 
     def first(self, table: Table, Hp: int) -> int:
-        """Elements of the record, the sums of a tile, and the rows of the units."""
+        """Elements of the record, the sums of a tile, and the unit rows."""
         record = 2 * (PANELS + table.products) + _LINE
         return record + table.scratch * self.target.width + self.rows * Hp + _LINE
 
@@ -125,14 +125,14 @@ def _compiled(plan: Plan, dtype: str, text: str) -> MachineCode:
 
 
 def kernel_of(plan: Plan, dtype: np.dtype[Any]) -> Kernel:
-    """The kernel of `plan`, made when it is first asked for."""
-    # With the plan itself, so that both go at the same time.
+    """The kernel of `plan`, made at the first call."""
+    # Stored in the plan, so that both are freed together.
     kernels: dict[Any, Kernel] = plan.__dict__.setdefault("_kernels", {})
     return kernels.get(dtype) or kernels.setdefault(dtype, Kernel(plan, dtype.name))
 
 
 def forward_memory(kernel: Kernel, N: int, D: int, H: int, chunk: int, flagged: bool) -> int:
-    """Elements of `memory` that the forward loop takes, in its order."""
+    """Elements of `memory` that the forward loop needs, in the order in which it lays them out."""
     Hp, G = kernel.padded(H), kernel.gates
     fresh = kernel.states * N * Hp if flagged else 0
     before = kernel.first(kernel.forward, Hp) + fresh + D * G * Hp
@@ -140,7 +140,7 @@ def forward_memory(kernel: Kernel, N: int, D: int, H: int, chunk: int, flagged: 
 
 
 def backward_memory(kernel: Kernel, N: int, D: int, H: int, chunk: int, each: int = 1) -> int:
-    """Elements of `memory` that the backward loop takes, in its order; `each`: of how many sums of gradients."""
+    """Elements of `memory` that the backward loop needs, in its order, for `each` sums of gradients."""
     Hp, width = kernel.padded(H), kernel.target.width
     G, P, M, S = kernel.gates, kernel.matrices, kernel.slots, kernel.states
     sums = each * (D * G + H * P + 2 * M) * Hp

@@ -1,4 +1,4 @@
-"""LLVM IR made to machine code of this processor, which is kept on disk between processes."""
+"""Compiles LLVM IR to machine code for this processor, and caches that on disk."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from .disk_cache import cache_folder
 
 @cache
 def host_features() -> frozenset[str]:
-    """What the processor can do that its family need not."""
+    """The optional instruction sets of the processor."""
     return frozenset(name for name, on in binding.get_host_cpu_features().items() if on)
 
 
 @cache
 def target(dtype: str) -> Target:
-    """Numbers of `dtype` in the widest vector register of this processor."""
+    """Vectors of `dtype` in the widest registers of this processor."""
     size = 8 if dtype == "float64" else 4
     widest = 64 if "avx512f" in host_features() else 32 if "avx" in host_features() else 16
     return Target(dtype, widest // size, widest == 64)
 
 
 class MachineCode:
-    """Functions of a module, by name. Their memory is freed with this object."""
+    """The functions of a module, by name. Their memory is freed with this object."""
 
     def __init__(self, text: str, names: list[str]) -> None:
         machine = _machine()
@@ -42,7 +42,7 @@ class MachineCode:
 
 
 def _object(text: str) -> bytes:
-    """The object file of `text`, from the cache where it is there and whole."""
+    """The object file of `text`, from the cache if it has a valid copy."""
     processor = [binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten(), llvmlite.__version__]
     key = hashlib.sha256("\0".join([*processor, text]).encode()).hexdigest()[:32]
     path = cache_folder() / f"fastrnn_{key}.o"
@@ -64,7 +64,7 @@ def _compile(text: str) -> bytes:
     module.triple, module.data_layout = machine.triple, str(machine.target_data)
     module.verify()
     options = binding.create_pipeline_tuning_options(speed_level=3)
-    # What is to be vectors is, and what is to be unrolled.
+    # The code is vectorized and unrolled already.
     options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
     builder = binding.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)
@@ -73,7 +73,7 @@ def _compile(text: str) -> bytes:
 
 
 def _machine() -> Any:
-    """The processor that this is. An engine takes the one that it is given for its own."""
+    """A target machine for this processor; a new one each time, as an engine takes ownership of it."""
     _initialize()
     triple = binding.Target.from_triple(binding.get_process_triple())
     features = binding.get_host_cpu_features().flatten()

@@ -23,7 +23,7 @@ class NumbaPath(NamedTuple):
             batch = f"the batch is split into {self.parts} parts, a thread each"
         else:
             batch = "the batch is not split: there is one sequence, or the work is not worth a second thread"
-        return [batch, f"products that do not depend on the steps before: for {self.chunk} steps at once"]
+        return [batch, f"{self.chunk} steps at once: the products that do not depend on the steps before"]
 
 
 def choose(T: int, N: int, row_bytes: int, threads: int) -> NumbaPath:

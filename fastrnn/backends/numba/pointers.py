@@ -1,4 +1,4 @@
-"""What the Numba side of a call does with addresses."""
+"""Intrinsics for addresses, used by :mod:`.calls`."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def of(typingctx: Any, array: Any) -> Any:
 
 
 def caller(count: int) -> Any:
-    """``call(function, *integers)``: a call of machine code that takes `count` integers and gives one."""
+    """``call(function, *integers)`` calls machine code that takes `count` integers and returns one."""
 
     def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         function = ir.FunctionType(_INT, [_INT] * count).as_pointer()
         return builder.call(builder.inttoptr(args[0], function), args[1:])
 
-    # An intrinsic has as many arguments as its Python function.
+    # An intrinsic needs a Python function with the same number of arguments.
     scope: dict[str, Any] = {"signature": signature(types.int64, *[types.int64] * (count + 1)), "lower": lower}
     arguments = ", ".join(f"a{i}" for i in range(count))
     exec(f"def call(typingctx, function, {arguments}):\n    return signature, lower\n", scope)

@@ -1,4 +1,4 @@
-"""One call of the compiled loops: its buffers, and what comes out."""
+"""One call of the compiled loops: its buffers and its results."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .kernel import Kernel, backward_memory, forward_memory
 
 
 class Saved(NamedTuple):
-    """What a forward pass keeps: states (S, T+1, N, Hp) and kept values (T, N, J, Hp), in time order, flat."""
+    """What a forward pass saves: states (S, T+1, N, Hp) and kept values (T, N, J, Hp), in time order, flat."""
 
     states: Array
     keep: Array
 
 
 class Sums(NamedTuple):
-    """A backward pass: :class:`fastrnn.engine.contract.Gradients`; `dstate` and `dreset` are (S, N, H)."""
+    """Gradients as in :class:`fastrnn.engine.contract.Gradients`, but `dstate` and `dreset` are (S, N, H)."""
 
     dx: Array
     dstate: Array
@@ -31,14 +31,14 @@ class Sums(NamedTuple):
     dreset: Array
 
 
-# Memory of calls that have ended, by the type of its numbers: the system gives new pages slowly. A call that finds none
-# makes its own, so that calls at once share nothing.
+# Free list of buffers, by dtype, as new pages from the system are slow. Concurrent calls never share a buffer: a call
+# that finds the list empty allocates one.
 _idle: dict[Any, list[Array]] = {np.dtype(name): [] for name in ("float32", "float64")}
 _MOST_IDLE = 8
 
 
 def _take(size: int, dtype: np.dtype[Any]) -> Array:
-    """Memory of at least `size` numbers, with anything in it."""
+    """Uninitialized memory of at least `size` elements."""
     try:
         memory = _idle[dtype].pop()
     except IndexError:
@@ -53,7 +53,7 @@ def _give_back(memory: Array) -> None:
 
 
 def plain(array: Array) -> Array:
-    """`array` as compiled code reads it: in C order, aligned, writeable; a copy where it is not."""
+    """`array`, or a copy if it is not C-contiguous, aligned and writable, as compiled code requires."""
     return array if array.flags.carray else np.array(array, order="C")
 
 
@@ -82,7 +82,7 @@ def forward(
     ----------
     x : (T, N, D)
     given : list of arrays
-        As :mod:`.loops` takes them: weights, biases, per-unit parameters.
+        Weights, biases and per-unit parameters, as the arguments of :mod:`.loops`.
     first, reset : (S, N, H)
     """
     (T, N, D), (S, _, H), dtype = x.shape, first.shape, x.dtype
@@ -95,7 +95,7 @@ def forward(
         state_size, keep_size = (T + 1 + 2 * (S - 1)) * N * Hp, N * kernel.keeps * Hp
         whole = _take(state_size + keep_size + needed, dtype)
         states, kept, memory = whole[:state_size], whole[state_size:], whole[state_size + keep_size :]
-    # Where nothing is padded and no output is 0, the states after the steps that are kept are the output.
+    # Without padding and inactive steps, the kept states after each step are the output.
     own_y = not keep or Hp != H or flags is not None
     y, last = np.empty((T if own_y else 0, N, H), dtype), np.empty((S, N, H), dtype)
     kernel.run_forward(
@@ -124,13 +124,13 @@ def backward(
     clip: Clip | None = None,
     per_sequence: bool = False,
 ) -> Sums:
-    """Gradients by `dy` (T, N, H), any strides, and `dlast` (S, N, H); the other arguments as of :func:`forward`."""
+    """Gradients for `dy` (T, N, H), any strides, and `dlast` (S, N, H); the rest is as for :func:`forward`."""
     (T, N, D), (S, _, H), dtype = x.shape, dlast.shape, x.dtype
     entering, row, rows = saved.states, int(reverse), T + 1
     if flags is not None:
         held = inactive(flags)
         if held is not None:
-            # What stands there, NaN included, must not reach a sum over the batch.
+            # Elements at inactive steps may be NaN, and must not enter the sums over the batch.
             x = np.where(held[..., None], dtype.type(0), x)
         if held is not None or (flags & RESET).any():
             entering, row, rows = _entering(kernel, saved, flags, reset, (S, T, N, H), reverse), 0, T
@@ -156,7 +156,7 @@ def backward(
 def _entering(
     kernel: Kernel, saved: Saved, flags: Flags, reset: Array | None, sizes: tuple[int, int, int, int], reverse: bool
 ) -> Array:
-    """The states that entered each step, (S, T, N, Hp), flat; zeros where the state is held, as it may be infinite."""
+    """The states that enter each step, (S, T, N, Hp), flat; zeros at inactive steps, whose state may be infinite."""
     S, T, N, H = sizes
     Hp, shift = kernel.padded(H), int(reverse)
     entering = np.array(saved.states.reshape(S, T + 1, N, Hp)[:, shift : T + shift])

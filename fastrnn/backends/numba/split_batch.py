@@ -1,4 +1,4 @@
-"""A batch in parts, one for each thread."""
+"""Splits a batch into parts, one for each thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...engine.contract import Call
 
 
 def split(call: Call, parts: int) -> list[tuple[slice, Call]]:
-    """The sequences of each part, and the call that is left of `call` for one thread; parts differ by at most one."""
+    """The sequences of each part, with a call of them for one thread; the sizes differ by at most one sequence."""
     N = call.x.shape[1]
     bounds = [N * i // parts for i in range(parts + 1)]
     sequences = [slice(*pair) for pair in pairwise(bounds)]

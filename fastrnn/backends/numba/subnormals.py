@@ -1,9 +1,9 @@
-"""Numbers below the least normal one count as zero while a compiled loop runs.
+"""Subnormal numbers are treated as zero while a compiled loop runs.
 
-A processor may take a hundred cycles and more for a subnormal number, and the gradients of saturated gates are full of
-them. Each thread has a register for it: MXCSR with flush-to-zero and denormals-are-zero on x86 (Intel 64 and IA-32
-Architectures Software Developer's Manual, vol. 1, 10.2.3), FPCR with FZ on ARM (Arm Architecture Reference Manual for
-A-profile, C5.2.8). On other processors nothing is done.
+A processor may need a hundred cycles and more for a subnormal number, and gradients of saturated gates are full of
+them. Each thread has a control register for it: MXCSR with flush-to-zero and denormals-are-zero on x86 (Intel 64 and
+IA-32 Architectures Software Developer's Manual, vol. 1, 10.2.3), FPCR with FZ on ARM (Arm Architecture Reference Manual
+for A-profile, C5.2.8). On other processors nothing is done.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _POINTER = ir.IntType(8).as_pointer()
 _MACHINE = platform.machine().lower()
 _X86 = _MACHINE in ("x86_64", "amd64")
 _ARM = _MACHINE in ("aarch64", "arm64")
-# The bits of the thread's register that make the mode.
+# The bits of the register that set the mode.
 BITS = 0x8040 if _X86 else 1 << 24 if _ARM else 0
 
 

@@ -1,8 +1,8 @@
-"""A plan as the numbers by which the compiled loops run it, and where each number stands.
+"""A plan as a table of integers that the compiled loops read, and the position of each entry.
 
-A table is one array of 64-bit integers, made once for a plan, a direction and a type of numbers: a header, then rows of
-the stages, of their products, of the biases, and of the terms of the weights' gradients. The header says where each
-kind of row begins.
+A table is one array of 64-bit integers, made once for a plan, a pass and a dtype: a header, followed by rows for the
+stages, their products, the unit rows, and the terms of the gradients of the weights. The header says where each kind of
+row begins.
 """
 
 from __future__ import annotations
@@ -20,28 +20,29 @@ from ...engine.contract import Array
 from ...engine.plan import Plan
 from ...thresholds import SUMS_UNDER_WAY, TILE_COLUMNS, TILE_COLUMNS_ALONE, TILE_ROWS
 
-# The header. STAGES_END, UNITS_ROWS, USES, ALL_PRODUCTS say where rows end, or how many there are.
+# The header. STAGES_END is where the stages end; UNITS_ROWS, USES, ALL_PRODUCTS are numbers of rows.
 STATES_COUNT, GATES, MATRICES, KEEPS, SLOTS, CONSTANTS_AT, SCRATCH = range(7)
 STAGES_AT, STAGES_END, UNITS_AT, UNITS_ROWS, USES_AT, USES, PRODUCTS_FROM, ALL_PRODUCTS, GRADS_AT, HEADER = range(7, 17)
-# A stage: the address of its code; its sums with products; its products; vectors of units that a tile takes, and
-# that it takes of one sequence.
+# A stage: address of its code; number of sums that have products; number and position of its products; vectors of
+# hidden units in a tile, and in a tile of a single sequence.
 CODE, SUMS, PRODUCTS, PRODUCTS_AT, VECTORS, VECTORS_ALONE, STAGE = range(7)
-# A product: place in the record, block in a row, and blocks of a row of its left side; sources; sums, the first of
-# these; whether an earlier product has written them; where its matrices stand, [source][sum]; its stage.
+# A product: entry of the record, block in a row and blocks of a row of its left operand; number of sources; number of
+# sums and the first of them; whether an earlier product has written them; position of its matrices, [source][sum]; its
+# stage.
 PLACE, BLOCK, BLOCKS, SOURCES, COLUMNS, FIRST, MORE, MATRICES_AT, OF_STAGE, PRODUCT = range(10)
-# A row of the units: its gate, its parameter, or -1; its matrices.
+# A unit row: its gate or -1; its per-unit parameter or -1; number and position of its recurrent biases.
 GATE, OWN, BIASES, BIASES_AT, UNIT = range(5)
-# A term of dWh: slot of da; the vector, as of a product; the matrix.
+# A term of dWh: slot of da; the vector, in the form of a product's left operand; the matrix.
 SLOT, VECTOR_PLACE, VECTOR_BLOCK, VECTOR_BLOCKS, MATRIX, USE = range(6)
 
-# Places of the record beyond those of `fastrnn.codegen.record`.
+# Entries of the record beyond those of `fastrnn.codegen.record`.
 MOST_STATES = 16
 AFTER = record.STATES + 3 * MOST_STATES  # `da` of the step after
 PANELS = AFTER + 1  # packed matrices of each product
 
 
 class Run(NamedTuple):
-    """Sums of a product that stand beside each other and are written or added to alike."""
+    """Adjacent sums of a product that are all written, or all added to."""
 
     product: Product
     matrices: tuple[int, ...]
@@ -51,7 +52,7 @@ class Run(NamedTuple):
 
 
 def runs(stage: FusedStage) -> list[Run]:
-    """The products of `stage`, none with more sums than a tile has columns."""
+    """The products of `stage`, split so that none has more sums than a tile has columns."""
     column = {sum: i for i, sum in enumerate(with_products(stage))}
     written: set[int] = set()
     result: list[Run] = []
@@ -74,18 +75,18 @@ def runs(stage: FusedStage) -> list[Run]:
 
 
 def unit_vectors(columns: int, most: int) -> int:
-    """Vectors of units, a power of 2, that a tile of at most so many columns takes of each of `columns` sums."""
+    """Vectors of hidden units, a power of 2, in a tile of at most `most` columns for `columns` sums."""
     return next(n for n in (8, 4, 2, 1) if n * columns <= max(columns, most))
 
 
 @dataclass(frozen=True)
 class Table:
-    """One direction of a plan.
+    """One pass of a plan.
 
     numbers : the table
-    panels : elements of the packed matrices are ``panels[0] * Hp * Hp + panels[1] * H * Hp``
-    scratch : vectors that the sums of a tile may take
-    products : how many there are
+    panels : the packed matrices have ``panels[0] * Hp * Hp + panels[1] * H * Hp`` elements
+    scratch : vectors of the sums of a tile, at most
+    products : number of products
     """
 
     numbers: Array
@@ -95,7 +96,7 @@ class Table:
 
 
 def make_table(plan: Plan, backward: bool, codes: Sequence[int], constants: int) -> Table:
-    """The table of one direction, given the addresses of its stages' code and of the cell's constants."""
+    """The table of one pass, from the addresses of its stages' code and of the cell's constants."""
     stages = backward_stages(plan) if backward else forward_stages(plan)
     numbers = _Numbers(HEADER)
     header = {
@@ -118,7 +119,7 @@ def make_table(plan: Plan, backward: bool, codes: Sequence[int], constants: int)
     header[USES_AT] = numbers.rows(_uses(plan))
     column = {sum: i for i, sum in enumerate(with_products(stages[0]))}
     header[GRADS_AT] = numbers.rows([[-1 if acc is None else column[acc]] for acc in plan.grad_acc if backward])
-    # Those of a tile, and those of the input's gradient where its columns are not whole vectors.
+    # For the sums of a tile, and for the gradient of the input if its columns do not fill whole vectors.
     most = max(TILE_ROWS)
     sums = [len(with_products(stage)) * most * max(v) for stage, *v in zip(stages, several, alone, strict=True)]
     header[SCRATCH] = max(TILE_COLUMNS * most, *sums)
@@ -136,7 +137,7 @@ class _Numbers(list[int]):
         super().__init__([0] * header)
 
     def rows(self, rows: Iterable[Sequence[int]]) -> int:
-        """Where the first of `rows` stands, which come after all that they bring along."""
+        """Append `rows`, after the rows that making them appends; returns the position of the first."""
         made = list(rows)
         at = len(self)
         for row in made:
@@ -145,7 +146,7 @@ class _Numbers(list[int]):
 
 
 def _source(plan: Plan, kind: str, index: int) -> list[int]:
-    """Place in the record, block in a row, and blocks of a row."""
+    """Entry of the record, block in a row, and blocks of a row."""
     if kind == "prev":
         return [record.STATES + 3 * index + record.PREV, 0, 1]
     if kind == "keep":
@@ -178,16 +179,16 @@ def _uses(plan: Plan) -> list[list[int]]:
 
 
 def tile_shapes() -> list[tuple[int, int, int]]:
-    """Rows, columns and parts of the depth of every tile."""
+    """Rows, columns and parts of the depth of every size of tile."""
     rows = sorted({*TILE_ROWS, 4, 2, 1})
     shapes = [(r, c) for c in range(1, TILE_COLUMNS + 1) for r in rows if r <= most_rows(c)]
-    # Of so many sums a power of 2 of vectors.
+    # Wider tiles hold a power of 2 of vectors for each sum.
     shapes += [(1, c) for c in range(TILE_COLUMNS + 1, TILE_COLUMNS_ALONE + 1) if c % 2 == 0]
     return [(r, c, max(1, SUMS_UNDER_WAY // (r * c))) for r, c in shapes]
 
 
 def most_rows(columns: int) -> int:
-    """Rows of the largest tile of so many columns."""
+    """Rows of the largest tile with `columns` columns."""
     return TILE_ROWS[1] if columns < TILE_COLUMNS else TILE_ROWS[0]
 
 
