@@ -208,7 +208,7 @@ class Model(Trainable):
         d, gradients = dy, list(gradients)
         for layer in reversed(self.layers):
             if isinstance(layer, STATEFUL):
-                more = {"clip_state": clip_state} if isinstance(layer, Recurrent) else {}
+                more = {"clip_state": clip_state} if clip_state is not None and isinstance(layer, Recurrent) else {}
                 d, _ = layer.backward(d, gradients.pop(), truncate, **more)
             else:
                 d = layer.backward(d)  # type: ignore[attr-defined]
