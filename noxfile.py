@@ -17,7 +17,7 @@ nox.needs_version = ">=2024.4.15"
 # A quarter of a minute: the reference, the extension and what leads to them. What Numba compiles takes longer.
 QUICK = ["bad_descriptions", "bad_input", "cpp", "functional", "losses", "plan", "stack"]
 # With figures in the tables, and without.
-MEASURED = ["peers", "numpy_baseline", "precision", "memory", "recompute", "saturated", "interrupt"]
+MEASURED = ["peers", "numpy_baseline", "precision", "memory", "recompute", "saturated", "interrupt", "online"]
 OTHERS = ["streams", "roofline", "thresholds"]
 
 

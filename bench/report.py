@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import interrupt, memory, numpy_baseline, picture, precision, recompute, saturated, tables
+from . import interrupt, memory, numpy_baseline, online, picture, precision, recompute, saturated, tables
 from .command import described
 from .results import Result, load
 
@@ -36,6 +36,7 @@ FIGURES: dict[str, tuple[str, Callable[[list[Result]], list[str]]]] = {
     "recompute": ("recompute", recompute.tables),
     "saturated": ("saturated", saturated.tables),
     "interrupt": ("interrupt", interrupt.tables),
+    "online": ("online", online.tables),
 }
 PLACE = re.compile(r"(<!-- figures: ([\w ]+?) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 MADE = "<!-- Made by `python -m bench.report` from remarks.md and results/: change those. -->\n"

@@ -1,8 +1,9 @@
 """Compiled recurrent networks on the CPU, forward and BPTT, on NumPy arrays."""
 
-from . import cells, diagnostics, functional, losses, ops, optim, typing
+from . import cells, diagnostics, functional, losses, online, ops, optim, typing
 from .autoregressive import AR
 from .cells import Cell, CellError, cell
+from .curvature import hvp
 from .dispatch import available_backends, get_backend, set_backend, use_backend
 from .engine.precision import get_matmul_precision, set_matmul_precision, use_matmul_precision
 from .engine.threads import get_num_threads, set_num_threads, use_num_threads
@@ -41,7 +42,9 @@ __all__ = [
     "get_matmul_precision",
     "get_num_threads",
     "gradcheck",
+    "hvp",
     "losses",
+    "online",
     "ops",
     "optim",
     "prepare",

@@ -15,6 +15,7 @@ from .configuration import described, planned, require_cells
 from .engine.settings import pinned
 from .engine.truncation import WHOLE, Pass, window_of
 from .errors import file_path
+from .forward_mode import Chain
 from .layers import Layer, added_together
 from .model_file import KEY, open_model, pack, refusing, write_atomically
 from .recurrent import Recurrent
@@ -242,6 +243,49 @@ class Model(Trainable):
             return way.state(state) if fits else state
 
         return dy, [ending(state) for state in gradients]
+
+    def jvp(
+        self,
+        x: Array,
+        state: Any = None,
+        x_dot: Array | None = None,
+        state_dot: Any = None,
+        params_dot: Mapping[str, Array] | None = None,
+        lengths: Any = None,
+        *,
+        mask: Any = None,
+        resets: Any = None,
+    ) -> tuple[Array, list[Any], Array, list[Any]]:
+        """Output and last states, without dropout, and their derivatives along one direction.
+
+        Parameters
+        ----------
+        x, state, lengths, mask, resets
+            As of a call.
+        x_dot : array like `x`, optional
+            The direction's part in the input; None for zeros, and for integers, which have no derivative.
+        state_dot : list, optional
+            Its part in the initial states; zeros by default.
+        params_dot : mapping of str to array, optional
+            Its part in ``params``, by name; zeros for those that are missing.
+
+        Returns
+        -------
+        y, state
+            As of a call.
+        y_dot, state_dot : like these
+            Their derivatives along the direction.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument has the wrong type, dtype, shape or value.
+        """
+        states, states_dot = self._states("state", state), self._states("state_dot", state_dot)
+        with pinned():
+            chain = Chain([(f"{i}.", layer) for i, layer in enumerate(self.layers)], params_dot)
+            flags = {"lengths": lengths, "mask": mask, "resets": resets}
+            return chain.forward(x, states, x_dot, states_dot, flags)
 
     def zero_grad(self) -> None:
         """Set all gradients to zero."""

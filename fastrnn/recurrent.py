@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from numpy.typing import DTypeLike
@@ -14,6 +14,7 @@ from .engine.contract import Layout
 from .engine.settings import current
 from .engine.truncation import Pass
 from .errors import flag, generator, positive_int, share
+from .forward_mode import RecurrentRun, check_direction
 from .layers import Layer, float_dtype, uniform
 from .prepared import Prepared, Pullback, State, param_shapes, parameter_names
 
@@ -221,6 +222,52 @@ class Recurrent(Layer):
             need=need,
             recompute=recompute,
         )
+
+    def jvp(
+        self,
+        x: Array,
+        state: State = None,
+        x_dot: Array | None = None,
+        state_dot: State = None,
+        params_dot: Mapping[str, Array] | None = None,
+        lengths: Any = None,
+        *,
+        mask: Any = None,
+        resets: Any = None,
+        reset_state: State = None,
+    ) -> tuple[Array, State, Array, State]:
+        """Run the stack, without dropout, with its derivative along one direction: forward mode through time.
+
+        Parameters
+        ----------
+        x, state, lengths, mask, resets, reset_state
+            As of a call.
+        x_dot : array like `x`, optional
+            The direction's part in the input; None for zeros.
+        state_dot : like the state, optional
+            Its part in the initial states; None for zeros. That in `reset_state` is 0.
+        params_dot : mapping of str to array, optional
+            Its part in ``params``, by name; zeros for those that are missing.
+
+        Returns
+        -------
+        y, state
+            As of a call.
+        y_dot, state_dot : like these
+            Their derivatives along the direction.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument has the wrong type, dtype, shape or value; nothing has run then.
+
+        Notes
+        -----
+        Nothing is kept of the past, whatever the length; the time is that of four to six calls.
+        """
+        run = RecurrentRun(self._prepared, check_direction(self._params.own, params_dot))
+        flags = {"lengths": lengths, "mask": mask, "resets": resets, "reset_state": reset_state}
+        return tuple(run.forward(x, state, x_dot, state_dot, flags))  # type: ignore[return-value]
 
     def forward(
         self,

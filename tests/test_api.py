@@ -22,6 +22,8 @@ import fastrnn
 
 LIST = Path(__file__).parent / "data" / "public_api.txt"
 MODULES = [fastrnn, *(found for name in fastrnn.__all__ if inspect.ismodule(found := getattr(fastrnn, name)))]
+# What the arguments of a description are: nobody makes one.
+TYPES = [getattr(fastrnn.typing, name) for name in fastrnn.typing.__all__]
 # What numpydoc may not find: no docstring or summary, an argument that is missing or unknown, no Returns.
 MISTAKES = {"GL08", "SS01", "SS03", "PR01", "PR02", "RT01"}
 # The operations of a cell's description are mathematical functions of a vector: a line says which.
@@ -98,7 +100,11 @@ def is_result(member: Any) -> bool:
     """Whether this is a class whose instances functions of the package make: its constructor is not for users."""
     if not inspect.isclass(member):
         return False
-    return is_dataclass(member) or issubclass(member, tuple | Exception | fastrnn.Prepared | fastrnn.Pullback)
+    return (
+        is_dataclass(member)
+        or member in TYPES
+        or issubclass(member, tuple | Exception | fastrnn.Prepared | fastrnn.Pullback)
+    )
 
 
 CALLABLES = [pair for pair in members() if "(" in described(*pair)]

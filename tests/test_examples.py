@@ -17,6 +17,7 @@ SAYS = {
     "hello.py": "it says O",
     "linear_rnn.py": "relative error",
     "little_memory.py": "the same to rounding",
+    "online_learning.py": "RTRL is BPTT",
     "one_step.py": "largest difference",
     "sunspots.py": "AR(9)",
     "truncation.py": "share of the gradient that is lost",

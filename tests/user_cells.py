@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastrnn import cell
-from fastrnn.cells import exp, relu, sigmoid, softplus, tanh
+from fastrnn.ops import exp, maximum, relu, sigmoid, softplus, tanh, where
 
 
 @cell(gates="a")
@@ -58,3 +58,10 @@ def relaxing(x, U, h):
     n = tanh(x.n + U.N @ (r * h))
     k = exp(-softplus(U.S @ (n - h)))
     return (n + k * h) / (1 + k)
+
+
+@cell(gates="f n", recurrent="n")
+def choosing(x, U, h):
+    """A cell that nobody has named: derivatives that are a gate and a state themselves; a choice of two branches."""
+    n = where(h < 0.3, tanh(x.n + U.n @ (x.f * h)), 0.3 * h)
+    return 0.9 * maximum(n, 0.5 * h)

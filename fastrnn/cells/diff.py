@@ -1,4 +1,4 @@
-"""Reverse-mode differentiation of a cell's expression graph, from graph to graph.
+"""Differentiation of a cell's expression graph, from graph to graph: reverse mode, forward mode, partial derivatives.
 
 With L the loss, the adjoint of a node v is dL/dv. A product ``U @ v`` passes ``U.T @ adjoint`` to v; the
 sum of that over the products of one vector is a leaf ``dvec(v)`` of the result, because the engine
@@ -11,10 +11,11 @@ conditions of an adjoint are carried beside it, through the rules, and end where
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
-from .expr import Expr, Vector, const, is_const, leaf, make, topological
+from .expr import Expr, Vector, const, is_const, leaf, make, product, topological
 from .table import OPERATIONS
 
 # Conditions, and whether each must hold for an adjoint that is not 0.
@@ -45,6 +46,14 @@ def differentiate(states: tuple[str, ...], outputs: tuple[Expr, ...]) -> Adjoint
     for node in order:
         if node.op == "product":
             products.setdefault(node.args[1], []).append(node)
+    seeds = [(output, leaf("dstate", name)) for name, output in zip(states, outputs, strict=True)]
+    return Adjoints(_adjoints(order, seeds, products))
+
+
+def _adjoints(
+    order: Sequence[Expr], seeds: Iterable[tuple[Expr, Vector]], products: Mapping[Expr, Sequence[Expr]]
+) -> dict[Expr, Vector]:
+    """Adjoints of the nodes in `order` by those of some, `seeds`; `products` are those of each vector that has any."""
     parts: dict[Expr, dict[Guards, Vector]] = {}
 
     def add(node: Expr, value: Vector, guards: Guards = ()) -> None:
@@ -53,8 +62,8 @@ def differentiate(states: tuple[str, ...], outputs: tuple[Expr, ...]) -> Adjoint
             sums = parts.setdefault(node, {})
             sums[guards] = sums[guards] + value if guards in sums else value
 
-    for name, output in zip(states, outputs, strict=True):
-        add(output, leaf("dstate", name))
+    for node, value in seeds:
+        add(node, value)
     adjoint: dict[Expr, Vector] = {}
     for node in reversed(order):
         if node.op != "state" and any(p in adjoint for p in products.get(node, ())):
@@ -67,7 +76,59 @@ def differentiate(states: tuple[str, ...], outputs: tuple[Expr, ...]) -> Adjoint
             for arg, part in zip(node.args, OPERATIONS[node.op].derivative(value, node, *node.args), strict=True):
                 if part is not None:
                     add(arg, part, guards)
-    return Adjoints(adjoint)
+    return adjoint
+
+
+def elementwise_derivatives(output: Expr) -> dict[Expr, Vector]:
+    """Derivative of `output` with respect to each leaf and each product below it, unit by unit.
+
+    Products count as leaves here: what passes through a recurrent matrix is left out.
+    """
+    order = topological([output], stop=_Products())
+    adjoint = _adjoints(order, [(output, const(1))], {})
+    ends = ("x", "state", "unit", "product")
+    return {n: adjoint[n] for n in order if n.op in ends and n in adjoint and not is_const(adjoint[n], 0)}
+
+
+class _Products:
+    """The set of all products."""
+
+    def __contains__(self, node: object) -> bool:
+        return isinstance(node, Expr) and node.op == "product"
+
+
+def tangents(
+    outputs: Iterable[Expr], seeds: Mapping[Expr, Vector], matrices: Mapping[str, str] | None = None
+) -> list[Vector]:
+    """Directional derivative of each of `outputs`: forward mode.
+
+    With ``v_dot`` the derivative of v along the direction, ``(U @ v)_dot = U @ v_dot + U_dot @ v``.
+
+    Parameters
+    ----------
+    outputs : iterable of Expr
+    seeds : mapping of Expr to Vector
+        Derivative of each leaf along the direction; 0 for those that are missing.
+    matrices : mapping of str to str, optional
+        For each recurrent matrix U the name of ``U_dot``; without it, the matrices are constant.
+    """
+    outputs = list(outputs)
+    dot: dict[Expr, Vector] = {}
+    for node in topological(outputs):
+        total = seeds.get(node, const(0))
+        if node.op == "product":
+            matrix, vector = node.args
+            if not is_const(dot[vector], 0):
+                total = product(matrix, dot[vector])
+            if matrices is not None:
+                total = total + product(matrices[matrix], vector)
+        elif node.op in OPERATIONS:
+            for i, arg in enumerate(node.args):
+                # The rules are linear in the adjoint and elementwise, so they are their own transposes.
+                part = OPERATIONS[node.op].derivative(dot[arg], node, *node.args)[i]
+                total = total if part is None else total + part
+        dot[node] = total
+    return [dot[output] for output in outputs]
 
 
 def _unwrapped(value: Vector, guards: Guards) -> tuple[Guards, Vector]:

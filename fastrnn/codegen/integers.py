@@ -215,7 +215,7 @@ def integer_code(sources: Sequence[ModuleType], element: ir.Type, constants: Map
 
 
 class _Writer:
-    """Writes one function. Variables are stack slots, which LLVM turns into registers."""
+    """Writes one function. Variables live on the stack until LLVM moves them to registers."""
 
     def __init__(self, known: Mapping[str, Any], primitives: _Primitives, node: ast.FunctionDef) -> None:
         self._known, self._primitives = known, primitives

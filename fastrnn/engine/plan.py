@@ -7,7 +7,7 @@ states from the step after, and a later one propagates it through such a vector.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -112,7 +112,12 @@ def make_plan(cell: Cell) -> Plan:
 
 
 def _plan(cell: Cell) -> Plan:
-    outputs, unit_rows, unit_index = _with_biases(cell)
+    return plan_keeping(cell, ())[0]
+
+
+def plan_keeping(cell: Cell, more: Iterable[Expr]) -> tuple[Plan, dict[Expr, Ref]]:
+    """A plan whose forward step also keeps `more`, values of the outputs of :func:`with_biases`; and where each is."""
+    outputs, unit_rows, unit_index = with_biases(cell)
     order = topological(outputs)
     adjoints = differentiate(cell.states, tuple(outputs))
     # In the order of the matrices, so that adjacent blocks of Wh can be multiplied together.
@@ -120,32 +125,39 @@ def _plan(cell: Cell) -> Plan:
     slots = _Slots(cell, adjoints, products)
 
     base = {n: Ref("prev", cell.states.index(n.args[0])) for n in order if n.op == "state"}
-    base |= {n: Ref("unit", unit_index[n.args[0]]) for n in order if n.op == "unit"}
+    base |= {leaf("unit", name): Ref("unit", i) for name, i in unit_index.items()}
     vectors = list(dict.fromkeys(p.args[1] for p in products if p.args[1].op != "state"))
     # An output that is also a leaf (a state returned unchanged) is stored where the leaf is.
     after = {n: Ref("next", k) for k, n in enumerate(outputs) if n not in base and n.op != "const"}
     kept = vectors + _kept(order, adjoints, slots.targets(cell, adjoints), [*base, *after, *vectors])
-    keep = {n: Ref("keep", j) for j, n in enumerate(kept)}
+    keep = {n: Ref("keep", j) for j, n in enumerate(dict.fromkeys([*kept, *more]))}
 
     forward, keep = _forward_stages(cell, outputs, products, base, after, keep)
     backward, grad_acc, n_da = _backward_stages(cell, adjoints, products, {**after, **keep, **base}, slots)
-    return Plan(
+    vector_of = base | keep | _states(base)
+    plan = Plan(
         cell=cell,
         forward=forward,
         backward=backward,
         unit_rows=unit_rows,
         weight_terms=tuple(
-            WeightTerm(cell.recurrent.index(p.args[0]), (base | keep)[p.args[1]], slots.of[p]) for p in products
+            WeightTerm(cell.recurrent.index(p.args[0]), vector_of[p.args[1]], slots.of[p]) for p in products
         ),
         unit_slots=tuple(slots.of[leaf("unit", u)] for u in cell.units),
         grad_acc=grad_acc,
         n_keep=len(keep),
         n_da=n_da,
     )
+    return plan, keep
 
 
-def _with_biases(cell: Cell) -> tuple[list[Expr], tuple[UnitRow, ...], dict[str, int]]:
-    """The outputs with biases added, the unit rows, and the index of each row by the name of its leaf.
+def _states(base: dict[Expr, Ref]) -> dict[Expr, Ref]:
+    """Old states, which products multiply where they are, kept or not."""
+    return {n: ref for n, ref in base.items() if n.op == "state"}
+
+
+def with_biases(cell: Cell) -> tuple[list[Expr], tuple[UnitRow, ...], dict[str, int]]:
+    """The outputs with biases added, the rows that hold them, and each row's index by leaf name.
 
     A product that is only ever added to the projection of one gate shares that gate's bias: both have one row.
     """
@@ -258,7 +270,7 @@ def _forward_stages(
     base = base | {n: Ref("x", cell.gates.index(n.args[0])) for n in topological(outputs) if n.op == "x"}
     n_stages = 1 + max((level(n) for n in [*outputs, *keep]), default=0)
     accs: list[dict[Expr, tuple[Term, ...]]] = [{} for _ in range(n_stages)]
-    vector = base | keep
+    vector = base | keep | _states(base)
     for p in products:
         accs[level(p)][p] = (Term(vector[p.args[1]], cell.recurrent.index(p.args[0])),)
     stores = [(Ref("next", k), n) for k, n in enumerate(outputs)] + [(r, n) for n, r in keep.items()]

@@ -11,7 +11,7 @@ import numpy as np
 
 import fastrnn
 from cases import CELLS
-from fastrnn import diagnostics, functional, losses, optim
+from fastrnn import diagnostics, functional, losses, online, optim
 
 from .damage import D, H, N, T
 
@@ -306,10 +306,65 @@ def _diagnostic_entries() -> dict[str, Entry]:
     }
 
 
+def _forward_entries() -> dict[str, Entry]:
+    def given() -> dict[str, Any]:
+        x, state = _array(T, N, D), (_array(1, N, H),) * 2
+        return {"self": fastrnn.LSTM(D, H, seed=0), "x": x, "state": state, "x_dot": x, "state_dot": state}
+
+    def gradient(y: Any, y_dot: Any) -> tuple[Any, Any]:
+        return y, y_dot
+
+    kinds = {"x": "array", "state": "tuple of states", "lengths": "lengths"}
+    return {
+        "Recurrent.jvp": Entry(
+            given,
+            lambda self, **a: self.jvp(**a),
+            kinds | {"x_dot": "optional array", "state_dot": "tuple of states"},
+        ),
+        "hvp": Entry(
+            lambda: {
+                "layer": fastrnn.LSTM(D, H, seed=0),
+                "gradient": gradient,
+                "x": _array(T, N, D),
+                "params_dot": {"bx_l0": _array(4 * H)},
+            },
+            fastrnn.hvp,
+            {"layer": "cell", "x": "array", "lengths": "lengths"},
+        ),
+    }
+
+
+def _online_entries() -> dict[str, Entry]:
+    def after_forward() -> online.RTRL:
+        # The first step says how many sequences there are.
+        made = online.RTRL(fastrnn.LSTM(D, H, seed=0))
+        made.forward(_array(N, D))
+        return made
+
+    entries = {
+        name: Entry(lambda: {"layer": fastrnn.LSTM(D, H, seed=0)}, getattr(online, name), {"layer": "cell"})
+        for name in ("RTRL", "RFLO", "EProp", "SnAp1", "UORO")
+    }
+    entries["RTRL"].kinds["max_bytes"] = "count"
+    entries["UORO"].kinds["seed"] = "seed"
+    return entries | {
+        "Learner.forward": Entry(
+            lambda: {"self": after_forward(), "x": _array(N, D)}, lambda self, **a: self.forward(**a), {"x": "matrix"}
+        ),
+        "Learner.backward": Entry(
+            lambda: {"self": after_forward(), "dy": _array(N, H)},
+            lambda self, **a: self.backward(**a),
+            {"dy": "matrix"},
+        ),
+    }
+
+
 CALLS: dict[str, Entry] = {
     **_cell_entries(),
     **_layer_entries(),
     **_other_entries(),
     **_window_entries(),
     **_diagnostic_entries(),
+    **_forward_entries(),
+    **_online_entries(),
 }

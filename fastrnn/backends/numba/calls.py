@@ -3,7 +3,7 @@
 from fastrnn.backends.numba.pointers import caller, of
 from fastrnn.backends.numba.subnormals import BITS, read_register, write_register
 
-_forward, _backward = caller(23), caller(35)
+_forward, _backward, _online = caller(23), caller(35), caller(3)
 
 
 def forward(
@@ -53,4 +53,12 @@ def backward(
         of(clip), dy.strides[0], dy.strides[1], dy.strides[2], entering_row, entering_rows, by_norm, per_sequence,
         T, N, D, Wh.shape[0], chunk, reverse,
     )  # fmt: skip
+    write_register(mode)
+
+
+def online(function, program, source, out):
+    """A program of :mod:`.online`."""
+    mode = read_register()
+    write_register(mode | BITS)
+    _online(function, of(program), of(source), of(out))
     write_register(mode)

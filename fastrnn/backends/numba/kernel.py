@@ -32,7 +32,9 @@ def _signatures(dtype: str) -> dict[str, str]:
     forward = [*given, cube, cube, cube, flat, flat, flat, flags, cube, "int64", "int64", "int64"]
     backward = [*given, strided, cube, flat, flat, flat, flat, flags, cube, cube, matrix, matrix, matrix, cube, flat]
     backward += ["int64"] * 6
-    return {"forward": f"void({', '.join(forward)})", "backward": f"void({', '.join(backward)})"}
+    online = ["int64", table, matrix, matrix]
+    named = {"forward": forward, "backward": backward, "online": online}
+    return {name: f"void({', '.join(types)})" for name, types in named.items()}
 
 
 class Shared:

@@ -1,0 +1,6 @@
+"""The steps of the online learners in machine code."""
+
+from .exact import CompiledExact
+from .traces import CompiledTraces
+
+__all__ = ["CompiledExact", "CompiledTraces"]
