@@ -257,7 +257,7 @@ def forward(int kernel, cnp.ndarray x, tuple state, dict params, flags, reset_st
 
 
 def backward(int kernel, cnp.ndarray x, dict params, flags, reset_state, bint reverse, int threads, int bf16_parts,
-             cnp.ndarray y, cnp.ndarray saved, dy, tuple dlast, int slots, path):
+             cnp.ndarray y, cnp.ndarray saved, dy, tuple dlast, int slots, path, clip=None, bint per_sequence=False):
     """BPTT of `forward`, whose arguments and results ``y`` and ``saved`` it gets unchanged; see csrc/backward.h.
 
     Nothing is checked, and none of the arguments is written to.
@@ -269,6 +269,8 @@ def backward(int kernel, cnp.ndarray x, dict params, flags, reset_state, bint re
     dlast : tuple of arrays (N, H)
     slots : int
         Number of the cell's gradients ``da`` of a step.
+    clip, per_sequence
+        See `fastrnn.engine.contract.Options`; with `per_sequence`, dWx, dWh and dslots are (N, ...).
 
     Returns
     -------
@@ -284,6 +286,7 @@ def backward(int kernel, cnp.ndarray x, dict params, flags, reset_state, bint re
     cdef BackwardCall call
     cdef Interruptible interruptible
     cdef Ran ran
+    cdef ptrdiff_t count
     cdef int item = cnp.PyArray_ITEMSIZE(x), typenum = cnp.PyArray_TYPE(x)
     cdef cnp.ndarray array, dx, dWx, dWh, dslots
     cdef cnp.npy_intp shape[3]
@@ -292,6 +295,7 @@ def backward(int kernel, cnp.ndarray x, dict params, flags, reset_state, bint re
     x = contiguous_rows(x)
     fill(&call, x, given, threads, bf16_parts)
     alive = set_flags(&call, flags, reset_state, reverse)
+    set_options(&call, clip, per_sequence)
     if path is None:
         call.path = kernels[kernel].backward_path(call)
     else:
@@ -318,9 +322,10 @@ def backward(int kernel, cnp.ndarray x, dict params, flags, reset_state, bint re
             call.dreset[i] = cnp.PyArray_DATA(array)
     shape[0], shape[1], shape[2] = call.T, call.N, call.D
     dx = aligned(typenum, item, 3, shape)
-    dWx = empty(typenum, call.D, cnp.PyArray_DIM(<cnp.ndarray> params["Wx"], 1))
-    dWh = empty(typenum, call.H, cnp.PyArray_DIM(<cnp.ndarray> params["Wh"], 1))
-    dslots = empty(typenum, slots, call.H)
+    count = call.N if per_sequence else -1
+    dWx = gradient(typenum, count, call.D, cnp.PyArray_DIM(<cnp.ndarray> params["Wx"], 1))
+    dWh = gradient(typenum, count, call.H, cnp.PyArray_DIM(<cnp.ndarray> params["Wh"], 1))
+    dslots = gradient(typenum, count, slots, call.H)
     call.dx, call.dWx, call.dWh = cnp.PyArray_DATA(dx), cnp.PyArray_DATA(dWx), cnp.PyArray_DATA(dWh)
     call.dslots = cnp.PyArray_DATA(dslots)
     call.stop = watched(&interruptible, call.T, 2 * work_of(call, columns(given[0]), columns(given[1])))
@@ -329,6 +334,22 @@ def backward(int kernel, cnp.ndarray x, dict params, flags, reset_state, bint re
     note_call(ran)
     raise_pending(call.stop)
     return dx, tuple(dstate), dWx, dWh, dslots, None if reset_state is None else tuple(dreset), shown(ran)
+
+
+cdef int set_options(BackwardCall* call, clip, bint per_sequence) except -1:
+    """What a backward pass does beside plain BPTT; see `fastrnn.engine.contract.Options`."""
+    call.per_sequence = per_sequence
+    call.clip, call.clip_norm = (0, False) if clip is None else clip
+    return 0
+
+
+cdef cnp.ndarray gradient(int typenum, ptrdiff_t count, ptrdiff_t rows, ptrdiff_t columns):
+    """An array (rows, columns), or `count` of them if that is not negative."""
+    if count < 0:
+        return empty(typenum, rows, columns)
+    # Of many sequences they are large: in memory that is used again, as new pages take longer than the products.
+    cdef int item = 4 if typenum == cnp.NPY_FLOAT else 8
+    return kept_array(typenum, item, count * rows * columns).reshape(count, rows, columns)
 
 
 include "stack.pxi"

@@ -90,7 +90,8 @@ struct Call {
     const void* reset[max_states] = {};      // (N, H) contiguous, the states after a reset; null for zeros
     int reverse;
     int threads;
-    int bf16_parts;  // bf16 terms that operands of products may be split into; 0: none
+    int per_sequence = 0;  // BPTT: whether each sequence has gradients of the parameters of its own
+    int bf16_parts;        // bf16 terms that operands of products may be split into; 0: none
     Path path;
     const Stop* stop = nullptr;  // null where nothing can request a stop
 
@@ -131,7 +132,9 @@ struct BackwardCall : Call {
     void* dreset[max_states] = {};  // (N, H), or null if not needed
     void* dWx;                      // (D, G*H); this and the next two are null if not needed
     void* dWh;                      // (H, P*H)
-    void* dslots;                   // (slots, H)
+    void* dslots;                   // (slots, H); all three (N, ...) if `per_sequence`
+    double clip = 0;                // bound of the gradient of the states at each step; 0 for none
+    int clip_norm = 0;              // whether that is of its norm, of each sequence; else of each element
 };
 
 // One direction of the engine of a cell.

@@ -12,8 +12,13 @@
 //     dreset  out    (N, H) each      e of all steps that are reset; null if not needed
 //     dWx, dWh, dslots  out  (D, gates*H), (H, matrices*H), (slots, H): see weight_gradients.h
 //
+// With `clip`, grad is clipped where a sequence is active: each element to [-clip, clip] or, with `clip_norm`, the
+// sequence's gradient of all states to that Euclidean norm.
+//
 // dx, or the last three together, are null if not needed.
 #pragma once
+
+#include <cmath>
 
 #include "loop.h"
 #include "path.h"
@@ -97,7 +102,10 @@ template <class Cell, class F> class Backward : Pass<Cell, F> {
               all(edge + of.da_size) {}
 
         void begin_chunk() {}
-        void begin_step() { here = all + (at.t - span.low) * step_size; }
+        void begin_step() {
+            here = all + (at.t - span.low) * step_size;
+            if (clipping()) settle();
+        }
         void end_step() { after = here; }
 
         // Adds what a chunk contributes to dx and to the gradients of the parameters.
@@ -110,7 +118,7 @@ template <class Cell, class F> class Backward : Pass<Cell, F> {
             this->ran.chunk = std::max(this->ran.chunk, span.count);
             if (worker.leads()) copy_row(edge, after, step_size);
             worker.wait();
-            rows += done.steps * done.n;
+            rows += of.weights.rows(done);
             if (of.weights.full(rows, span.first == 0)) {
                 of.weights.add_block(owner, worker);
                 rows = 0;
@@ -121,17 +129,89 @@ template <class Cell, class F> class Backward : Pass<Cell, F> {
         // The gradient of the states before the first step.
         void finish() {
             if (of.run.T_ == 0) of.run.locate(at, 0, begin, count, this->entering);
-            worker.each([&](int part) { through_products(typename Stages::first{}, part); });
+            const auto write = [&](const Row<T>&, ptrdiff_t m, ptrdiff_t u, const Vec<T>* grad) {
+                for (int k = 0; k < Cell::states; ++k)
+                    store_head(static_cast<T*>(of.call.dstate[k]) + m * of.run.H + u, grad[k], of.run.H - u);
+            };
+            worker.each([&](int part) { through_products(typename Stages::first{}, part, flags_of(0), write); });
+        }
+
+        bool clipping() const { return of.call.clip > 0; }
+
+        // A norm is of all units: with clipping, grad is whole, and in `carry`, before the step's own code begins.
+        __attribute__((noinline)) void settle() {
+            const auto keep = [&](const Row<T>& row, ptrdiff_t, ptrdiff_t, const Vec<T>* grad) {
+                for (int k = 0; k < Cell::states; ++k) store(row.carry[k], grad[k]);
+            };
+            const uint8_t* later = flags_of(at.s + 1);
+            if (after) {
+                worker.each([&](int part) { through_products(typename Stages::first{}, part, later, keep); });
+                worker.wait();
+            }
+            const int number = worker.number(), threads = worker.threads();
+            for (ptrdiff_t m = count * number / threads; m < count * (number + 1) / threads; ++m) clip(begin + m);
+            worker.wait();
+        }
+
+        // Adds dy to the gradient of sequence n, and clips it.
+        void clip(ptrdiff_t n) const {
+            const ptrdiff_t H = of.run.H, Hp = of.run.Hp;
+            const uint8_t* flags = flags_of(at.s);
+            if (flags && flags[n] & Flag::hold) return;
+            T* const first = of.carry[0] + n * Hp;
+            if (of.call.dy) {
+                const T* dy = static_cast<const T*>(of.call.dy) + at.t * of.call.dy_time + n * of.call.dy_row;
+                for (ptrdiff_t u = 0; u < H; u += width<T>)
+                    store(first + u, load(first + u) + load_head(dy + u, H - u));
+            }
+            const T bound = T(of.call.clip);
+            const T factor = of.call.clip_norm ? shrinking(n, bound) : T(1);
+            for (int k = 0; k < Cell::states; ++k)
+                for (ptrdiff_t u = 0; u < H; u += width<T>) {
+                    T* to = of.carry[k] + n * Hp + u;
+                    Vec<T> grad = load(to) * factor;
+                    if (!of.call.clip_norm) {
+                        grad = less(grad, splat(-bound), splat(-bound), grad);
+                        grad = less(splat(bound), grad, splat(bound), grad);
+                    }
+                    store(to, grad);
+                }
+        }
+
+        // By what a sequence's gradient is multiplied, so that its norm is at most `bound`: 1 if it is, or if it is not
+        // finite. Squares are those of shares of the largest element, which do not overflow.
+        T shrinking(ptrdiff_t n, T bound) const {
+            const ptrdiff_t H = of.run.H, Hp = of.run.Hp;
+            Vec<T> most{}, squares{};
+            T largest = 0, total = 0;
+            for (int k = 0; k < Cell::states; ++k)
+                for (ptrdiff_t u = 0; u < H; u += width<T>) {
+                    const Vec<T> size = magnitude(load_head(of.carry[k] + n * Hp + u, H - u));
+                    most = less(most, size, size, most);
+                }
+            for (int i = 0; i < width<T>; ++i) largest = std::max(largest, T(most[i]));
+            if (!(largest > 0)) return 1;
+            for (int k = 0; k < Cell::states; ++k)
+                for (ptrdiff_t u = 0; u < H; u += width<T>) {
+                    const Vec<T> part = load_head(of.carry[k] + n * Hp + u, H - u) / largest;
+                    squares += part * part;
+                }
+            for (int i = 0; i < width<T>; ++i) total += squares[i];
+            const T norm = std::sqrt(total), most_of_it = bound / largest;
+            return norm > most_of_it ? most_of_it / norm : T(1);
         }
 
         template <class S> __attribute__((noinline)) void step(S stage, int i, int part) {
             const ptrdiff_t H = of.run.H, dy_row = of.call.dy_row;
-            const T* dy = of.call.dy ? static_cast<const T*>(of.call.dy) + at.t * of.call.dy_time : nullptr;
-            const uint8_t* later = flags_of(at.s + 1);
+            const bool whole = clipping();
+            const bool own_dy = of.call.dy && !whole;
+            const T* dy = own_dy ? static_cast<const T*>(of.call.dy) + at.t * of.call.dy_time : nullptr;
+            const uint8_t* later = whole ? nullptr : flags_of(at.s + 1);
+            const T* source = i ? here : whole ? nullptr : after;
             T* const da = here - begin * Cell::slots * of.run.Hp;
             T* carry[Cell::states];
             for (int k = 0; k < Cell::states; ++k) carry[k] = of.carry[k];
-            each_sums(stage, i, part, i == 0 ? after : here, [&](Row<T>& row, ptrdiff_t m, ptrdiff_t u, int flags) {
+            each_sums(stage, i, part, source, [&](Row<T>& row, ptrdiff_t m, ptrdiff_t u, int flags) {
                 Vec<T> grad[max_states] = {};
                 for (int k = 0; k < Cell::states; ++k) row.carry[k] = carry[k] + m * row.Hp + u;
                 row.da = da + m * Cell::slots * row.Hp + u;
@@ -145,14 +225,15 @@ template <class Cell, class F> class Backward : Pass<Cell, F> {
             });
         }
 
-        template <class S> __attribute__((noinline)) void through_products(S stage, int part) {
-            const uint8_t* first = flags_of(0);
+        // Calls f(row, sequence, unit, grad) with the gradient of the states that enter the step whose flags are
+        // `later`.
+        template <class S, class G>
+        __attribute__((noinline)) void through_products(S stage, int part, const uint8_t* later, G f) {
             each_sums(stage, 0, part, after, [&](Row<T>& row, ptrdiff_t m, ptrdiff_t u, int) {
                 Vec<T> grad[max_states];
                 for (int k = 0; k < Cell::states; ++k) row.carry[k] = of.carry[k] + m * row.Hp + u;
-                arriving(row, first ? first[m] : 0, m, u, grad);
-                for (int k = 0; k < Cell::states; ++k)
-                    store_head(static_cast<T*>(of.call.dstate[k]) + m * of.run.H + u, grad[k], of.run.H - u);
+                arriving(row, later ? later[m] : 0, m, u, grad);
+                f(row, m, u, grad);
             });
         }
 

@@ -33,7 +33,7 @@ cdef extern from "runtime.h" namespace "fastrnn" nogil:
         const void* bh
         const uint8_t* flags
         const void* reset[2]
-        int reverse, threads, bf16_parts
+        int reverse, threads, bf16_parts, per_sequence
         Path path
         const Stop* stop
     cdef cppclass ForwardCall(Call):
@@ -55,6 +55,8 @@ cdef extern from "runtime.h" namespace "fastrnn" nogil:
         void* dWx
         void* dWh
         void* dslots
+        double clip
+        int clip_norm
     cdef cppclass Kernel:
         const char* cell
         int bytes, bf16_parts

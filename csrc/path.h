@@ -49,7 +49,11 @@ template <class Cell, class F> Path forward_path(const Call& call) {
 
 template <class Cell, class F> Path backward_path(const Call& call) {
     Path path = shared_path<Cell, F>(call, worth_packing_transposed(call.T, call.N, call.H));
-    path.chunk = std::max<ptrdiff_t>(1, std::min(call.T, gemm_depth / ThreadSplit(call.N, path).most_rows()));
+    const ptrdiff_t rows = ThreadSplit(call.N, path).most_rows();
+    ptrdiff_t most = gemm_depth / rows;
+    // Each sequence's product needs a depth of its own.
+    if (call.per_sequence) most = std::min(gemm_depth, own_rows / rows);
+    path.chunk = std::max<ptrdiff_t>(1, std::min(call.T, most));
     return path;
 }
 

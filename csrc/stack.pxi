@@ -244,7 +244,7 @@ cdef class Stack:
             return None
         if into is not None and not (need[2] and self.takes(into)):
             return None
-        found = back(self, kept, dy, dlast, kept.flags, need, into, add)
+        found = back(self, kept, dy, dlast, kept.flags, need, into, add, None, False)
         dx, first, grads, _ = found
         if dx is not None and self.batch_first:
             dx = cnp.PyArray_SwapAxes(<cnp.ndarray> dx, 0, 1)
@@ -277,14 +277,15 @@ cdef class Stack:
                     return False
         return known == len(<dict> into)
 
-    def backward(self, Kept kept, dy, dlast, cuts, need):
+    def backward(self, Kept kept, dy, dlast, options, need):
         """See `fastrnn.engine.contract.Stack`."""
+        cuts, clip, per_sequence = options
         cdef cnp.ndarray y = kept.outputs[0]
         flags = with_cuts(kept.flags, cnp.PyArray_DIM(y, 0), cnp.PyArray_DIM(y, 1), self.reverse, cuts)
         if self.directions == 2 and cuts is not None:
             flags = flags, with_cuts(kept.flags, cnp.PyArray_DIM(y, 0), cnp.PyArray_DIM(y, 1), True, cuts)
         last = None if dlast is None else tuple([contiguous(one) for one in dlast])
-        return LayerGradients(*back(self, kept, dy, last, flags, need, None, False))
+        return LayerGradients(*back(self, kept, dy, last, flags, need, None, False, clip, per_sequence))
 
 
 cdef int set_drop(Drop* drop, draw, int layer, cnp.ndarray source, cnp.ndarray to) except -1:

@@ -1,9 +1,9 @@
 # BPTT of a stack: what each call reads, and where its gradients go.
 
-cdef tuple back(Stack stack, Kept kept, dy, tuple dlast, flags, need, into, bint add):
+cdef tuple back(Stack stack, Kept kept, dy, tuple dlast, flags, need, into, bint add, clip, bint per_sequence):
     """dx (T, N, D), the gradients of the first states, those of the parameters, and those of the reset states.
 
-    `flags` is a table or, for two directions with cuts of their own, a pair.
+    `flags` is a table or, for two directions with cuts of their own, a pair. With `per_sequence`, `into` is None.
     """
     cdef vector[BackwardCall] calls
     cdef vector[Join] joins
@@ -20,7 +20,7 @@ cdef tuple back(Stack stack, Kept kept, dy, tuple dlast, flags, need, into, bint
     cdef list copies = [], dxs = []
     cdef dict grads = {}
     cdef tuple first = stack.states_out(N), fresh = None if kept.fresh is None else stack.states_out(N)
-    cdef cnp.ndarray scratch = kept_array(stack.typenum, stack.item, scratch_size(stack, into) if need_params else 0)
+    cdef cnp.ndarray scratch = kept_array(stack.typenum, stack.item, scratch_size(stack, into) * (N if per_sequence else 1) if need_params else 0)
     cdef char* at = <char*> cnp.PyArray_DATA(scratch)
     calls.resize(n)
     joins.resize(stack.layers)
@@ -35,6 +35,7 @@ cdef tuple back(Stack stack, Kept kept, dy, tuple dlast, flags, need, into, bint
         own = flags[d] if type(flags) is tuple else flags
         if own is not None:
             call.flags = <const uint8_t*> cnp.PyArray_DATA(<cnp.ndarray> own)
+        set_options(call, clip, per_sequence)
         stack.set_states(<Call*> call, i, None, kept.fresh)
         set_gradients_of_states(stack, call, i, dlast, first, fresh)
         stack.set_output(&call.y, &call.y_time, &call.y_row, kept.outputs[layer], d)
@@ -122,8 +123,9 @@ cdef char* place_gradients(Stack stack, BackwardCall* call, int i, into, bint ad
     cdef cnp.ndarray array
     cdef Finished one
     cdef int j
+    cdef ptrdiff_t count = call.N if call.per_sequence else -1, n
     call.dslots = at
-    at += stack.slots * stack.H * stack.item
+    at += (call.N if call.per_sequence else 1) * stack.slots * stack.H * stack.item
     for j in range(4):
         if arrays[j] is None:
             continue
@@ -132,11 +134,21 @@ cdef char* place_gradients(Stack stack, BackwardCall* call, int i, into, bint ad
         columns = stack.H * (stack.matrices if j % 2 else stack.gates)
         if given is not None:
             array = given
-        elif j < 2:
-            array = empty(stack.typenum, rows, columns)
+        elif j < 2 or call.per_sequence:
+            array = gradient(stack.typenum, count if j < 2 else -1, call.N if j > 1 else rows, columns)
         else:
             array = cnp.PyArray_EMPTY(1, <cnp.npy_intp*> &columns, stack.typenum, 0)
         grads[names[j]] = array
+        if call.per_sequence:
+            if j == 0:
+                call.dWx = cnp.PyArray_DATA(array)
+            elif j == 1:
+                call.dWh = cnp.PyArray_DATA(array)
+            else:
+                for n in range(call.N):
+                    place_biases(stack, j, <char*> cnp.PyArray_DATA(array) + n * columns * stack.item,
+                                 <char*> call.dslots + n * stack.slots * stack.H * stack.item, finished)
+            continue
         one.rows, one.columns, one.to = rows, columns, cnp.PyArray_DATA(array)
         one.row = cnp.PyArray_STRIDE(array, 0) // stack.item
         one.col = cnp.PyArray_STRIDE(array, 1 if j < 2 else 0) // stack.item
@@ -160,3 +172,20 @@ cdef char* place_gradients(Stack stack, BackwardCall* call, int i, into, bint ad
             else:
                 call.dWx = <void*> one.source
     return at
+
+
+cdef int place_biases(Stack stack, int j, char* to, char* slots, vector[Finished]& finished) except -1:
+    """The gradient of one sequence's biases, contiguous: of the input where `j` is 2, else of the recurrent products."""
+    cdef Finished one
+    one.rows, one.row, one.col = 1, 0, 1
+    one.columns = stack.H * stack.gates
+    one.source, one.to = slots, to
+    if j == 2:
+        finished.push_back(one)
+        return 0
+    one.columns = stack.H
+    for matrix, slot in stack.terms:
+        one.source = slots + <ptrdiff_t> slot * stack.H * stack.item
+        one.to = to + <ptrdiff_t> matrix * stack.H * stack.item
+        finished.push_back(one)
+    return 0

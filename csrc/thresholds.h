@@ -58,6 +58,11 @@ constexpr int ahead_rows = 10, ahead_columns = 8;
 // N=16.
 constexpr ptrdiff_t gemm_depth = 512;
 
+// Rows of a chunk of steps in BPTT where each sequence has weight gradients of its own: more steps in each product, and
+// fewer passes over all gradients. 2026-11-24, LSTM, float32, D=H, milliseconds with 512, 1024, 2048, 4096, 8192, 16384
+// rows: 31, 25, 25, 19, 19, 25 at T=100, N=32, H=128; 195, 155, 149, 148, 99, 147 at T=400, N=8, H=256.
+constexpr ptrdiff_t own_rows = 16 * gemm_depth;
+
 // Rows that a float32 sum of a weight gradient runs over before it is added to the total: the error of one sum over a
 // million rows would be a hundred times as large. 2026-11-24: 6e-7 instead of 4e-4 of the largest element (T=1e6, N=1).
 constexpr ptrdiff_t sum_rows = 4 * gemm_depth;

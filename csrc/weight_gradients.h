@@ -4,6 +4,8 @@
 //     dWh[m] += vector[t]^T da[t]            vector  in   an entering state or a kept vector, (N, H) by time
 //     dslots += da[t], summed over n         da      in   [t in chunk][n][slots][Hp]
 //
+// Or, where each sequence is to have gradients of its own: dWx (N, D, gates, H) and so on, sums over its steps alone.
+//
 // Where the state is held `da` is 0 and all vectors count as zeros, whatever they contain. dWx (D, gates, H),
 // dWh (H, matrices, H) and dslots (slots, H) are written once, at the end: until then each owner accumulates in memory
 // of its own, in rows of Hp (the first one in the outputs themselves if Hp is H). All three are null if not needed.
@@ -23,17 +25,20 @@ template <class Cell, class F> class WeightGradients {
 
   public:
     WeightGradients(const BackwardCall& call, const CallState<Cell, T>& run, Workspace& memory)
-        : call(call), run(run), split(run.split), depth(std::min(call.path.chunk * split.most_rows(), gemm_depth)),
-          in_blocks(call.dWx && sizeof(T) == sizeof(float) && run.T_ * split.most_rows() > sum_rows) {
+        : call(call), run(run), split(run.split), each(call.per_sequence),
+          depth(std::min(call.path.chunk * (each ? 1 : split.most_rows()), gemm_depth)),
+          in_blocks(call.dWx && sizeof(T) == sizeof(float) && run.T_ * (each ? 1 : split.most_rows()) > sum_rows) {
         if (!call.dWx) return;
         const bool direct = run.Hp == run.H;
         const Sums given{static_cast<T*>(call.dWx), static_cast<T*>(call.dWh), static_cast<T*>(call.dslots)};
-        const auto own_sums = [&] {
-            return Sums{memory.take<T>(dWx_size()), memory.take<T>(dWh_size()), memory.take<T>(dslots_size())};
+        const auto own_sums = [&](ptrdiff_t count) {
+            return Sums{memory.take<T>(count * dWx_size()), memory.take<T>(count * dWh_size()),
+                        memory.take<T>(count * dslots_size())};
         };
         for (int part = 0; part < split.owners(); ++part) {
-            sums[part] = part || !direct ? own_sums() : given;
-            block[part] = in_blocks ? own_sums() : sums[part];
+            const bool in_place = direct && (each || part == 0);
+            sums[part] = in_place ? number(given, each ? split.begin(part) : 0) : own_sums(of_owner(part));
+            block[part] = in_blocks ? own_sums(of_owner(part)) : sums[part];
         }
         if (!(run.seen & Flag::hold)) return;
         zeros = memory.take<T>(std::max(run.D, run.Hp));
@@ -47,21 +52,27 @@ template <class Cell, class F> class WeightGradients {
     void start(int owner) {
         if (!call.dWx) return;
         const bool untouched = run.T_ * run.N == 0;
-        if (untouched || in_blocks) clear(sums[owner].dWx, dWx_size());
-        if (untouched || in_blocks) clear(sums[owner].dWh, dWh_size());
-        if (in_blocks) clear(sums[owner].dslots, dslots_size());
-        clear_block(block[owner]);
+        const ptrdiff_t count = of_owner(owner);
+        if (untouched || in_blocks) clear(sums[owner].dWx, count * dWx_size());
+        if (untouched || in_blocks) clear(sums[owner].dWh, count * dWh_size());
+        if (in_blocks) clear(sums[owner].dslots, count * dslots_size());
+        clear_block(owner);
     }
 
     // Adds the share of a part of a chunk; `fresh`: nothing was added to the block of rows yet.
     void add(const Done<T>& done, bool fresh, int part, Item* room) const {
         if (!call.dWx) return;
+        const Sums& total = block[split.owner(part)];
         const Range units = split.units<T>(run.Hp, gemm_vectors, part);
-        for (ptrdiff_t k = 0; k < done.steps * done.n; k += depth) {
-            const ptrdiff_t count = std::min(done.steps * done.n - k, depth);
-            add_rows(block[split.owner(part)], done, units, k, count, fresh && k == 0, room);
+        if (!each) return add_all(total, done, 1, units, fresh, room);
+        for (ptrdiff_t m = 0; m < done.n; ++m) {
+            const Done<T> one{done.da + m * Cell::slots * run.Hp, done.low, done.steps, done.begin + m, 1};
+            add_all(number(total, m), one, done.n, units, fresh, room);
         }
     }
+
+    // Rows that a chunk adds to a sum.
+    ptrdiff_t rows(const Done<T>& done) const { return each ? done.steps : done.steps * done.n; }
 
     // Whether a block of `rows` rows is long enough for one float32 sum, which is then added to the total.
     bool full(ptrdiff_t rows, bool last) const { return in_blocks && (rows >= sum_rows || last); }
@@ -71,11 +82,12 @@ template <class Cell, class F> class WeightGradients {
             for (ptrdiff_t i = size * worker.number() / worker.threads(); i < last; ++i)
                 (sums[owner].*of)[i] += (block[owner].*of)[i];
         };
-        add(&Sums::dWx, dWx_size());
-        add(&Sums::dWh, dWh_size());
-        add(&Sums::dslots, dslots_size());
+        const ptrdiff_t count = of_owner(owner);
+        add(&Sums::dWx, count * dWx_size());
+        add(&Sums::dWh, count * dWh_size());
+        add(&Sums::dslots, count * dslots_size());
         worker.wait();
-        if (worker.leads()) clear_block(block[owner]);
+        if (worker.leads()) clear_block(owner);
         worker.wait();
     }
 
@@ -96,14 +108,20 @@ template <class Cell, class F> class WeightGradients {
     const BackwardCall& call;
     const CallState<Cell, T>& run;
     const ThreadSplit& split;
+    const bool each;        // whether each sequence has sums of its own
     const ptrdiff_t depth;  // rows of one product
     const bool in_blocks;   // float32 sums run over a block of rows and are then added to the total
-    Sums sums[max_threads], block[max_threads];
-    T* zeros;  // read instead of a vector where the state is held
+    Sums sums[max_threads], block[max_threads];  // of each owner, or of its first sequence, the next ones' behind it
+    T* zeros;                                    // read instead of a vector where the state is held
 
     ptrdiff_t dWx_size() const { return run.D * Cell::gates * run.Hp; }
     ptrdiff_t dWh_size() const { return run.H * Cell::matrices * run.Hp; }
     ptrdiff_t dslots_size() const { return Cell::slots * run.Hp; }
+    // Sums that an owner has.
+    ptrdiff_t of_owner(int owner) const { return each ? split.end(owner) - split.begin(owner) : 1; }
+    Sums number(const Sums& first, ptrdiff_t m) const {
+        return {first.dWx + m * dWx_size(), first.dWh + m * dWh_size(), first.dslots + m * dslots_size()};
+    }
     ptrdiff_t right_size() const { return F::parts * F::items(depth) * gemm_vectors * width<T>; }
 
     // Whether every matrix is in exactly one product (it is in at least one): its gradient then begins with that
@@ -111,14 +129,22 @@ template <class Cell, class F> class WeightGradients {
     static constexpr bool single_use = Cell::uses == Cell::matrices;
 
     // Clears what the sums of a block are added to; products that are the first to write need no zeros.
-    void clear_block(const Sums& sums) const {
-        if (!single_use) clear(sums.dWh, dWh_size());
-        clear(sums.dslots, dslots_size());
+    void clear_block(int owner) const {
+        if (!single_use) clear(block[owner].dWh, of_owner(owner) * dWh_size());
+        clear(block[owner].dslots, of_owner(owner) * dslots_size());
     }
 
-    void add_rows(const Sums& total, const Done<T>& done, Range units, ptrdiff_t k0, ptrdiff_t count, bool fresh,
-                  Item* right) const {
-        const ptrdiff_t Hp = run.Hp, row = Cell::slots * Hp;
+    // `apart`: rows of `da` from one row of `done` to the next.
+    void add_all(const Sums& total, const Done<T>& done, ptrdiff_t apart, Range units, bool fresh, Item* room) const {
+        for (ptrdiff_t k = 0; k < done.steps * done.n; k += depth) {
+            const ptrdiff_t count = std::min(done.steps * done.n - k, depth);
+            add_rows(total, done, apart, units, k, count, fresh && k == 0, room);
+        }
+    }
+
+    void add_rows(const Sums& total, const Done<T>& done, ptrdiff_t apart, Range units, ptrdiff_t k0, ptrdiff_t count,
+                  bool fresh, Item* right) const {
+        const ptrdiff_t Hp = run.Hp, row = apart * Cell::slots * Hp;
         const Left<F> left_x{right + right_size(), run.D, count};
         Left<F> left[std::size(Cell::vector)];
         left_x.fill(in_turn(
@@ -163,9 +189,11 @@ template <class Cell, class F> class WeightGradients {
         const ptrdiff_t H = run.H, Hp = run.Hp;
         for (int part = 0; part < split.owners(); ++part) {
             const T* from = sums[part].*of;
+            if (each) to += part ? of_owner(part - 1) * count * H : 0;
             if (from == to) continue;
-            for (ptrdiff_t i = 0; i < count; ++i)
-                for (ptrdiff_t j = 0; j < H; ++j) to[i * H + j] = (part ? to[i * H + j] : 0) + from[i * Hp + j];
+            const bool more = part && !each;
+            for (ptrdiff_t i = 0; i < of_owner(part) * count; ++i)
+                for (ptrdiff_t j = 0; j < H; ++j) to[i * H + j] = (more ? to[i * H + j] : 0) + from[i * Hp + j];
         }
     }
 };

@@ -153,7 +153,14 @@ class Model(Trainable):
                 x = layer.forward(x) if keep else layer(x)  # type: ignore[attr-defined, operator]
         return x, last
 
-    def backward(self, dy: Array, dstate: Any = None, truncate: int | tuple[int, int] | None = None) -> Array | None:
+    def backward(
+        self,
+        dy: Array,
+        dstate: Any = None,
+        truncate: int | tuple[int, int] | None = None,
+        *,
+        clip_state: tuple[str, float] | None = None,
+    ) -> Array | None:
         """Backpropagate through the last :meth:`forward` and add the gradients of the parameters to ``grads``.
 
         They are added once those of all layers have been computed: if a layer raises, ``grads`` is unchanged.
@@ -167,6 +174,8 @@ class Model(Trainable):
         truncate : int or pair of int, optional
             Cut the gradient after every `truncate` active steps of a sequence; with ``(k1, k2)``, the losses of each
             block of k1 steps go back over the k2 steps up to the block's end. See :mod:`fastrnn.functional`.
+        clip_state : ("value", float) or ("norm", float), optional
+            Clip the gradient of every recurrent layer's states at each step; see :meth:`Recurrent.backward`.
 
         Returns
         -------
@@ -183,7 +192,7 @@ class Model(Trainable):
         gradients = self._states("dstate", dstate)
         if not isinstance(truncate, tuple | list):
             with added_together(self.layers):
-                return self._back(dy, gradients, truncate)
+                return self._back(dy, gradients, truncate, clip_state)
         ways = self._passes(truncate)
         saved = [layer._saved for layer in self.layers]
         total: Array | None = None
@@ -192,15 +201,16 @@ class Model(Trainable):
                 # Every pass goes back over the same forward pass.
                 for layer, own in zip(self.layers, saved, strict=True):
                     layer._saved = own
-                dx = self._back(*self._of_pass(way, dy, gradients), Pass(way.cuts))
+                dx = self._back(*self._of_pass(way, dy, gradients), Pass(way.cuts), clip_state)
                 total = dx if total is None else total + dx
         return total
 
-    def _back(self, dy: Any, gradients: list[Any], truncate: Any) -> Array | None:
+    def _back(self, dy: Any, gradients: list[Any], truncate: Any, clip_state: Any) -> Array | None:
         d, gradients = dy, list(gradients)
         for layer in reversed(self.layers):
             if isinstance(layer, STATEFUL):
-                d, _ = layer.backward(d, gradients.pop(), truncate)
+                more = {"clip_state": clip_state} if clip_state is not None and isinstance(layer, Recurrent) else {}
+                d, _ = layer.backward(d, gradients.pop(), truncate, **more)
             else:
                 d = layer.backward(d)  # type: ignore[attr-defined]
         return d  # type: ignore[no-any-return]

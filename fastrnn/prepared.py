@@ -13,13 +13,13 @@ import numpy as np
 
 from .cells import Cell
 from .dispatch import backend_for
-from .engine.contract import Array, Given, Layout, Need, Stack
+from .engine.contract import Array, Given, Layout, Need, Options, Stack
 from .engine.dropout import Draw
 from .engine.flags import Flags, flags_of
 from .engine.plan import make_plan
 from .engine.recompute import BothWays, Segments, segment_length
 from .engine.settings import Settings, current
-from .engine.truncation import Pass, backward, passes
+from .engine.truncation import Pass, backward, clip_of, passes
 from .errors import (
     array_like,
     booleans,
@@ -510,6 +510,8 @@ class Pullback:
         dstate: State = None,
         *,
         truncate: int | tuple[int, int] | None = None,
+        clip_state: tuple[str, float] | None = None,
+        per_sequence: bool = False,
         into: Mapping[str, Array] | None = None,
         add: bool = False,
     ) -> tuple[Array | None, State, dict[str, Any]]:
@@ -525,6 +527,13 @@ class Pullback:
             Cut the gradient after every `truncate` active steps of a sequence (truncated BPTT; Williams & Peng 1990).
             With ``(k1, k2)``, the losses of each block of k1 steps go back over the k2 steps up to the block's end; see
             :mod:`fastrnn.functional`.
+        clip_state : ("value", float) or ("norm", float), optional
+            At every active step, clip the gradient of the loss with respect to the layer's states, the step's own
+            outputs included, before it goes back through the step: each element to that magnitude, or the gradient of
+            all states of a sequence to that Euclidean norm. The gradient of the initial states is not clipped.
+        per_sequence : bool
+            Whether to give each sequence its own gradient of every parameter, (N, ...), as N calls of one sequence
+            would: for differential privacy, or to see what an example does.
         into : mapping of str to array, optional
             Arrays that the gradients of the parameters are written to, by name; they may have any strides.
         add : bool
@@ -545,7 +554,8 @@ class Pullback:
         TypeError, ValueError
             If an argument has the wrong type, dtype, shape or value. Nothing has run and no array has changed then.
         """
-        if truncate is None and (add is False or add is True):
+        plain = truncate is None and clip_state is None and per_sequence is False
+        if plain and (add is False or add is True):
             done = self._stack.quick_backward(self._saved, dy, dstate, self._need, into, add)
             if done is not None:
                 return done
@@ -558,9 +568,11 @@ class Pullback:
                 dy = dy.transpose(1, 0, 2)
         dlast = prepared._state_in("dstate", dstate, N)
         ways = self._passes(truncate)
-        given = {} if into is None else self._check_into(into)
+        per_sequence = flag("per_sequence", per_sequence)
+        options = Options(None, clip_of(clip_state), per_sequence)
+        given = {} if into is None else self._check_into(into, (N,) if per_sequence else ())
         add = flag("add", add)
-        found = backward(self._stack, self._saved, dy, dlast, ways, self._need)
+        found = backward(self._stack, self._saved, dy, dlast, ways, self._need, options)
         dx = found.dx
         if dx is not None and layout.batch_first:
             dx = dx.transpose(1, 0, 2)
@@ -573,7 +585,11 @@ class Pullback:
             grads[name] = array
         if found.dreset is not None and self._rows:
             each = zip(found.dreset, self._rows, strict=True)
-            grads["reset_state"] = prepared._state_out(tuple(d.sum(axis=1) if row else d for d, row in each))
+            if per_sequence:
+                fresh = tuple(np.ascontiguousarray(d.swapaxes(0, 1)) if row else d for d, row in each)
+            else:
+                fresh = tuple(d.sum(axis=1) if row else d for d, row in each)
+            grads["reset_state"] = prepared._state_out(fresh)
         return dx, None if found.dstate is None else prepared._state_out(found.dstate), grads
 
     def __repr__(self) -> str:
@@ -586,7 +602,7 @@ class Pullback:
         T, N = self._outer[::-1] if layout.batch_first else self._outer
         return passes(truncate, self._flags, T, N, layout.reverse, layout.directions)
 
-    def _check_into(self, into: Any) -> dict[str, Array]:
+    def _check_into(self, into: Any, each: tuple[int, ...]) -> dict[str, Array]:
         if not isinstance(into, Mapping):
             raise TypeError(f"into: expected a mapping, got {type(into).__name__}")
         params = self._prepared.params if self._need.params else {}
@@ -595,7 +611,7 @@ class Pullback:
             expected = ", ".join(params) or "nothing, as params are not needed"
             raise ValueError(f"into: expected some of {expected}; unknown {', '.join(map(str, unknown))}")
         return {
-            name: writable_like(f"into[{name!r}]", array, params[name].shape, params[name].dtype)
+            name: writable_like(f"into[{name!r}]", array, (*each, *params[name].shape), params[name].dtype)
             for name, array in into.items()
         }
 

@@ -316,7 +316,12 @@ class Recurrent(Layer):
         return y, last
 
     def backward(
-        self, dy: Array | None, dstate: State = None, truncate: int | tuple[int, int] | None = None
+        self,
+        dy: Array | None,
+        dstate: State = None,
+        truncate: int | tuple[int, int] | None = None,
+        *,
+        clip_state: tuple[str, float] | None = None,
     ) -> tuple[Any, ...]:
         """Backpropagate through time through the last :meth:`forward` and add the parameters' gradients to ``grads``.
 
@@ -332,6 +337,9 @@ class Recurrent(Layer):
             Cut the gradient after every `truncate` active steps of a sequence (truncated BPTT; Williams & Peng 1990).
             With ``(k1, k2)``, the losses of each block of k1 steps go back over the k2 steps up to the block's end; see
             :mod:`fastrnn.functional`.
+        clip_state : ("value", float) or ("norm", float), optional
+            At every active step, clip the gradient of the states to that magnitude of each element, or to that norm for
+            each sequence; see :class:`Pullback`.
 
         Returns
         -------
@@ -351,9 +359,11 @@ class Recurrent(Layer):
         """
         pullback: Pullback = self._require_saved()
         if self._later is None:
-            dx, dfirst, grads = pullback(dy, dstate, truncate=truncate, into=self._grads.own, add=True)
+            dx, dfirst, grads = pullback(
+                dy, dstate, truncate=truncate, clip_state=clip_state, into=self._grads.own, add=True
+            )
         else:
-            dx, dfirst, grads = pullback(dy, dstate, truncate=truncate)
+            dx, dfirst, grads = pullback(dy, dstate, truncate=truncate, clip_state=clip_state)
             dreset = grads.pop("reset_state", None)
             self._add(grads)
             grads = {} if dreset is None else {"reset_state": dreset}

@@ -112,6 +112,7 @@ CHANGES_NO_RESULT = {
         "ahead_columns": "width of a tile: every sum has its own chain of additions",
         "most_block_units": "width of a block: every sum has its own chain of additions",
         "most_block_sums": "width of a block: every sum has its own chain of additions",
+        "own_rows": "order of the additions of a sum, within rounding",
         "sum_rows": "order of the additions of a sum, within rounding",
         "min_chains": "order of the additions of a sum, within rounding",
         "worth_tiles": "needs AMX: the choice of a path, on other processors never asked",
@@ -124,7 +125,10 @@ CHANGES_NO_RESULT = {
         "spare_bytes": "memory that is kept",
         "huge_page": "alignment of large blocks",
     },
-    PYTHON_THRESHOLDS: {"KEPT_BYTES": "memory that is kept"},
+    PYTHON_THRESHOLDS: {
+        "CHUNK_ROWS_OF_EACH": "order of the additions of a sum, within rounding",
+        "KEPT_BYTES": "memory that is kept",
+    },
 }
 
 # Changes of signs that no result shows: a file, a part of the changed line with the change in «», and why.

@@ -48,9 +48,9 @@ class Watched:
         self._note(result.path, path or self._backend.forward_path(call))
         return result
 
-    def backward(self, call: Call, *given: Any) -> Gradients:
+    def backward(self, call: Call, *given: Any, **more: Any) -> Gradients:
         call, path = self._of(call, 1)
-        result = self._backend.backward(call, *given, path)
+        result = self._backend.backward(call, *given, path, **more)
         self._note(result.path, path or self._backend.backward_path(call))
         return result
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import fastrnn
 import guarded
 from cases import CELLS, reference, run
 from fastrnn.backends.numba import run as numba_run
@@ -92,6 +93,28 @@ def test_numba_stays_inside_its_arrays(
     with watched("numba", Forced(path, path)):
         assert_close(run(p, call), want, ORACLE_RTOL["float64"])
         assert_close(outputs(p, call), {"hs": want["hs"]}, ORACLE_RTOL["float64"])
+
+
+@each_end
+@pytest.mark.parametrize("kind", ["value", "norm"])
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("cell", ["lstm", "peephole_lstm"])
+def test_gradients_of_each_sequence_and_clipped_ones_stay_inside(
+    monkeypatch: pytest.MonkeyPatch, cell: str, sizes: tuple[int, int, int, int], kind: str, at_end: bool
+) -> None:
+    p = problem(cell, *sizes)
+
+    def gradients(p: Problem) -> dict[str, np.ndarray]:
+        prepared = fastrnn.prepare(CELLS[cell], {f"{name}_l0": value for name, value in p.params.items()})
+        dx, _, grads = prepared.vjp(p.x)[2](p.dhs, clip_state=(kind, 0.5), per_sequence=True)
+        return {"dx": dx, **grads}
+
+    with fastrnn.use_backend("numpy"):
+        want = gradients(p)
+    guard_memory_of_numba(monkeypatch, at_end)
+    path = NumbaPath(1, min(2, sizes[0]))
+    with watched("numba", Forced(path, path)):
+        assert_close(gradients(beside_forbidden_pages(p, at_end)), want, ORACLE_RTOL["float64"])
 
 
 @each_end

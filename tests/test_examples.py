@@ -16,9 +16,11 @@ SAYS = {
     "elman_mse.py": "total error",
     "hello.py": "it says O",
     "linear_rnn.py": "relative error",
+    "little_memory.py": "the same to rounding",
     "online_learning.py": "RTRL is BPTT",
     "one_step.py": "largest difference",
     "sunspots.py": "AR(9)",
+    "truncation.py": "share of the gradient that is lost",
     "vanishing.py": "reaches 10 of 100 steps",
 }
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..engine.contract import Array, Given, LayerGradients, Layout, Need
-from ..engine.flags import Cuts, Flags
+from ..engine.contract import Array, Clip, Given, LayerGradients, Layout, Need, Options
+from ..engine.flags import Flags
 from ..engine.settings import Settings
 
 Fields = tuple[int, bool, int, bool, str, bool, int]
@@ -52,6 +52,8 @@ def backward(
     dlast: tuple[Array, ...],
     slots: int,
     path: Fields | None,
+    clip: Clip | None = None,
+    per_sequence: bool = False,
 ) -> tuple[Array, tuple[Array, ...], Array, Array, Array, tuple[Array, ...] | None, Fields]: ...
 
 class Stack:
@@ -72,5 +74,5 @@ class Stack:
     ) -> tuple[Array | None, Any, dict[str, Any]] | None: ...
     def forward(self, given: Given, now: Settings, keep: bool) -> tuple[Array, tuple[Array, ...], Any]: ...
     def backward(
-        self, saved: Any, dy: Array | None, dlast: tuple[Array, ...] | None, cuts: Cuts | None, need: Need
+        self, saved: Any, dy: Array | None, dlast: tuple[Array, ...] | None, options: Options, need: Need
     ) -> LayerGradients: ...

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ..cells import Cell
 from ..cells.builtin import built_in
-from ..engine.contract import Array, Call, Gradients, Layout, Result, Stack
+from ..engine.contract import Array, Call, Clip, Gradients, Layout, Result, Stack
 from ..engine.flags import Flags
 from ..engine.plan import Plan, make_plan
 from . import _cpp
@@ -138,6 +138,8 @@ class CppBackend:
         dlast: tuple[Array, ...],
         flags: Flags | None,
         path: CppPath | None = None,
+        clip: Clip | None = None,
+        per_sequence: bool = False,
     ) -> Gradients:
         plan = call.plan
         kernel = _kernel(plan, call.dtype.itemsize)
@@ -156,6 +158,8 @@ class CppBackend:
             dlast,
             plan.n_da,
             _fields(path),
+            clip,
+            per_sequence,
         )
         return Gradients(dx, dstate, dWx, dWh, dslots, dreset, CppPath(*taken))
 

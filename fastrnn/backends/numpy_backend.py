@@ -15,7 +15,7 @@ import numpy as np
 from ..cells.table import OPERATIONS
 from ..codegen.fused import FusedStage, Product, Sum, backward_stages, forward_stages
 from ..codegen.python import Code, stage_code
-from ..engine.contract import Array, Call, Gradients, Layout, Result
+from ..engine.contract import Array, Call, Clip, Gradients, Layout, Result
 from ..engine.flags import CUT, HOLD, RESET, Flags
 from ..engine.plan import Plan, Ref
 from ..engine.stack import LayerByLayer
@@ -107,14 +107,17 @@ class NumpyBackend:
         dlast: tuple[Array, ...],
         flags: Flags | None,
         path: NumpyPath | None = None,
+        clip: Clip | None = None,
+        per_sequence: bool = False,
     ) -> Gradients:
         _check(path)
         T, N, D, H = call.sizes
         plan, dtype = call.plan, call.dtype
         _, backward = _steps(plan, dtype)
         dx = np.empty((T, N, D), dtype)
-        dWx, dWh = np.zeros_like(call.Wx, order="C"), np.zeros_like(call.Wh, order="C")
-        dslots = np.zeros((plan.n_da, H), dtype)
+        each = (N,) if per_sequence else ()
+        dWx, dWh = (np.zeros((*each, *weights.shape), dtype) for weights in (call.Wx, call.Wh))
+        dslots = np.zeros((*each, plan.n_da, H), dtype)
         dstate = [np.array(d) for d in dlast]
         matrices = [_transposed(stage, call.Wh) for stage in backward]
         dreset = None if call.reset_state is None else [np.zeros((N, H), dtype) for _ in dlast]
@@ -122,6 +125,8 @@ class NumpyBackend:
             active, reset, cut = _active(flags, t), _rows(flags, t, RESET), _rows(flags, t, CUT)
             values = dict(saved[s])
             grad = dstate if dy is None else [dstate[0] + _inside(dy[t], active), *dstate[1:]]
+            if clip is not None:
+                grad = _clipped(grad, clip)
             values |= {"grad": grad, "carry": [None] * plan.n_states, "da": [None] * plan.n_da}
             for i, stage in enumerate(backward):
                 # The products of the first stage are already in `grad`, from the step after.
@@ -129,11 +134,12 @@ class NumpyBackend:
                 _run(stage, values, (N, H), dtype, active)
             da = values["da"]
             da_x = np.concatenate(da[: plan.n_gates], axis=1)
-            dWx += _inside(call.x[t], active).T @ da_x
+            dWx += _outer(_inside(call.x[t], active), da_x, per_sequence)
             dx[t] = _inside(da_x @ call.Wx.T, active)
             for p in plan.weight_terms:
-                dWh[:, p.matrix * H : (p.matrix + 1) * H] += _inside(_read(values, p.vector), active).T @ da[p.slot]
-            dslots += np.sum(da, axis=1)
+                vector = _inside(_read(values, p.vector), active)
+                dWh[..., p.matrix * H : (p.matrix + 1) * H] += _outer(vector, da[p.slot], per_sequence)
+            dslots += np.stack(da, axis=1) if per_sequence else np.sum(da, axis=1)
             accs = _sums(backward[0], matrices[0], values)
             before = [c if i is None else c + accs[i] for c, i in zip(values["carry"], plan.grad_acc, strict=True)]
             if active is not None:
@@ -144,6 +150,26 @@ class NumpyBackend:
                 before = _without(before, reset)
             dstate = before if cut is None else _without(before, cut)
         return Gradients(dx, tuple(dstate), dWx, dWh, dslots, None if dreset is None else tuple(dreset), NumpyPath())
+
+
+def _outer(left: Array, right: Array, per_sequence: bool) -> Array:
+    """The sum over sequences of the outer products of rows, or each of them."""
+    return left[:, :, None] * right[:, None, :] if per_sequence else left.T @ right
+
+
+def _clipped(grad: list[Array], clip: Clip) -> list[Array]:
+    """Gradients (N, H) of the states, clipped by element or by the norm of each sequence's."""
+    bound = grad[0].dtype.type(clip.bound)
+    if not clip.by_norm:
+        return [np.clip(g, -bound, bound) for g in grad]
+    together = np.stack(grad)
+    # Squares of shares of the largest element do not overflow. What is not finite stays as it is.
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        largest = np.abs(together).max(axis=(0, 2))
+        most = bound / largest
+        norm = np.sqrt(np.square(together / largest[:, None]).sum(axis=(0, 2)))
+        factor = np.where(norm > most, most / norm, 1).astype(bound.dtype)
+    return [g * factor[:, None] for g in grad]
 
 
 def _check(path: Any) -> None:

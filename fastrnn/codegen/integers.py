@@ -63,6 +63,34 @@ def add(to: int, source: int) -> None:
     raise NotImplementedError
 
 
+def limit(to: int, bound: int) -> None:
+    """Bring one element into ``[-bound, bound]``; NaN stays."""
+    raise NotImplementedError
+
+
+def raise_to(to: int, source: int) -> None:
+    """Replace one element by another's magnitude, if that is larger."""
+    raise NotImplementedError
+
+
+def add_square(to: int, source: int, unit: int) -> None:
+    """Add ``(source / unit)**2`` to one element."""
+    raise NotImplementedError
+
+
+def shrink(to: int, bound: int, unit: int, squares: int) -> None:
+    """By what a vector of norm ``unit * sqrt(squares)`` is multiplied to have a norm of at most `bound`.
+
+    It is 1 if it has, or if the norm is not a number.
+    """
+    raise NotImplementedError
+
+
+def scale(to: int, factor: int) -> None:
+    """Multiply one element by another."""
+    raise NotImplementedError
+
+
 def copy(to: int, source: int, count: int) -> None:
     """Copy `count` bytes between places that do not overlap."""
     raise NotImplementedError
@@ -84,6 +112,8 @@ class _Primitives:
     def __init__(self, module: ir.Module, element: ir.Type) -> None:
         self.element = element
         pointer = _BYTE.as_pointer()
+        self._sqrt = module.declare_intrinsic("llvm.sqrt", [element])
+        self._magnitude = module.declare_intrinsic("llvm.fabs", [element])
         self._copy = module.declare_intrinsic("llvm.memcpy", [pointer, pointer, _INT])
         self._clear = module.declare_intrinsic("llvm.memset", [pointer, _INT])
 
@@ -103,6 +133,35 @@ class _Primitives:
     def add(self, b: ir.IRBuilder, to: ir.Value, source: ir.Value) -> None:
         place = b.inttoptr(to, self.element.as_pointer())
         b.store(b.fadd(b.load(place), b.load(b.inttoptr(source, place.type))), place)
+
+    def _at(self, b: ir.IRBuilder, address: ir.Value) -> ir.Value:
+        return b.inttoptr(address, self.element.as_pointer())
+
+    def limit(self, b: ir.IRBuilder, to: ir.Value, bound: ir.Value) -> None:
+        most, place = b.load(self._at(b, bound)), self._at(b, to)
+        least, value = b.fneg(most), b.load(place)
+        value = b.select(b.fcmp_ordered("<", most, value), most, value)
+        b.store(b.select(b.fcmp_ordered("<", value, least), least, value), place)
+
+    def raise_to(self, b: ir.IRBuilder, to: ir.Value, source: ir.Value) -> None:
+        place, value = self._at(b, to), b.call(self._magnitude, [b.load(self._at(b, source))])
+        before = b.load(place)
+        b.store(b.select(b.fcmp_ordered("<", before, value), value, before), place)
+
+    def add_square(self, b: ir.IRBuilder, to: ir.Value, source: ir.Value, unit: ir.Value) -> None:
+        share = b.fdiv(b.load(self._at(b, source)), b.load(self._at(b, unit)))
+        place = self._at(b, to)
+        b.store(b.fadd(b.load(place), b.fmul(share, share)), place)
+
+    def shrink(self, b: ir.IRBuilder, to: ir.Value, bound: ir.Value, unit: ir.Value, squares: ir.Value) -> None:
+        most = b.fdiv(b.load(self._at(b, bound)), b.load(self._at(b, unit)))
+        norm = b.call(self._sqrt, [b.load(self._at(b, squares))])
+        factor = b.select(b.fcmp_ordered("<", most, norm), b.fdiv(most, norm), ir.Constant(self.element, 1))
+        b.store(factor, self._at(b, to))
+
+    def scale(self, b: ir.IRBuilder, to: ir.Value, factor: ir.Value) -> None:
+        place = self._at(b, to)
+        b.store(b.fmul(b.load(place), b.load(self._at(b, factor))), place)
 
     def copy(self, b: ir.IRBuilder, to: ir.Value, source: ir.Value, count: ir.Value) -> None:
         pointers = [b.inttoptr(address, _BYTE.as_pointer()) for address in (to, source)]

@@ -178,6 +178,30 @@ class Need(NamedTuple):
     params: bool = True
 
 
+class Clip(NamedTuple):
+    """Clipping of the gradient of a layer's states at each active step, the step's own outputs included.
+
+    bound : of each element's magnitude, or of the Euclidean norm of a sequence's gradient of all states
+    by_norm : which of these
+    """
+
+    bound: float
+    by_norm: bool
+
+
+class Options(NamedTuple):
+    """What a backward pass does beside plain BPTT.
+
+    cuts : where it ends; each direction has them in its own order
+    clip : None for none
+    per_sequence : whether each sequence has gradients of the parameters of its own: (N, ...)
+    """
+
+    cuts: Cuts | None = None
+    clip: Clip | None = None
+    per_sequence: bool = False
+
+
 class LayerGradients(NamedTuple):
     """The result of a backward pass of a stack; what was not needed is None or missing.
 
@@ -213,12 +237,9 @@ class Stack(Protocol):
         """Outputs (T, N, directions*H), last states, and if `keep` what :meth:`backward` needs."""
 
     def backward(
-        self, saved: Any, dy: Array | None, dlast: tuple[Array, ...] | None, cuts: Cuts | None, need: Need
+        self, saved: Any, dy: Array | None, dlast: tuple[Array, ...] | None, options: Options, need: Need
     ) -> LayerGradients:
-        """Gradients by `dy` (T, N, directions*H) and `dlast`, states as of a :class:`Given`; None for zeros.
-
-        Each direction has the cuts in its own order.
-        """
+        """Gradients by `dy` (T, N, directions*H) and `dlast`, states as of a :class:`Given`; None for zeros."""
 
 
 class Backend(Protocol):
@@ -252,10 +273,13 @@ class Backend(Protocol):
         dlast: tuple[Array, ...],
         flags: Flags | None,
         path: Any = None,
+        clip: Clip | None = None,
+        per_sequence: bool = False,
     ) -> Gradients:
         """Gradients of a loss with ``dL/dy = dy`` (T, N, H) and ``dL/dlast = dlast``.
 
         flags : those of the call, with the cuts of truncated BPTT
+        clip, per_sequence : see :class:`Options`; with the latter, gradients of the parameters are (N, ...)
         """
 
     def prepare(self, layout: Layout, params: Mapping[str, Array]) -> Stack:

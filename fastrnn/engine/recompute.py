@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ..errors import positive_int
-from .contract import Array, Given, LayerGradients, Layout, Need, Stack
-from .flags import Cuts, Flags, with_cuts
+from .contract import Array, Given, LayerGradients, Layout, Need, Options, Stack
+from .flags import Flags, with_cuts
 from .memory import aligned
 from .settings import Settings
 from .stack import joined
@@ -89,18 +89,19 @@ class Segments:
         return y, state, Saved(given, now, states) if keep else None
 
     def backward(
-        self, saved: Saved, dy: Array | None, dlast: tuple[Array, ...] | None, cuts: Cuts | None, need: Need
+        self, saved: Saved, dy: Array | None, dlast: tuple[Array, ...] | None, options: Options, need: Need
     ) -> LayerGradients:
         """See :class:`fastrnn.engine.contract.Stack`."""
         given, now, states = saved
         T, N, D = given.x.shape
-        flags = with_cuts(given.flags, T, N, self.layout.reverse, cuts)
+        flags = with_cuts(given.flags, T, N, self.layout.reverse, options.cuts)
         dx = aligned((T, N, D), self.layout.dtype) if need.x else None
-        own_need = need._replace(state=True)
+        # The cuts are among the flags.
+        own_need, own_options = need._replace(state=True), options._replace(cuts=None)
         total: LayerGradients | None = None
         for part, state in reversed(list(zip(self._parts(T), states, strict=True))):
             piece = self._piece(given, flags, part, state)
-            found = self._segment(piece, now, None if dy is None else dy[part], dlast, own_need)
+            found = self._segment(piece, now, None if dy is None else dy[part], dlast, own_options, own_need)
             if dx is not None and found.dx is not None:
                 dx[part] = self._dropped(given, part, found.dx)
             dlast = found.dstate
@@ -110,12 +111,17 @@ class Segments:
         return total._replace(dx=dx, dstate=dlast if need.state else None)
 
     def _segment(
-        self, piece: Given, now: Settings, dy: Array | None, dlast: tuple[Array, ...] | None, need: Need
+        self,
+        piece: Given,
+        now: Settings,
+        dy: Array | None,
+        dlast: tuple[Array, ...] | None,
+        options: Options,
+        need: Need,
     ) -> LayerGradients:
         """A segment once more, and back: what it keeps is gone before the next one begins."""
-        # The forward pass has no use for the cuts among the flags.
         _, _, saved = self.stack.forward(piece, now, True)
-        return self.stack.backward(saved, dy, dlast, None, need)
+        return self.stack.backward(saved, dy, dlast, options, need)
 
     def _parts(self, T: int) -> list[slice]:
         """The steps of each segment, in the order of the direction."""
@@ -191,7 +197,7 @@ class BothWays:
         return x, joined(ends), saved if keep else None
 
     def backward(
-        self, saved: list[Saved], dy: Array | None, dlast: tuple[Array, ...] | None, cuts: Cuts | None, need: Need
+        self, saved: list[Saved], dy: Array | None, dlast: tuple[Array, ...] | None, options: Options, need: Need
     ) -> LayerGradients:
         """See :class:`fastrnn.engine.contract.Stack`."""
         H = self.layout.hidden_size
@@ -200,7 +206,7 @@ class BothWays:
             d = i % 2
             own_dy = None if dy is None else dy[..., d * H : (d + 1) * H]
             own_need = need._replace(x=need.x or i > 1)
-            found.insert(0, self._each[i].backward(saved[i], own_dy, _of(dlast, i), cuts, own_need))
+            found.insert(0, self._each[i].backward(saved[i], own_dy, _of(dlast, i), options, own_need))
             if d == 0:
                 dx = found[0].dx
                 if dx is not None:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from .contract import Array, Backend, Call, Given, Gradients, LayerGradients, Layout, Need
-from .flags import Cuts, with_cuts
+from .contract import Array, Backend, Call, Given, Gradients, LayerGradients, Layout, Need, Options
+from .flags import with_cuts
 from .plan import Plan, make_plan
 from .precision import PARTS
 from .settings import Settings
@@ -80,14 +80,14 @@ class LayerByLayer:
         return x, joined(ends), saved
 
     def backward(
-        self, saved: SavedCalls, dy: Array | None, dlast: tuple[Array, ...] | None, cuts: Cuts | None, need: Need
+        self, saved: SavedCalls, dy: Array | None, dlast: tuple[Array, ...] | None, options: Options, need: Need
     ) -> LayerGradients:
         """See :class:`fastrnn.engine.contract.Stack`."""
         layout, given = self.layout, saved.given
         T, N, _ = given.x.shape
         H, count = layout.hidden_size, len(saved.calls)
         zeros = (np.zeros((N, H), layout.dtype),) * len(layout.cell.states)
-        flags = [with_cuts(given.flags, T, N, call.reverse, cuts) for call in saved.calls[: layout.directions]]
+        flags = [with_cuts(given.flags, T, N, call.reverse, options.cuts) for call in saved.calls[: layout.directions]]
         found: list[Gradients] = []
         dx: Array | None = None
         for layer in reversed(range(layout.num_layers)):
@@ -96,7 +96,15 @@ class LayerByLayer:
                 call, d = saved.calls[i], i % layout.directions
                 own_dy = None if dy is None else dy[..., d * H : (d + 1) * H]
                 own = zeros if dlast is None else tuple(part[i] for part in dlast)
-                return self.backend.backward(call, saved.by_call[i], own_dy, own, flags[d])
+                return self.backend.backward(
+                    call,
+                    saved.by_call[i],
+                    own_dy,
+                    own,
+                    flags[d],
+                    clip=options.clip,
+                    per_sequence=options.per_sequence,
+                )
 
             results = self._each(back, self._both(layer), saved.num_threads, saved.calls[layer * layout.directions])
             found = results + found
@@ -150,16 +158,18 @@ def joined(states: list[tuple[Array, ...]]) -> tuple[Array, ...]:
 
 
 def parameter_gradients(plan: Plan, found: WeightGradients, params: Mapping[str, Array]) -> dict[str, Array]:
-    """Gradient of each of `params`, of one layer and direction."""
-    H, dslots = found.dslots.shape[1], found.dslots
+    """Gradient of each of `params`, of one layer and direction; for each sequence, if `found` is."""
+    dslots = found.dslots
+    *each, _, H = dslots.shape
     grads = {"Wx": found.dWx, "Wh": found.dWh}
     if "bx" in params:
-        grads["bx"] = dslots[: plan.n_gates].flatten()
+        grads["bx"] = np.array(dslots[..., : plan.n_gates, :]).reshape(*each, plan.n_gates * H)
     if "bh" in params:
-        dbh = np.zeros((plan.n_matrices, H), dslots.dtype)
+        dbh = np.zeros((*each, plan.n_matrices, H), dslots.dtype)
         for p in plan.weight_terms:
-            dbh[p.matrix] += dslots[p.slot]
-        grads["bh"] = dbh.reshape(-1)
+            dbh[..., p.matrix, :] += dslots[..., p.slot, :]
+        grads["bh"] = dbh.reshape(*each, plan.n_matrices * H)
     # Two parameters can share a slot; their gradients are two arrays all the same.
-    grads |= {unit: dslots[slot].copy() for unit, slot in zip(plan.cell.units, plan.unit_slots, strict=True)}
+    units = zip(plan.cell.units, plan.unit_slots, strict=True)
+    grads |= {unit: dslots[..., slot, :].copy() for unit, slot in units}
     return {name: grads[name] for name in params if name != "Wh" or plan.n_matrices}

@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import positive_int
-from .contract import Array, LayerGradients, Need, Stack
+from ..errors import choice, positive_int
+from .contract import Array, Clip, LayerGradients, Need, Options, Stack
 from .flags import Cuts, Flags, inactive
+
+_PLAIN = Options()
 
 
 class Window(NamedTuple):
@@ -76,6 +78,23 @@ def window_of(truncate: Any, directions: int = 1) -> Window | None:
     return Window(k1, k2)
 
 
+def clip_of(clip_state: Any) -> Clip | None:
+    """What the argument `clip_state` says."""
+    if clip_state is None:
+        return None
+    expected = 'clip_state: expected ("value", bound) or ("norm", bound)'
+    if not isinstance(clip_state, tuple | list):
+        raise TypeError(f"{expected}, got {type(clip_state).__name__}")
+    if len(clip_state) != 2:
+        raise ValueError(f"{expected}, got {len(clip_state)} entries")
+    kind, bound = choice("clip_state[0]", clip_state[0], ("value", "norm")), clip_state[1]
+    if isinstance(bound, bool) or not isinstance(bound, int | float | np.floating | np.integer):
+        raise TypeError(f"clip_state[1]: expected a number, got {type(bound).__name__}")
+    if not 0 < bound < np.inf:
+        raise ValueError(f"clip_state[1]: expected a finite number above 0, got {bound}")
+    return Clip(float(bound), kind == "norm")
+
+
 def passes(
     truncate: Any, flags: Flags | None, T: int, N: int, reverse: bool = False, directions: int = 1
 ) -> Iterator[Pass]:
@@ -111,13 +130,19 @@ def _passes(window: Window | None, flags: Flags | None, T: int, N: int, reverse:
 
 
 def backward(
-    stack: Stack, saved: Any, dy: Array | None, dlast: tuple[Array, ...] | None, ways: Iterator[Pass], need: Need
+    stack: Stack,
+    saved: Any,
+    dy: Array | None,
+    dlast: tuple[Array, ...] | None,
+    ways: Iterator[Pass],
+    need: Need,
+    options: Options = _PLAIN,
 ) -> LayerGradients:
     """The sum of what all passes give; see :meth:`fastrnn.engine.contract.Stack.backward`."""
     total: LayerGradients | None = None
     for way in ways:
         own = None if dlast is None else tuple(way.state(d) for d in dlast)
-        found = stack.backward(saved, way.outputs(dy), own, way.cuts, need)
+        found = stack.backward(saved, way.outputs(dy), own, options._replace(cuts=way.cuts), need)
         total = found if total is None else add(total, found)
     assert total is not None
     return total

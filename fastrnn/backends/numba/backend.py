@@ -8,11 +8,11 @@ are those of the values that BPTT needs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import reduce
+from functools import partial, reduce
 
 import numpy as np
 
-from ...engine.contract import Array, Call, Gradients, Layout, Result
+from ...engine.contract import Array, Call, Clip, Gradients, Layout, Result
 from ...engine.flags import Flags
 from ...engine.plan import Plan
 from ...engine.threads import run_together
@@ -72,20 +72,21 @@ class NumbaBackend:
         dlast: tuple[Array, ...],
         flags: Flags | None,
         path: NumbaPath | None = None,
+        clip: Clip | None = None,
+        per_sequence: bool = False,
     ) -> Gradients:
         T, N, _, _ = call.sizes
         # Each part of the batch has saved its own values.
         parts = len(saved)
-        path = (
-            in_parts(parts, T, N, _row_bytes(call, call.plan.n_da))
-            if path is None
-            else checked(path, T, N, call.threads)
-        )
+        if path is None:
+            path = in_parts(parts, T, N, _row_bytes(call, call.plan.n_da), per_sequence)
+        else:
+            path = checked(path, T, N, call.threads)
         if path.parts != parts:
             raise ValueError(f"path: expected {parts} parts as the forward pass had, got {path}")
         kernel = kernel_of(call.plan, call.dtype)
         if parts == 1:
-            return _backward(call, saved[0], dy, dlast, flags, kernel, path.chunk)
+            return _backward(call, saved[0], dy, dlast, flags, kernel, path.chunk, clip, per_sequence)
         dx = np.empty(call.x.shape, call.dtype)
 
         def work(part: tuple[tuple[slice, Call], Saved]) -> Gradients:
@@ -93,14 +94,15 @@ class NumbaBackend:
             own_dy = None if dy is None else dy[:, rows]
             own_dlast = tuple(d[rows] for d in dlast)
             own_flags = None if flags is None else np.ascontiguousarray(flags[:, rows])
-            result = _backward(own, saved, own_dy, own_dlast, own_flags, kernel, path.chunk)
+            result = _backward(own, saved, own_dy, own_dlast, own_flags, kernel, path.chunk, clip, per_sequence)
             dx[:, rows] = result.dx
             return result
 
         results = run_together(work, zip(split(call, parts), saved, strict=True))
         dstate = tuple(np.concatenate(states) for states in zip(*(r.dstate for r in results), strict=True))
         # Added in the order of the parts, so that the bits do not depend on which thread was first.
-        dWx, dWh, dslots = (reduce(np.add, sums) for sums in zip(*(r[2:5] for r in results), strict=True))
+        both = np.concatenate if per_sequence else partial(reduce, np.add)
+        dWx, dWh, dslots = (both(sums) for sums in zip(*(r[2:5] for r in results), strict=True))
         dreset = None
         if call.reset_state is not None:
             dreset = tuple(np.concatenate(states) for states in zip(*(r.dreset or () for r in results), strict=True))
@@ -121,9 +123,12 @@ def _backward(
     flags: Flags | None,
     kernel: Kernel,
     chunk: int,
+    clip: Clip | None,
+    per_sequence: bool,
 ) -> Gradients:
     last, reset, given = _given(call, dlast)
-    found = backward(kernel, plain(call.x), given, saved, dy, last, flags, reset, chunk, call.reverse)
+    x = plain(call.x)
+    found = backward(kernel, x, given, saved, dy, last, flags, reset, chunk, call.reverse, clip, per_sequence)
     dreset = None if reset is None else tuple(found.dreset)
     return Gradients(found.dx, tuple(found.dstate), *found[2:5], dreset, NumbaPath(1, chunk))
 

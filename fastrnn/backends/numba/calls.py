@@ -3,7 +3,7 @@
 from fastrnn.backends.numba.pointers import caller, of
 from fastrnn.backends.numba.subnormals import BITS, read_register, write_register
 
-_forward, _backward, _online = caller(23), caller(32), caller(3)
+_forward, _backward, _online = caller(23), caller(35), caller(3)
 
 
 def forward(
@@ -41,7 +41,7 @@ def forward(
 
 def backward(
     loop, table, tiles, x, Wx, Wh, bx, bh, own, dy, dlast, states, entering, keep, memory, flags, dx, dstate, dWx, dWh,
-    dslots, dreset, entering_row, entering_rows, chunk, reverse
+    dslots, dreset, clip, entering_row, entering_rows, by_norm, per_sequence, chunk, reverse
 ):  # fmt: skip
     """Run the backward pass by the machine code at `loop`, with subnormal numbers treated as zero."""
     mode = read_register()
@@ -50,7 +50,8 @@ def backward(
     _backward(
         loop, of(table), of(tiles), of(x), of(Wx), of(Wh), of(bx), of(bh), of(own), of(dy), of(dlast), of(states),
         of(entering), of(keep), of(memory), of(flags), of(dx), of(dstate), of(dWx), of(dWh), of(dslots), of(dreset),
-        dy.strides[0], dy.strides[1], dy.strides[2], entering_row, entering_rows, T, N, D, Wh.shape[0], chunk, reverse,
+        of(clip), dy.strides[0], dy.strides[1], dy.strides[2], entering_row, entering_rows, by_norm, per_sequence,
+        T, N, D, Wh.shape[0], chunk, reverse,
     )  # fmt: skip
     write_register(mode)
 

@@ -30,8 +30,8 @@ def _signatures(dtype: str) -> dict[str, str]:
     strided = f"Array({dtype}, 3, 'A', readonly=True)"
     given = ["int64", table, table, cube, matrix, matrix, flat, flat, flat]
     forward = [*given, cube, cube, cube, flat, flat, flat, flags, cube, "int64", "int64", "int64"]
-    backward = [*given, strided, cube, flat, flat, flat, flat, flags, cube, cube, matrix, matrix, matrix, cube]
-    backward += ["int64"] * 4
+    backward = [*given, strided, cube, flat, flat, flat, flat, flags, cube, cube, matrix, matrix, matrix, cube, flat]
+    backward += ["int64"] * 6
     online = ["int64", table, matrix, matrix]
     named = {"forward": forward, "backward": backward, "online": online}
     return {name: f"void({', '.join(types)})" for name, types in named.items()}
@@ -141,10 +141,11 @@ def forward_memory(kernel: Kernel, N: int, D: int, H: int, chunk: int, flagged: 
     return before + kernel.panels(kernel.forward, H, Hp) + chunk * N * G * Hp + 4 * _LINE
 
 
-def backward_memory(kernel: Kernel, N: int, D: int, H: int, chunk: int) -> int:
-    """Elements of `memory` that the backward loop needs, in the order in which it lays them out."""
+def backward_memory(kernel: Kernel, N: int, D: int, H: int, chunk: int, each: int = 1) -> int:
+    """Elements of `memory` that the backward loop needs, in its order, for `each` sums of gradients."""
     Hp, width = kernel.padded(H), kernel.target.width
     G, P, M, S = kernel.gates, kernel.matrices, kernel.slots, kernel.states
-    before = kernel.first(kernel.backward, Hp) + (S + 1) * N * Hp + D * G * Hp + H * P * Hp + 2 * M * Hp
+    sums = each * (D * G + H * P + 2 * M) * Hp
+    before = kernel.first(kernel.backward, Hp) + (S + 1) * N * Hp + Hp + sums
     packed = G * Hp * (-(-D // width) * width) + kernel.panels(kernel.backward, H, Hp)
-    return before + packed + chunk * N * thresholds.TILE_COLUMNS * width + (chunk + 2) * N * M * Hp + 10 * _LINE
+    return before + packed + chunk * N * thresholds.TILE_COLUMNS * width + (chunk + 2) * N * M * Hp + 12 * _LINE

@@ -41,17 +41,18 @@ def choose(T: int, N: int, row_bytes: int, threads: int) -> NumbaPath:
     return in_parts(min(threads, N), T, N, row_bytes)
 
 
-def in_parts(parts: int, T: int, N: int, row_bytes: int) -> NumbaPath:
+def in_parts(parts: int, T: int, N: int, row_bytes: int, per_sequence: bool = False) -> NumbaPath:
     """The path of a call whose batch is split into `parts`."""
     parts = max(1, parts)
-    return NumbaPath(parts, chunk_of(T, -(-N // parts), row_bytes))
+    return NumbaPath(parts, chunk_of(T, -(-N // parts), row_bytes, per_sequence))
 
 
-def chunk_of(T: int, N: int, row_bytes: int) -> int:
+def chunk_of(T: int, N: int, row_bytes: int, per_sequence: bool = False) -> int:
     """Steps of a chunk: as many as fit the cache, but enough rows for the products to be deep."""
     rows = max(1, N)
     fitting = thresholds.CHUNK_BYTES // max(1, rows * row_bytes)
-    return min(T, max(fitting, -(-thresholds.CHUNK_ROWS // rows)))
+    least = thresholds.CHUNK_ROWS_OF_EACH if per_sequence else thresholds.CHUNK_ROWS
+    return min(T, max(fitting, -(-least // rows)))
 
 
 def checked(path: Any, T: int, N: int, threads: int) -> NumbaPath:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ... import thresholds
-from ...engine.contract import Array
+from ...engine.contract import Array, Clip
 from ...engine.flags import HOLD, RESET, Flags, inactive
 from ...engine.memory import aligned, aligned_arrays
 from .kernel import Kernel, backward_memory, forward_memory
@@ -121,6 +121,8 @@ def backward(
     reset: Array | None,
     chunk: int,
     reverse: bool,
+    clip: Clip | None = None,
+    per_sequence: bool = False,
 ) -> Sums:
     """Gradients for `dy` (T, N, H), any strides, and `dlast` (S, N, H); the rest is as for :func:`forward`."""
     (T, N, D), (S, _, H), dtype = x.shape, dlast.shape, x.dtype
@@ -133,16 +135,21 @@ def backward(
         if held is not None or (flags & RESET).any():
             entering, row, rows = _entering(kernel, saved, flags, reset, (S, T, N, H), reverse), 0, T
     dx, dstate = np.empty((T, N, D), dtype), np.empty((S, N, H), dtype)
-    dWx, dWh = np.empty(given[0].shape, dtype), np.empty(given[1].shape, dtype)
-    dslots = np.empty((kernel.slots, H), dtype)
+    each = N if per_sequence else 1
+    shapes = [given[0].shape, given[1].shape, (kernel.slots, H)]
+    sums = [np.empty((each * depth, columns), dtype) for depth, columns in shapes]
+    bound = np.array([] if clip is None else [clip.bound], dtype)
     dreset = kernel.none if reset is None else np.zeros((S, N, H), dtype)
-    memory = _take(backward_memory(kernel, N, D, H, chunk), dtype)
+    memory = _take(backward_memory(kernel, N, D, H, chunk, each), dtype)
     kernel.run_backward(
         *kernel.to_backward, x, *given, kernel.none if dy is None else dy, dlast, saved.states, entering, saved.keep,
-        memory, kernel.no_flags if flags is None else flags, dx, dstate, dWx, dWh, dslots, dreset,
-        row, rows, chunk, int(reverse),
+        memory, kernel.no_flags if flags is None else flags, dx, dstate, *sums, dreset,
+        bound, row, rows, int(clip is not None and clip.by_norm), int(per_sequence), chunk, int(reverse),
     )  # fmt: skip
     _give_back(memory)
+    if per_sequence:
+        sums = [one.reshape(N, *shape) for one, shape in zip(sums, shapes, strict=True)]
+    dWx, dWh, dslots = sums
     return Sums(dx, dstate, dWx, dWh, dslots, dreset)
 
 

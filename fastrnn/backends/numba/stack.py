@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...engine.contract import Array, Backend, Given, LayerGradients, Layout, Need
-from ...engine.flags import Cuts
+from ...engine.contract import Array, Backend, Given, LayerGradients, Layout, Need, Options
 from ...engine.settings import Settings
 from ...engine.stack import LayerByLayer, SavedCalls, parameter_gradients
 from ...engine.threads import threads_up_to, work_of
@@ -117,7 +116,7 @@ class NumbaStack(LayerByLayer):
         return dx if need.x else None, self._out(dfirst) if need.state else None, grads
 
     def backward(
-        self, saved: Any, dy: Array | None, dlast: tuple[Array, ...] | None, cuts: Cuts | None, need: Need
+        self, saved: Any, dy: Array | None, dlast: tuple[Array, ...] | None, options: Options, need: Need
     ) -> LayerGradients:
         """See :class:`fastrnn.engine.contract.Stack`."""
         if isinstance(saved, Quick):
@@ -126,7 +125,7 @@ class NumbaStack(LayerByLayer):
             saved = SavedCalls(
                 Given(saved.inputs[0], states), calls, [[one] for one in saved.by_layer], saved.now.num_threads
             )
-        return super().backward(saved, dy, dlast, cuts, need)
+        return super().backward(saved, dy, dlast, options, need)
 
     def _is(self, value: Any, ndim: int) -> bool:
         return type(value) is np.ndarray and value.ndim == ndim and value.dtype == self.layout.dtype

@@ -23,13 +23,14 @@ The arrays of a call; the address of an array that is not there is 0:
     dy       (T, N, H)             in, any strides; empty for zeros
     dlast    (S, N, H)             in
     dx, dstate, dWx, dWh           out, like what they are gradients of
-    dslots   (M, H)                out: sums of `da`
+    dslots   (M, H)                out: sums of `da`; like dWx and dWh once for each sequence if `per_sequence`
     dreset   (S, N, H)             inout: added to; empty if not needed
+    clip     (1,)                  in: bound of the gradient of the states at each step; empty for none
 `memory` is scratch space that holds nothing between calls: the packed matrices, the unit rows (U, Hp), the projections
 of a chunk (chunk, N, G, Hp) or its gradients (chunk + 2, N, M, Hp) with one step before and one after it, and more; the
 sizes are in :func:`fastrnn.backends.numba.kernel.forward_memory`.
 """
 
-from . import backward, chunk, flagged, forward, packing, rows, stage, tiles
+from . import backward, chunk, clip, flagged, forward, packing, rows, stage, tiles
 
-MODULES = (rows, tiles, packing, chunk, flagged, stage, forward, backward)
+MODULES = (rows, tiles, packing, chunk, flagged, clip, stage, forward, backward)

@@ -21,6 +21,7 @@ from ..tables import (
     UNITS_ROWS,
 )
 from .chunk import add_products, project_back
+from .clip import clip_states
 from .flagged import clear_held, marked
 from .packing import fill_units, pack_back, pack_panels
 from .rows import SIZE, WIDTH, add_rows, copy_rows, entry, lines, pack
@@ -29,7 +30,8 @@ from .stage import run_stage, start_record
 
 def backward(
     table, tiles, x, Wx, Wh, bx, bh, own, dy, dlast, states, entering, keep, memory, flags, dx, dstate, dWx, dWh,
-    dslots, dreset, dy_time, dy_row, dy_unit, entering_row, entering_rows, T, N, D, H, chunk, reverse
+    dslots, dreset, clip, dy_time, dy_row, dy_unit, entering_row, entering_rows, by_norm, per_sequence, T, N, D, H,
+    chunk, reverse
 ):  # fmt: skip
     """Every step of a call, from the last to the first; the arguments are those of :mod:`.loops`."""
     record = memory
@@ -44,12 +46,16 @@ def backward(
     start_record(table, record, units, H, Hp)
     carries = units + lines(entry(table, UNITS_ROWS) * Hp * SIZE)
     grads = carries + lines(S * row)
-    sums_x = grads + lines(row)
-    sums_h = sums_x + lines(D * G * Hp * SIZE)
-    sums = sums_h + lines(H * P * Hp * SIZE)
+    zeros = grads + lines(row)
+    spare = zeros + lines(Hp * SIZE)
+    sums_x = spare + lines(3 * SIZE)
+    # Sums over all sequences, or over the steps of each.
+    each = N if per_sequence else 1
+    sums_h = sums_x + lines(each * D * G * Hp * SIZE)
+    sums = sums_h + lines(each * H * P * Hp * SIZE)
     # Summed by chunks first: a float32 sum of a million rows, one by one, would have a hundred times the error.
-    of_chunk = sums + lines(M * Hp * SIZE)
-    panel = of_chunk + lines(M * Hp * SIZE)
+    of_chunk = sums + lines(each * M * Hp * SIZE)
+    panel = of_chunk + lines(each * M * Hp * SIZE)
     clear(grads, panel - grads)
     pack_back(G, panel, Wx, D, H, Hp)
     end = panel + lines(G * Hp * ((D + WIDTH - 1) // WIDTH * SIZE * WIDTH))
@@ -85,6 +91,9 @@ def backward(
                 put(record + 8 * (STATES + 3 * k + PREV), entered + k * entered_step + t * row)
             here = -1 if s < 0 else marked(flags, t, N, HOLD)
             after = 0 if s == T - 1 else marked(flags, t - 1 if reverse else t + 1, N, HOLD | RESET | CUT)
+            if clip:
+                put(record + 8 * DY, grads)
+                put(record + 8 * DY_STEP, Hp * SIZE)
             if s >= 0 and in_place:
                 put(record + 8 * DY, dy + t * dy_time)
                 put(record + 8 * DY_STEP, dy_row)
@@ -93,21 +102,34 @@ def backward(
                     source = dy + t * dy_time + n * dy_row
                     pack(grads + n * Hp * SIZE, 0, source, 0, dy_unit, 1, H, H)
             of_stage, first = panels, entry(table, STAGES_AT)
+            clipped = clip and s >= 0
+            if clipped:
+                # A norm is of all units: the gradient of the states is complete before the elementwise code begins.
+                if s < T - 1:
+                    run_stage(table, tiles, record, first, panels, scratch, N, H, Hp, 1, -1, after, dreset, 1)
+                clip_states(table, record, flags + t * N if flags else 0, clip, by_norm, spare, N, H, Hp)
+                put(record + 8 * DY, zeros)
+                put(record + 8 * DY_STEP, 0)
             for stage in range(first, first + STAGE if s < 0 else entry(table, STAGES_END), STAGE):
                 back = stage == first
-                reach = 0 if back and s == T - 1 else 1
+                reach = 0 if back and (s == T - 1 or clipped) else 1
                 run_stage(table, tiles, record, stage, of_stage, scratch, N, H, Hp, reach, here,
-                          after if back else 0, dreset, back)  # fmt: skip
+                          after if back and clipped == 0 else 0, dreset, back)  # fmt: skip
                 of_stage += 8 * entry(table, stage + PRODUCTS)
         inner = da + M * row
         project_back(tiles, inner, M * Hp, panel, dx + low * N * D * SIZE, D, G * Hp, steps * N, scratch)
-        add_products(table, tiles, block, inner, steps * N, x + low * N * D * SIZE, D, sums_x, entered + low * row,
-                     entered_step, keep + low * J * row, sums_h, of_chunk, H, Hp)  # fmt: skip
-        add_rows(sums, 0, of_chunk, 0, 1, M * Hp)
-        clear(of_chunk, M * Hp * SIZE)
+        for n in range(each):
+            add_products(
+                table, tiles, block, inner + n * M * Hp * SIZE, steps * N // each, each,
+                x + (low * N + n) * D * SIZE, D, sums_x + n * D * G * Hp * SIZE, entered + low * row + n * Hp * SIZE,
+                entered_step, keep + low * J * row + n * J * Hp * SIZE, sums_h + n * H * P * Hp * SIZE,
+                of_chunk + n * M * Hp * SIZE, H, Hp,
+            )  # fmt: skip
+        add_rows(sums, 0, of_chunk, 0, 1, each * M * Hp)
+        clear(of_chunk, each * M * Hp * SIZE)
         end = begin
     copy_rows(dstate, H * SIZE, carries, Hp * SIZE, S * N, H * SIZE, 0)
-    copy_rows(dWx, H * SIZE, sums_x, Hp * SIZE, D * G, H * SIZE, 0)
-    copy_rows(dWh, H * SIZE, sums_h, Hp * SIZE, H * P, H * SIZE, 0)
-    copy_rows(dslots, H * SIZE, sums, Hp * SIZE, M, H * SIZE, 0)
+    copy_rows(dWx, H * SIZE, sums_x, Hp * SIZE, each * D * G, H * SIZE, 0)
+    copy_rows(dWh, H * SIZE, sums_h, Hp * SIZE, each * H * P, H * SIZE, 0)
+    copy_rows(dslots, H * SIZE, sums, Hp * SIZE, each * M, H * SIZE, 0)
     clear_held(flags, T * N, dx, D * SIZE)

@@ -37,10 +37,13 @@ def project_back(tiles, da, da_row, panel, dx, D, depth, rows, scratch):
     return 0
 
 
-def add_products(table, tiles, block, da, rows, x, D, sums_x, entered, entered_step, kept, sums_h, sums, H, Hp):
+def add_products(
+    table, tiles, block, da, rows, apart, x, D, sums_x, entered, entered_step, kept, sums_h, sums, H, Hp
+):  # fmt: skip
     """Add a chunk to the gradients of the weights: ``dWx += x^T @ da``, ``dWh += vector^T @ da``.
 
-    Each block of columns of `da` is packed once and multiplied by all vectors.
+    Each block of columns of `da` is packed once and multiplied by all vectors. Every `apart`-th row counts: all rows,
+    or those of one sequence.
     """
     G, P, M, uses = entry(table, GATES), entry(table, MATRICES), entry(table, SLOTS), entry(table, USES)
     for m in range(M):
@@ -48,10 +51,10 @@ def add_products(table, tiles, block, da, rows, x, D, sums_x, entered, entered_s
         while u < Hp:
             cols = min(TILE_COLUMNS, (Hp - u) // WIDTH)
             at = (m * Hp + u) * SIZE
-            copy_rows(block, cols * SIZE * WIDTH, da + at, M * Hp * SIZE, rows, cols * SIZE * WIDTH, 0)
+            copy_rows(block, cols * SIZE * WIDTH, da + at, apart * M * Hp * SIZE, rows, cols * SIZE * WIDTH, 0)
             add_rows(sums + at, 0, block, cols * SIZE * WIDTH, rows, cols * WIDTH)
             if m < G:
-                multiply(tiles, x, 1, D, block, cols * WIDTH, rows, sums_x + at, G * Hp, D, cols, 1)
+                multiply(tiles, x, 1, apart * D, block, cols * WIDTH, rows, sums_x + at, G * Hp, D, cols, 1)
             for i in range(uses):
                 use = entry(table, USES_AT) + i * USE
                 if entry(table, use + SLOT) == m:
@@ -60,6 +63,6 @@ def add_products(table, tiles, block, da, rows, x, D, sums_x, entered, entered_s
                         a, step = kept + entry(table, use + VECTOR_BLOCK) * Hp * SIZE, entry(table, KEEPS) * Hp
                     else:
                         a, step = entered + (entry(table, use + VECTOR_PLACE) - STATES) // 3 * entered_step, Hp
-                    multiply(tiles, a, 1, step, block, cols * WIDTH, rows, c, P * Hp, H, cols, 1)
+                    multiply(tiles, a, 1, apart * step, block, cols * WIDTH, rows, c, P * Hp, H, cols, 1)
             u += cols * WIDTH
     return 0
