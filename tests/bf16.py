@@ -74,9 +74,9 @@ def split_reference(p: Problem, call: Call, parts: int) -> Result:
         return own
 
     def with_split_products(method: Any) -> Any:
-        def run(backend: Any, call: Any, *rest: Any) -> Any:
+        def run(backend: Any, call: Any, *rest: Any, **options: Any) -> Any:
             state, params = tuple(map(splitting, call.state)), {k: splitting(a) for k, a in call.params.items()}
-            result = method(backend, replace(call, x=splitting(call.x), state=state, params=params), *rest)
+            result = method(backend, replace(call, x=splitting(call.x), state=state, params=params), *rest, **options)
             # Both kinds of results have one array first and the states' second.
             first, states, *others = result
             return type(result)(np.asarray(first), tuple(map(np.asarray, states)), *others)
