@@ -20,7 +20,7 @@ from .contract import Array, Given, LayerGradients, Layout, Need, Options, Stack
 from .flags import Flags, with_cuts
 from .memory import aligned
 from .settings import Settings
-from .stack import joined
+from .stack import WithoutShortCut, joined
 from .truncation import add
 
 SQRT = "sqrt"
@@ -47,7 +47,7 @@ class Saved(NamedTuple):
     states: list[tuple[Array, ...] | None]
 
 
-class Segments:
+class Segments(WithoutShortCut):
     """See :class:`fastrnn.engine.contract.Stack`: layers in one direction, a segment at a time.
 
     Parameters
@@ -64,16 +64,6 @@ class Segments:
 
     def __init__(self, stack: Stack, layout: Layout, length: Callable[[int], int], layer: int = 0) -> None:
         self.stack, self.layout, self.length, self.layer = stack, layout, length, layer
-
-    def quick(self, x: Any, state: Any, ndim: int, now: Settings, keep: bool) -> tuple[Array, Any, Any] | None:
-        """See :class:`fastrnn.engine.contract.Stack`; nothing is quicker unchecked here."""
-        return None
-
-    def quick_backward(
-        self, saved: Any, dy: Any, dstate: Any, need: Need, into: Any, add: bool
-    ) -> tuple[Array | None, Any, dict[str, Any]] | None:
-        """See :class:`fastrnn.engine.contract.Stack`."""
-        return None
 
     def forward(
         self, given: Given, now: Settings, keep: bool, out: Array | None = None
@@ -144,7 +134,7 @@ class Segments:
         return given.draw.after(part.start * x.shape[1] * x.shape[2]).applied(self.layer, x)
 
 
-class BothWays:
+class BothWays(WithoutShortCut):
     """See :class:`fastrnn.engine.contract.Stack`: layers in two directions, each with segments of its own.
 
     Parameters
@@ -172,16 +162,6 @@ class BothWays:
                 input_size=layout.input_of(i // 2), names=(names,), directions=1, reverse=i % 2 == 1, batch_first=False
             )
             self._each.append(Segments(prepare(own, params), own, length, i // 2))
-
-    def quick(self, x: Any, state: Any, ndim: int, now: Settings, keep: bool) -> tuple[Array, Any, Any] | None:
-        """See :class:`fastrnn.engine.contract.Stack`; nothing is quicker unchecked here."""
-        return None
-
-    def quick_backward(
-        self, saved: Any, dy: Any, dstate: Any, need: Need, into: Any, add: bool
-    ) -> tuple[Array | None, Any, dict[str, Any]] | None:
-        """See :class:`fastrnn.engine.contract.Stack`."""
-        return None
 
     def forward(self, given: Given, now: Settings, keep: bool) -> tuple[Array, tuple[Array, ...], Any]:
         """See :class:`fastrnn.engine.contract.Stack`."""

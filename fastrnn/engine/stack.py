@@ -37,7 +37,21 @@ class WeightGradients(Protocol):
     def dslots(self) -> Array: ...
 
 
-class LayerByLayer:
+class WithoutShortCut:
+    """The part of :class:`fastrnn.engine.contract.Stack` for plain calls, where nothing is quicker for them."""
+
+    def quick(self, x: Any, state: Any, ndim: int, now: Settings, keep: bool) -> tuple[Array, Any, Any] | None:
+        """See :class:`fastrnn.engine.contract.Stack`."""
+        return None
+
+    def quick_backward(
+        self, saved: Any, dy: Any, dstate: Any, need: Need, into: Any, add: bool
+    ) -> tuple[Array | None, Any, dict[str, Any]] | None:
+        """See :class:`fastrnn.engine.contract.Stack`."""
+        return None
+
+
+class LayerByLayer(WithoutShortCut):
     """See :class:`fastrnn.engine.contract.Stack`."""
 
     def __init__(self, backend: Backend, layout: Layout, params: Mapping[str, Array]) -> None:
@@ -48,16 +62,6 @@ class LayerByLayer:
         if not layout.cell.recurrent:
             for one in self._params:
                 one["Wh"] = np.empty((layout.hidden_size, 0), layout.dtype)
-
-    def quick(self, x: Any, state: Any, ndim: int, now: Settings, keep: bool) -> tuple[Array, Any, Any] | None:
-        """See :class:`fastrnn.engine.contract.Stack`; there is no short cut."""
-        return None
-
-    def quick_backward(
-        self, saved: Any, dy: Any, dstate: Any, need: Need, into: Any, add: bool
-    ) -> tuple[Array | None, Any, dict[str, Any]] | None:
-        """See :class:`fastrnn.engine.contract.Stack`."""
-        return None
 
     def forward(self, given: Given, now: Settings, keep: bool) -> tuple[Array, tuple[Array, ...], Any]:
         """See :class:`fastrnn.engine.contract.Stack`."""

@@ -22,7 +22,6 @@ class _Traces(Learner):
         self, layer: Recurrent | Model, *, loss: Loss | None = None, optimizer: Optimizer | None = None
     ) -> None:
         super().__init__(layer, loss, optimizer)
-        self._nodes: list[Any] = []
 
     def _start(self, N: int) -> None:
         nodes: list[Any] = []
@@ -32,11 +31,6 @@ class _Traces(Learner):
             else:
                 nodes.append(Memoryless(layer))
         self._nodes = nodes
-
-    def _clear(self, rows: Array) -> None:
-        for node in self._nodes:
-            if not isinstance(node, Memoryless):
-                node.clear(rows)
 
     def _forward(self, x: Array) -> Array:
         for node in self._nodes:
@@ -48,9 +42,6 @@ class _Traces(Learner):
         for node in reversed(self._nodes):
             d = node.backward(d)
         return d  # type: ignore[no-any-return]
-
-    def _states(self) -> list[Any]:
-        return [node.state for node in self._nodes if not isinstance(node, Memoryless)]
 
 
 class RFLO(_Traces):

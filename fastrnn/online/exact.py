@@ -65,7 +65,6 @@ class RTRL(Learner):
         last = max(i for i, own in enumerate(self.layers) if isinstance(own, Recurrent))
         self._influenced = self.layers[: last + 1]
         self._above = [Memoryless(own) for own in self.layers[last + 1 :]]
-        self._nodes: list[Any] = []
         self._check_bytes(1)
 
     def nbytes(self, N: int = 1) -> int:
@@ -122,10 +121,6 @@ class RTRL(Learner):
                 lower += nodes[-1].own
         self._nodes = nodes
 
-    def _clear(self, rows: Array) -> None:
-        for node in self._nodes:
-            node.clear(rows)
-
     def _forward(self, x: Array) -> Array:
         below: Array | None = None
         for node in self._nodes:
@@ -150,6 +145,3 @@ class RTRL(Learner):
         for node in reversed(self._nodes):
             d = node.back(d)
         return d  # type: ignore[no-any-return]
-
-    def _states(self) -> list[Any]:
-        return [node.state for node in self._nodes if not isinstance(node, Influenced)]

@@ -17,6 +17,7 @@ from ..layers import Embedding, Layer, Linear
 from ..model import Model
 from ..optim import Optimizer
 from ..recurrent import Recurrent
+from .memoryless import Memoryless
 
 Loss = Callable[[Array, Any], tuple[float, Array]]
 
@@ -62,6 +63,8 @@ class Learner:
         self.layer, self.loss, self.optimizer = layer, loss, optimizer
         # The steps of a learner stay on one backend: what they carry is the backend's own.
         self.backend = get_backend()
+        # Of each layer that runs step by step, from below; those with memory carry a state and its influence.
+        self._nodes: list[Any] = []
         self._sequences: int | None = None
         self._x_shape: tuple[int, ...] | None = None
         self._y_shape: tuple[int, ...] | None = None
@@ -217,7 +220,8 @@ class Learner:
         raise NotImplementedError
 
     def _clear(self, rows: Array) -> None:
-        raise NotImplementedError
+        for node in self._nodes:
+            node.clear(rows)
 
     def _forward(self, x: Array) -> Array:
         raise NotImplementedError
@@ -227,7 +231,7 @@ class Learner:
 
     def _states(self) -> list[Any]:
         """Of each layer with memory, from below, the list of its states (N, H)."""
-        raise NotImplementedError
+        return [node.state for node in self._nodes if not isinstance(node, Memoryless)]
 
 
 def _check_layer(layer: Layer) -> None:

@@ -17,6 +17,9 @@ class Memoryless:
         self.layer = layer
         self.x: Any = None
 
+    def clear(self, rows: Array) -> None:
+        """There is nothing of the past."""
+
     def forward(self, x: Array) -> Array:
         """The output for `x` (N, ...)."""
         self.x = x
@@ -56,9 +59,6 @@ class Influenced(Memoryless):
         super().__init__(layer)
         self.lower, self.own = lower, sizes(layer)[1]
         self.output_influence: Array = np.zeros(0)
-
-    def clear(self, rows: Array) -> None:
-        """There is nothing of the past."""
 
     def step(self, x: Array, below: Array | None) -> Array:
         """The output for `x`; `below` (N, D, lower columns) is the influence of the parameters below on `x`."""

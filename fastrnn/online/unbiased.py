@@ -51,7 +51,6 @@ class UORO(Learner):
     ) -> None:
         super().__init__(layer, loss, optimizer)
         self._rng = generator("seed", seed)
-        self._nodes: list[Any] = []
 
     def _start(self, N: int) -> None:
         nodes: list[Any] = []
@@ -64,10 +63,6 @@ class UORO(Learner):
     @property
     def _with_memory(self) -> list[RankOne]:
         return [node for node in self._nodes if isinstance(node, RankOne)]
-
-    def _clear(self, rows: Array) -> None:
-        for node in self._with_memory:
-            node.clear(rows)
 
     def _forward(self, x: Array) -> Array:
         y = x
@@ -119,9 +114,6 @@ class UORO(Learner):
             node.layer.add_gradient(np.tensordot(share, node.params_factor, 1))
             d = node.back(d)
         return d  # type: ignore[no-any-return]
-
-    def _states(self) -> list[Any]:
-        return [node.state for node in self._with_memory]
 
 
 class RankOne(ReferenceStep):
